@@ -1,0 +1,139 @@
+"""THE page: the types every other module speaks in.
+
+Letters in shapes: B batch, L length, D width, N heads, H head width, V vocabulary, C classes, M masked slots,
+S sequences packed in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+# tokens i32[B,L]; types i32[B,L] (token_type_ids); sequence i32[B,L]: 0 padding, 1..S which packed sequence;
+# positions i32[B,L], restarting in every sequence; first_tokens i32[B,S]: where each sequence starts.
+# MLM adds masked_positions i32[B,M], masked_targets i32[B,M], masked_weights f32[B,M];
+# NSP adds next_labels i32[B,S] (0 is next, 1 random), next_weights f32[B,S];
+# a task adds labels i32[B] or f32[B] and weights f32[B].
+Batch = Mapping[str, jax.Array]
+Params = Mapping[str, Any]  # plain nested dict of arrays, one layout on disk and in memory, layers unstacked
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (total, weight); divided only at the edge
+Example = dict[str, Any]  # one row before it is padded and stacked: numpy arrays and numbers
+Corruption = Callable[[Example, np.random.Generator], Example]  # picklable, runs on the host
+
+
+class Encoded(NamedTuple):
+    """What an encoder returns."""
+
+    hidden: jax.Array  # f[B,L,D], the last layer
+    layers: tuple[jax.Array, ...]  # L+1 of f[B,L,D], the embeddings first
+
+
+class Encoder(Protocol):
+    """A Flax module that turns a batch into hidden states and owns the token table."""
+
+    def __call__(self, batch: Batch, *, train: bool) -> Encoded:
+        """Hidden states of every token; `train` turns dropout on (needs a "dropout" key)."""
+        ...
+
+    def attend(self, hidden: jax.Array) -> jax.Array:
+        """Logits f[..., V] of hidden states f[..., D] through the tied token table."""
+        ...
+
+
+class ModelConfig(Protocol):
+    """A frozen dataclass that describes one encoder of a family and builds it."""
+
+    vocab_size: int
+    width: int
+    max_length: int
+
+    def build(self) -> Encoder:
+        """The encoder module, always to be called `encoder` by its owner."""
+        ...
+
+    def flops_per_token(self, length: int, masked_fraction: float) -> float:
+        """Floating point operations of one training step (forward and backward) per token of the batch."""
+        ...
+
+
+class Objective(nn.Module):
+    """A module that owns an encoder (always called `encoder`) and turns a batch into metrics.
+
+    Its loss is the sum over `loss_weights` of total / weight. The weights depend on the batch alone, so they are
+    known for a whole batch before it is cut into micro-batches: accumulated gradients are exact.
+    """
+
+    def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """Name of each metric that is a term of the loss -> its weight summed over the batch."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, *, train: bool) -> Metrics:
+        """(total, weight) of every loss term and of every figure worth logging."""
+        raise NotImplementedError
+
+
+class VocabLike(Protocol):
+    """What a corruption needs to know of a vocabulary."""
+
+    size: int
+    pad: int
+    cls: int
+    sep: int
+    mask: int
+
+
+class ObjectiveConfig(Protocol):
+    """A frozen dataclass that describes an objective: its module and what it does to examples on the host."""
+
+    def build(self, model: ModelConfig) -> Objective:
+        """The module over an encoder of `model`."""
+        ...
+
+    def corruption(self, vocab: VocabLike, length: int) -> Corruption:
+        """A picklable host function (example, rng) -> example with static shapes for rows of `length`."""
+        ...
+
+
+class Row(NamedTuple):
+    """One example of a task as its file has it; `label` is a class index, a score, or None in a test set."""
+
+    text_a: str
+    text_b: str | None
+    label: int | float | None
+
+
+class Task(Protocol):
+    """A data set with its reader and its official metrics."""
+
+    name: str
+    labels: tuple[str, ...]  # class names in the order of the logits; empty for regression
+    pair: bool
+    metrics: tuple[str, ...]  # the first chooses the best checkpoint
+
+    def read(self, data_dir: str, split: str) -> list[Row]:
+        """Rows of `split`; malformed ones raise DataError with file and line."""
+        ...
+
+    def encode(self, row: Row, tokenizer: Any, length: int) -> Example:  # noqa: ANN401 (a data.tokenizer.Tokenizer)
+        """tokens i32[n], types i32[n] and, where known, label."""
+        ...
+
+    def score(self, logits: np.ndarray, rows: Sequence[Row]) -> dict[str, float]:
+        """Official metrics of logits f[n,C] (regression: f[n,1])."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One parameter as `inspect` lists it."""
+
+    path: str
+    shape: tuple[int, ...]
+    spec: str
+    bytes: int
+    decayed: bool
