@@ -51,6 +51,11 @@ class ModelConfig(Protocol):
     vocab_size: int
     width: int
     max_length: int
+    type_count: int
+    activation: str
+    norm_epsilon: float
+    init_std: float
+    dtype: str
 
     def build(self) -> Encoder:
         """The encoder module, always to be called `encoder` by its owner."""
@@ -100,27 +105,63 @@ class ObjectiveConfig(Protocol):
 
 
 class Row(NamedTuple):
-    """One example of a task as its file has it; `label` is a class index, a score, or None in a test set."""
+    """One example of a task as its file has it; `label` is a class index, a score, or None where it is not known."""
 
     text_a: str
     text_b: str | None
     label: int | float | None
 
 
+class TokenizerLike(Protocol):
+    """What a task needs of a tokenizer."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens."""
+        ...
+
+    def pair_ids(
+        self, a: Sequence[int], b: Sequence[int] | None, max_length: int
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Ids and types of [CLS] a [SEP] b [SEP], cut to `max_length`."""
+        ...
+
+
 class Task(Protocol):
     """A data set with its reader and its official metrics."""
 
-    name: str
-    labels: tuple[str, ...]  # class names in the order of the logits; empty for regression
-    pair: bool
-    metrics: tuple[str, ...]  # the first chooses the best checkpoint
+    @property
+    def name(self) -> str: ...
 
-    def read(self, data_dir: str, split: str) -> list[Row]:
-        """Rows of `split`; malformed ones raise DataError with file and line."""
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the logits; empty for regression."""
         ...
 
-    def encode(self, row: Row, tokenizer: Any, length: int) -> Example:  # noqa: ANN401 (a data.tokenizer.Tokenizer)
-        """tokens i32[n], types i32[n] and, where known, label."""
+    @property
+    def pair(self) -> bool:
+        """Whether an example is two texts."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names in tasks/_scores.py; the first chooses the best checkpoint."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where the data come from and their licence, in one line."""
+        ...
+
+    def read(self, data_dir: str, split: str) -> list[Row]:
+        """Rows of `split` from the published files; malformed ones raise DataError with file and line."""
+        ...
+
+    def read_inputs(self, path: str) -> list[Row]:
+        """Rows without labels from a TSV or JSONL file, to be predicted."""
+        ...
+
+    def encode(self, rows: Sequence[Row], tokenizer: TokenizerLike, length: int) -> list[Example]:
+        """tokens i32[n], types i32[n] and, where known, label of each row; n <= length."""
         ...
 
     def score(self, logits: np.ndarray, rows: Sequence[Row]) -> dict[str, float]:

@@ -1,0 +1,82 @@
+"""Text files as records: TSV and JSON lines. Every complaint names the file, the line and the cure."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertjax.errors import DataError
+
+
+class Line(NamedTuple):
+    """One line of a file and where it is, as `file:line`."""
+
+    place: str
+    text: str
+
+
+class Record(NamedTuple):
+    """One row of a file by the names of its columns, and where it is, as `file:line`."""
+
+    place: str
+    values: Mapping[str, Any]
+
+
+def lines(path: Path) -> Iterator[Line]:
+    """Lines of a plain or .gz UTF-8 file, without BOM and line ends; empty ones at its end are left out."""
+    data = _read(path).removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+    if not data:
+        raise DataError(f"{path}: the file is empty; copy or download it again")
+    # Only b"\n" ends a line: str.splitlines would also cut at U+2028, U+0085 and form feeds inside a text.
+    for number, line in enumerate(data.split(b"\n"), 1):
+        place = f"{path}:{number}"
+        try:
+            yield Line(place, line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{place}: byte {error.start + 1} of the line is not UTF-8; "
+                f"convert the file, for example: iconv -f latin1 -t utf-8 {path.name}"
+            ) from None
+
+
+def records(path: Path, header: tuple[str, ...] = ()) -> list[Record]:
+    """Rows of a TSV file; `header` names the columns of a file whose first line does not."""
+    # No csv module: in these files a quote is a character of the text, never the bracket of a field.
+    rows = [(line.place, line.text.split("\t")) for line in lines(path)]
+    header = header or tuple(rows.pop(0)[1])
+    if not rows:
+        raise DataError(f"{path}: only a header, no rows; is it the right file?")
+    for place, fields in rows:
+        if len(fields) != len(header):
+            raise DataError(
+                f"{place}: {len(fields)} fields instead of {len(header)} ({', '.join(header)}); "
+                "write one row a line, with a single tab between fields and none inside a text"
+            )
+    return [Record(place, dict(zip(header, fields, strict=True))) for place, fields in rows]
+
+
+def objects(path: Path) -> list[Record]:
+    """The objects of a JSON lines file."""
+    return [Record(line.place, _object(line)) for line in lines(path)]
+
+
+def _object(line: Line) -> dict[str, Any]:
+    try:
+        value = json.loads(line.text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{line.place}: not JSON ({error}); write one object a line") from None
+    if not isinstance(value, dict):
+        raise DataError(f'{line.place}: not a JSON object; write one a line, like {{"text": "..."}}')
+    return value
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); copy or download it again") from None

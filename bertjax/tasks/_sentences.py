@@ -1,0 +1,142 @@
+"""Tasks over one or two texts that lie in TSV files: a class or a score comes out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bertjax.contracts import Example, Row, TokenizerLike
+from bertjax.errors import ConfigError, DataError, closest
+from bertjax.tasks import _lines
+from bertjax.tasks._scores import METRICS
+
+# What the columns of a file for `predict` may be called, besides the names in the task's own files.
+ONE_TEXT = (("text",), ("sentence",))
+TWO_TEXTS = (("text_a", "text_b"), ("sentence1", "sentence2"))
+
+
+class File(NamedTuple):
+    """Names under which a split is published, and its columns where its first line does not name them."""
+
+    names: tuple[str, ...]
+    header: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceTask:
+    """A contracts.Task whose examples are lines of a TSV file; `texts` and `label` name its columns."""
+
+    name: str
+    source: str
+    folder: str
+    files: Mapping[str, File]
+    texts: tuple[str, ...]
+    label: str
+    labels: tuple[str, ...] = ()  # as the files spell them, in the order of the logits; empty for regression
+    metrics: tuple[str, ...]
+
+    @property
+    def pair(self) -> bool:
+        """Whether an example is two texts."""
+        return len(self.texts) == 2
+
+    def read(self, data_dir: str, split: str) -> list[Row]:
+        """Rows of `split`, whose file lies in `data_dir` or in this task's folder there; a test set may lack labels."""
+        if split not in self.files:
+            raise ConfigError(f"{self.name} has no split {split!r}{closest(split, self.files)}")
+        path = self._locate(Path(data_dir), self.files[split].names)
+        records = _lines.records(path, self.files[split].header)
+        columns = records[0].values
+        for column in self.texts if split == "test" else (*self.texts, self.label):
+            if column not in columns:
+                raise DataError(
+                    f"{path}:1: {self.name} needs a column {column!r}, here are {', '.join(map(repr, columns))}; "
+                    "is this the published file, with the names of the columns in its first line?"
+                )
+        return [
+            _row([record.values[name] for name in self.texts], self._label(record) if self.label in columns else None)
+            for record in records
+        ]
+
+    def read_inputs(self, path: str) -> list[Row]:
+        """Rows to be predicted, from JSON lines (`.jsonl`) or TSV; `.gz` is read too.
+
+        The texts are called `text` or `sentence` (pairs: `text_a` and `text_b`, `sentence1` and `sentence2`) or as in
+        the task's own files; other columns are ignored. A TSV file without such a header holds the bare texts.
+        """
+        spellings = (*(TWO_TEXTS if self.pair else ONE_TEXT), self.texts)
+        rows = []
+        for record in _input_records(Path(path), spellings):
+            names = next((names for names in spellings if record.values.keys() >= set(names)), spellings[0])
+            texts = [text for name in names if isinstance(text := record.values.get(name), str)]
+            if len(texts) < len(names):
+                raise DataError(f"{record.place}: {self.name} needs {' and '.join(map(repr, names))}, each a string")
+            rows.append(_row(texts, None))
+        return rows
+
+    def encode(self, rows: Sequence[Row], tokenizer: TokenizerLike, length: int) -> list[Example]:
+        """tokens i32[n], types i32[n] and, where known, label of each row; n <= length."""
+        first = tokenizer.encode_batch([row.text_a for row in rows])
+        second = tokenizer.encode_batch([row.text_b or "" for row in rows]) if self.pair else [None] * len(rows)
+        examples = []
+        for row, a, b in zip(rows, first, second, strict=True):
+            ids, types = tokenizer.pair_ids(a, b, length)
+            example = {"tokens": np.asarray(ids, np.int32), "types": np.asarray(types, np.int32)}
+            examples.append(example if row.label is None else {**example, "label": row.label})
+        return examples
+
+    def score(self, logits: np.ndarray, rows: Sequence[Row]) -> dict[str, float]:
+        """Official metrics of logits f[n,C] (regression: f[n,1])."""
+        if any(row.label is None for row in rows):
+            raise DataError(f"{self.name}: these rows have no labels, there is nothing to score; use --split dev")
+        assert logits.shape == (len(rows), max(1, len(self.labels))), logits.shape
+        predictions = logits.argmax(-1) if self.labels else logits[:, 0]
+        return {name: METRICS[name](predictions, np.array([row.label for row in rows])) for name in self.metrics}
+
+    def _locate(self, data_dir: Path, names: Sequence[str]) -> Path:
+        wanted = [folder / name for folder in (data_dir / self.folder, data_dir) for name in names]
+        for path in wanted:
+            for candidate in (path, path.with_name(f"{path.name}.gz")):
+                if candidate.is_file():
+                    return candidate
+        raise DataError(
+            f"{self.name}: there is none of {', '.join(map(str, wanted))} (nor with .gz); "
+            f"--data is to be the folder with these files or the one that holds {self.folder}/"
+        )
+
+    def _label(self, record: _lines.Record) -> int | float:
+        text = record.values[self.label]
+        if self.labels:
+            if text not in self.labels:
+                raise DataError(
+                    f"{record.place}: label {text!r} is not one of {', '.join(self.labels)}; correct the row"
+                )
+            return self.labels.index(text)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise DataError(f"{record.place}: {self.label} {text!r} is not a number; correct the row")
+        return value
+
+
+def _row(texts: Sequence[str], label: int | float | None) -> Row:
+    return Row(texts[0], texts[1] if len(texts) == 2 else None, label)
+
+
+def _input_records(path: Path, spellings: Sequence[tuple[str, ...]]) -> list[_lines.Record]:
+    if {".jsonl", ".json"} & set(path.suffixes):
+        return _lines.objects(path)
+    first = next(_lines.lines(path)).text.split("\t")
+    if any(set(names) <= set(first) for names in spellings):
+        return _lines.records(path)
+    if len(first) != len(spellings[0]):
+        raise DataError(
+            f"{path}:1: neither a header with {' or '.join('+'.join(names) for names in spellings)}, "
+            f"nor {len(spellings[0])} bare column(s) of text but {len(first)}; add the header"
+        )
+    return _lines.records(path, spellings[0])
