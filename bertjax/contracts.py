@@ -45,8 +45,8 @@ class Encoder(Protocol):
         ...
 
 
-class ModelConfig(Protocol):
-    """A frozen dataclass that describes one encoder of a family and builds it."""
+class ModelConfig:
+    """Base of a family's frozen dataclass that describes one encoder and builds it."""
 
     vocab_size: int
     width: int
@@ -59,11 +59,11 @@ class ModelConfig(Protocol):
 
     def build(self) -> Encoder:
         """The encoder module, always to be called `encoder` by its owner."""
-        ...
+        raise NotImplementedError
 
     def flops_per_token(self, length: int, masked_fraction: float) -> float:
         """Floating point operations of one training step (forward and backward) per token of the batch."""
-        ...
+        raise NotImplementedError
 
 
 class Objective(nn.Module):
@@ -92,16 +92,16 @@ class VocabLike(Protocol):
     mask: int
 
 
-class ObjectiveConfig(Protocol):
-    """A frozen dataclass that describes an objective: its module and what it does to examples on the host."""
+class ObjectiveConfig:
+    """Base of an objective's frozen dataclass: its module, and what it does to examples on the host."""
 
     def build(self, model: ModelConfig) -> Objective:
         """The module over an encoder of `model`."""
-        ...
+        raise NotImplementedError
 
     def corruption(self, vocab: VocabLike, length: int) -> Corruption:
         """A picklable host function (example, rng) -> example with static shapes for rows of `length`."""
-        ...
+        raise NotImplementedError
 
 
 class Row(NamedTuple):

@@ -1,0 +1,123 @@
+"""BERT (Devlin et al. 2018): learned positions, post-LN layers, a table tied to the output.
+
+The presets are the published sizes (README of google-research/bert; Turc et al. 2019 for the small ones).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bertjax.contracts import Batch, Encoded, ModelConfig
+from bertjax.errors import ConfigError, closest
+from bertjax.nn.attention import same_sequence
+from bertjax.nn.blocks import PostNormLayer
+from bertjax.nn.dense import truncated_normal
+from bertjax.nn.embed import Embeddings
+from bertjax.nn.mlp import ACTIVATIONS
+
+VOCAB_SIZE = 30_522  # of the published uncased models; a run takes the size of its prepared data
+
+
+@dataclass(frozen=True)
+class Config(ModelConfig):
+    """Sizes and numerics of one BERT encoder; the defaults are BERT-base."""
+
+    vocab_size: int = VOCAB_SIZE
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3_072
+    max_length: int = 512
+    type_count: int = 2
+    activation: str = "gelu"
+    """gelu (exact, erf), gelu_tanh (as in google-research/bert) or relu"""
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    norm_epsilon: float = 1e-12
+    init_std: float = 0.02
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of activations; weights, optimizer, LayerNorm statistics, softmax and loss stay float32"""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "width", "layers", "heads", "mlp_width", "max_length", "type_count"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name}={getattr(self, name)} must be at least 1")
+        if self.width % self.heads:
+            low = self.width // self.heads * self.heads
+            near = ", ".join(str(w) for w in (low, low + self.heads) if w)
+            raise ConfigError(
+                f"model.width={self.width} is not a multiple of model.heads={self.heads}; nearest widths: {near}"
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"model.{name}={getattr(self, name)} is not a probability in [0, 1)")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"model.activation={self.activation!r}{closest(self.activation, ACTIVATIONS)}")
+
+    def build(self) -> "Encoder":
+        """The encoder module."""
+        return Encoder(self)
+
+    def flops_per_token(self, length: int, masked_fraction: float) -> float:
+        """Matrix products of forward and backward (3 x forward) per token; embeddings and elementwise work left out."""
+        layer = 2 * (4 * self.width**2 + 2 * self.width * self.mlp_width) + 4 * length * self.width
+        head = masked_fraction * 2 * (self.width**2 + self.width * self.vocab_size)
+        return 3.0 * (self.layers * layer + head + 2 * self.width**2 / length)
+
+
+PRESETS: dict[str, Config] = {
+    "tiny": Config(layers=2, width=128, heads=2, mlp_width=512),
+    "mini": Config(layers=4, width=256, heads=4, mlp_width=1_024),
+    "small": Config(layers=4, width=512, heads=8, mlp_width=2_048),
+    "medium": Config(layers=8, width=512, heads=8, mlp_width=2_048),
+    "base": Config(),
+    "large": Config(layers=24, width=1_024, heads=16, mlp_width=4_096),
+}
+
+
+class Encoder(nn.Module):
+    """Embeddings and a stack of post-LN layers."""
+
+    config: Config
+
+    def setup(self) -> None:
+        c = self.config
+        init, dtype = truncated_normal(c.init_std), jnp.dtype(c.dtype)
+        self.embed = Embeddings(
+            vocab_size=c.vocab_size,
+            type_count=c.type_count,
+            max_length=c.max_length,
+            width=c.width,
+            dropout=c.dropout,
+            norm_epsilon=c.norm_epsilon,
+            initializer=init,
+            dtype=dtype,
+        )
+        self.layer = [
+            PostNormLayer(
+                width=c.width,
+                heads=c.heads,
+                mlp_width=c.mlp_width,
+                activation=ACTIVATIONS[c.activation],
+                dropout=c.dropout,
+                attention_dropout=c.attention_dropout,
+                norm_epsilon=c.norm_epsilon,
+                initializer=init,
+                dtype=dtype,
+            )
+            for _ in range(c.layers)
+        ]
+
+    def __call__(self, batch: Batch, *, train: bool) -> Encoded:
+        layers = [self.embed(batch, train=train)]
+        visible = same_sequence(batch["sequence"])
+        for layer in self.layer:
+            layers.append(layer(layers[-1], visible, train=train))
+        return Encoded(layers[-1], tuple(layers))
+
+    def attend(self, hidden: jax.Array) -> jax.Array:
+        """f[..., D] -> f32[..., V] through the token table."""
+        return self.embed.tokens.attend(hidden)

@@ -1,0 +1,36 @@
+"""Transformer layers: what is normalised where."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bertjax.nn.attention import Attention
+from bertjax.nn.dense import Initializer, LayerNorm
+from bertjax.nn.dropout import Dropout
+from bertjax.nn.mlp import Activation, Mlp
+
+
+class PostNormLayer(nn.Module):
+    """LN(x + dropout(attention(x))), then LN(x + dropout(mlp(x))): the layer of BERT and of Vaswani et al. 2017."""
+
+    width: int
+    heads: int
+    mlp_width: int
+    activation: Activation
+    dropout: float
+    attention_dropout: float
+    norm_epsilon: float
+    initializer: Initializer
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        self.attn = Attention(self.width, self.heads, self.attention_dropout, self.initializer, self.dtype)
+        self.attn_norm = LayerNorm(self.norm_epsilon, self.dtype)
+        self.mlp = Mlp(self.width, self.mlp_width, self.activation, self.initializer, self.dtype)
+        self.mlp_norm = LayerNorm(self.norm_epsilon, self.dtype)
+        self.drop_attn = Dropout(self.dropout)
+        self.drop_mlp = Dropout(self.dropout)
+
+    def __call__(self, x: jax.Array, visible: jax.Array, *, train: bool) -> jax.Array:
+        x = self.attn_norm(x + self.drop_attn(self.attn(x, visible, train=train), train=train))
+        return self.mlp_norm(x + self.drop_mlp(self.mlp(x), train=train))

@@ -1,0 +1,59 @@
+"""Embedding tables and their sum (BERT section 3, figure 2)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bertjax.contracts import Batch
+from bertjax.nn.dense import Initializer, LayerNorm
+from bertjax.nn.dropout import Dropout
+
+LANES = 128  # matrix units work in tiles of 128 columns
+
+
+class Table(nn.Module):
+    """A table f32[rows, width], looked up by id or used as the output projection."""
+
+    rows: int
+    width: int
+    initializer: Initializer
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        self.table = self.param("table", self.initializer, (self.rows, self.width), jnp.float32)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return jnp.take(self.table, ids, axis=0).astype(self.dtype)
+
+    def attend(self, hidden: jax.Array) -> jax.Array:
+        """f[..., width] -> f32[..., rows]: scores of every row, computed in whole tiles of 128 columns."""
+        table = jnp.pad(self.table, ((0, -self.rows % LANES), (0, 0))).astype(self.dtype)
+        scores = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+        return scores[..., : self.rows]
+
+
+class Embeddings(nn.Module):
+    """Tokens + types + learned positions, then LayerNorm, then dropout: f[B,L,D]."""
+
+    vocab_size: int
+    type_count: int
+    max_length: int
+    width: int
+    dropout: float
+    norm_epsilon: float
+    initializer: Initializer
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        def table(rows: int) -> Table:
+            return Table(rows, self.width, self.initializer, self.dtype)
+
+        self.tokens = table(self.vocab_size)
+        self.types = table(self.type_count)
+        self.positions = table(self.max_length)
+        self.norm = LayerNorm(self.norm_epsilon, self.dtype)
+        self.drop = Dropout(self.dropout)
+
+    def __call__(self, batch: Batch, *, train: bool) -> jax.Array:
+        total = self.tokens(batch["tokens"]) + self.types(batch["types"]) + self.positions(batch["positions"])
+        return self.drop(self.norm(total), train=train)

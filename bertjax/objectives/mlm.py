@@ -1,0 +1,103 @@
+"""BERT's pretraining: masked language model + next sentence prediction (Devlin et al. 2018, section 3.1)."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bertjax.contracts import Batch, Corruption, Example, Metrics, ModelConfig, Objective, ObjectiveConfig, VocabLike
+from bertjax.data.masking import mask_tokens
+from bertjax.errors import ConfigError
+from bertjax.nn.dense import Dense, truncated_normal
+from bertjax.nn.heads import MlmHead, gather_tokens, pool
+from bertjax.nn.losses import classification
+from bertjax.nn.mlp import ACTIVATIONS
+
+
+@dataclass(frozen=True)
+class Config(ObjectiveConfig):
+    """How much is masked, and with what."""
+
+    mask_rate: float = 0.15
+    """share of the tokens to predict"""
+    mask_share: float = 0.8
+    """of those, replaced by [MASK]"""
+    random_share: float = 0.1
+    """of those, replaced by a random token; the others stay as they are"""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.mask_rate < 1.0:
+            raise ConfigError(f"objective.mask_rate={self.mask_rate} must lie between 0 and 1; BERT's is 0.15")
+        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1.0:
+            raise ConfigError(
+                f"objective.mask_share={self.mask_share} and random_share={self.random_share} must be shares that "
+                "sum to at most 1; BERT's are 0.8 and 0.1"
+            )
+
+    def slots(self, length: int) -> int:
+        """Masked positions a row has room for: 20 at 128, 77 at 512."""
+        return max(1, math.ceil(self.mask_rate * length))
+
+    def build(self, model: ModelConfig) -> "MlmNsp":
+        """The module over an encoder of `model`."""
+        return MlmNsp(encoder=model.build(), model=model)
+
+    def corruption(self, vocab: VocabLike, length: int) -> Corruption:
+        """Masks an example anew each time it is called with another generator."""
+        return partial(_corrupt, vocab=vocab, slots=self.slots(length), config=self)
+
+
+def _corrupt(
+    example: Example, rng: np.random.Generator, *, vocab: VocabLike, slots: int, config: Config
+) -> Example:
+    tokens, positions, targets, weights = mask_tokens(
+        example["tokens"],
+        rng,
+        vocab=vocab,
+        slots=slots,
+        rate=config.mask_rate,
+        mask_share=config.mask_share,
+        random_share=config.random_share,
+    )
+    masked = {"masked_positions": positions, "masked_targets": targets, "masked_weights": weights}
+    return {**example, "tokens": tokens, **masked}
+
+
+class MlmNsp(Objective):
+    """The encoder with its two pretraining heads."""
+
+    encoder: Any
+    model: ModelConfig
+
+    def setup(self) -> None:
+        m = self.model
+        init, dtype = truncated_normal(m.init_std), jnp.dtype(m.dtype)
+        self.mlm = MlmHead(m.width, m.vocab_size, ACTIVATIONS[m.activation], m.norm_epsilon, init, dtype)
+        self.pooler = Dense((m.width,), (m.width,), init, dtype)
+        self.nsp = Dense((m.width,), (2,), init, dtype)
+
+    def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
+        return {"mlm_loss": jnp.sum(batch["masked_weights"]), "nsp_loss": jnp.sum(batch["next_weights"])}
+
+    def __call__(self, batch: Batch, *, train: bool) -> Metrics:
+        hidden = self.encoder(batch, train=train).hidden
+        return {
+            **classification("mlm", self.mlm_logits(hidden, batch), batch["masked_targets"], batch["masked_weights"]),
+            **classification("nsp", self.nsp_logits(hidden, batch), batch["next_labels"], batch["next_weights"]),
+        }
+
+    def mlm_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
+        """f32[B,M,V]; masked positions are gathered before the projection, which is most of a small model's work."""
+        return self.mlm(gather_tokens(hidden, batch["masked_positions"]), self.encoder.attend)
+
+    def nsp_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
+        """f32[B,S,2] from the first token of each packed sequence."""
+        return self.nsp(pool(self.pooler, hidden, batch["first_tokens"])).astype(jnp.float32)
+
+    def fill(self, batch: Batch) -> jax.Array:
+        """f32[B,M,V] at batch["masked_positions"], without dropout."""
+        return self.mlm_logits(self.encoder(batch, train=False).hidden, batch)

@@ -1,0 +1,161 @@
+"""Checkpoints: one atomic Orbax step holds all that a run needs to go on, or to be used elsewhere.
+
+Every top-level part of the parameters (`encoder`, `pooler`, `mlm`, ...) is an item of its own, so that an encoder is
+restored alone whatever heads or optimizer the run had; `train` holds the rest of the state and `extra` (JSON) the
+config, the tokenizer, the loader's position and the metrics since the last line of the log.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from bertjax.contracts import Params
+from bertjax.errors import DataError
+from bertjax.train.mesh import path_of
+from bertjax.train.step import TrainState
+
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _score(figures: Mapping[str, float]) -> float:
+    return figures["score"]
+
+
+def _manager(run: Path, *, keep_last: int = 0, read_only: bool) -> ocp.CheckpointManager:
+    best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+        best_fn=_score,
+        preservation_policy=None if read_only else AnyPreservationPolicy([LatestN(keep_last), best]),
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
+        enable_async_checkpointing=not read_only,
+    )
+    return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+
+
+class Saver:
+    """Writes RUN/checkpoints/STEP in the background; keeps the last `keep_last` and the best."""
+
+    def __init__(self, run: Path, *, keep_last: int, best: str, constant: Mapping[str, Any]) -> None:
+        """`best` is the figure to choose by, "-loss" to choose the lowest; `constant` goes into every `extra`."""
+        self._manager = _manager(run, keep_last=keep_last, read_only=False)
+        self._sign = -1.0 if best.startswith("-") else 1.0
+        self._best = best.removeprefix("-")
+        self._constant = dict(constant)
+
+    def save(
+        self,
+        state: TrainState,
+        *,
+        loader: tuple[int, ...],
+        window: Mapping[str, Any],
+        figures: Mapping[str, float] | None,
+    ) -> None:
+        """Starts saving; the state may be given up as soon as this returns. `figures` are of an evaluation just made."""
+        extra = {**self._constant, "loader": list(loader), "window": dict(window), "figures": dict(figures or {})}
+        train = {"step": state.step, "key": state.key, "opt_state": state.opt_state}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in {**state.params, "train": train}.items()}
+        score = {"score": self._sign * figures[self._best]} if figures else None
+        self._manager.save(
+            int(state.step), args=ocp.args.Composite(**items, extra=ocp.args.JsonSave(extra)), metrics=score, force=True
+        )
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go."""
+        self._manager.close()
+
+
+class Checkpoints:
+    """The checkpoints of a run, to read."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        if not (run / "checkpoints").is_dir():
+            raise DataError(f"{run} holds no checkpoints/ folder: give the --out folder of a pretrain or finetune run")
+        self._manager = _manager(run, read_only=True)
+        if not self._manager.all_steps():
+            raise DataError(f"{run}/checkpoints holds no finished checkpoint: run the command that made it again")
+
+    @property
+    def latest(self) -> int:
+        """The last step saved."""
+        return max(self._manager.all_steps())
+
+    @property
+    def best(self) -> int:
+        """The step with the best score; the last one where none was evaluated."""
+        return self._manager.best_step() or self.latest
+
+    def extra(self, step: int) -> dict[str, Any]:
+        """Config, tokenizer, loader position, metrics window and evaluation figures of a step."""
+        return self._restore(step, {"extra": ocp.args.JsonRestore()})["extra"]
+
+    def parts(self, step: int) -> list[str]:
+        """Names of the top-level parameters kept in a step: encoder, pooler, ..."""
+        folder = self.run / "checkpoints" / str(step)
+        return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in ("train", "extra", "metrics"))
+
+    def state(self, step: int, like: TrainState) -> TrainState:
+        """The whole state, placed as `like` (abstract arrays with shardings)."""
+        train = {"step": like.step, "key": like.key, "opt_state": like.opt_state}
+        self._check_parts(step, like.params)
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in {**like.params, "train": train}.items()}
+        restored = self._restore(step, items)
+        rest = restored.pop("train")
+        return TrainState(rest["step"], restored, rest["opt_state"], rest["key"])
+
+    def params(self, step: int, like: Params) -> Params:
+        """The parts of the parameters named in `like` (abstract arrays), every mismatch reported at once."""
+        self._check_parts(step, like)
+        return self._restore(step, {name: ocp.args.StandardRestore(tree) for name, tree in like.items()})
+
+    def _restore(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
+        except (ValueError, OSError, KeyError) as error:
+            raise DataError(
+                f"checkpoint {self.run}/checkpoints/{step} cannot be read ({type(error).__name__}: "
+                f"{str(error)[:300]}); it may be damaged: delete that folder to fall back on the step before"
+            ) from error
+
+    def _check_parts(self, step: int, like: Params) -> None:
+        found = {name: self._shapes(step, name) for name in like if name in self.parts(step)}
+        wrong = []
+        for name, tree in like.items():
+            if name not in found:
+                wrong.append(f"{name}: not in the checkpoint")
+                continue
+            want = shapes(tree)
+            wrong += [f"{name}/{p}: missing" for p in want.keys() - found[name].keys()]
+            wrong += [f"{name}/{p}: not wanted here" for p in found[name].keys() - want.keys()]
+            wrong += [
+                f"{name}/{p}: checkpoint {found[name][p]}, this model {want[p]}"
+                for p in want.keys() & found[name].keys()
+                if want[p] != found[name][p]
+            ]
+        if wrong:
+            listed = "\n  ".join(sorted(wrong)[:20])
+            raise DataError(
+                f"{self.run}/checkpoints/{step} does not fit this model:\n  {listed}\n"
+                "Use the tokenizer and model options the checkpoint was made with."
+            )
+
+    def _shapes(self, step: int, name: str) -> dict[str, tuple[int, ...]]:
+        folder = (self.run / "checkpoints" / str(step) / name).absolute()
+        return shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
+
+
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401 (any pytree)
+    """Path -> shape of every array."""
+    leaves: Iterable[tuple[Any, Any]] = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_of(path): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,0 +1,126 @@
+"""Optimizers as pairs of pure functions, the original's among them (google-research/bert, optimization.py)."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bertjax.errors import ConfigError, closest
+from bertjax.train.mesh import path_of
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+NOT_DECAYED = (r"norm/(scale|bias)$", r"(^|/)bias$")  # LayerNorm and biases, as in the original; tables do decay
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Update rule and learning-rate schedule."""
+
+    kind: str = "bert-adam"
+    """bert-adam (no bias correction, as the original), adamw or lamb"""
+    peak_lr: float = 1e-4
+    warmup: float = 0.01
+    """steps of linear warm-up; below 1: a share of all steps"""
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    """global norm the gradient is clipped to; 0 is off"""
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCALINGS:
+            raise ConfigError(f"optimizer.kind={self.kind!r}{closest(self.kind, SCALINGS)}")
+        if self.peak_lr <= 0 or self.epsilon <= 0:
+            raise ConfigError(f"optimizer.peak_lr={self.peak_lr} and epsilon={self.epsilon} must be above 0")
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise ConfigError(f"optimizer.b1={self.b1} and b2={self.b2} must lie in [0, 1)")
+        if min(self.warmup, self.weight_decay, self.clip_norm) < 0:
+            raise ConfigError("optimizer.warmup, weight_decay and clip_norm must not be negative")
+
+    def schedule(self, total_steps: int) -> Schedule:
+        """Linear warm-up, then linear decay to 0 that counts from step 0.
+
+        As in the original the rate drops to peak x (1 - warmup/total) where the warm-up ends.
+        """
+        warmup = round(self.warmup * total_steps) if self.warmup < 1 else round(self.warmup)
+
+        def rate(step: jax.Array) -> jax.Array:
+            decay = jnp.maximum(0.0, 1.0 - step / total_steps)
+            return self.peak_lr * jnp.where(step < warmup, step / max(1, warmup), decay)
+
+        return rate
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """The whole update: clip, scale, decay, learning rate."""
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        return optax.chain(
+            clip,
+            *SCALINGS[self.kind](self),
+            optax.scale_by_learning_rate(self.schedule(total_steps)),
+        )
+
+
+def decayed(path: str) -> bool:
+    """Whether weight decay (and LAMB's trust ratio) applies to a parameter."""
+    return not any(re.search(pattern, path) for pattern in NOT_DECAYED)
+
+
+def decay_mask(params: Any) -> Any:  # noqa: ANN401 (any pytree)
+    """True at every decayed parameter of a tree."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: decayed(path_of(path)), params)
+
+
+class MomentState(NamedTuple):
+    """First and second moments of the gradient."""
+
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def scale_by_uncorrected_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+    """Adam without bias correction, epsilon outside the root.
+
+    Without warm-up its first step would be (1-b1)/sqrt(1-b2) = 3.2 times the learning rate.
+    """
+
+    def init(params: optax.Params) -> MomentState:
+        return MomentState(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        updates: optax.Updates, state: MomentState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, MomentState]:
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, updates)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu), MomentState(mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _decay(config: Optimizer) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+
+
+def _bert_adam(config: Optimizer) -> tuple[optax.GradientTransformation, ...]:
+    return scale_by_uncorrected_adam(config.b1, config.b2, config.epsilon), _decay(config)
+
+
+def _adamw(config: Optimizer) -> tuple[optax.GradientTransformation, ...]:
+    return optax.scale_by_adam(config.b1, config.b2, config.epsilon), _decay(config)
+
+
+def _lamb(config: Optimizer) -> tuple[optax.GradientTransformation, ...]:
+    # You et al. 2019: layers excluded from decay are excluded from the trust ratio too, as in the reference code.
+    return *_adamw(config), optax.masked(optax.scale_by_trust_ratio(), decay_mask)
+
+
+SCALINGS: dict[str, Callable[[Optimizer], tuple[optax.GradientTransformation, ...]]] = {
+    "bert-adam": _bert_adam,
+    "adamw": _adamw,
+    "lamb": _lamb,
+}

@@ -1,0 +1,99 @@
+"""The training step: one jitted function over a mesh."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bertjax.contracts import Batch, Metrics, Objective, Params
+from bertjax.train.mesh import ROWS, shardings
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything a step changes."""
+
+    step: jax.Array  # i32[]: updates done
+    params: Params
+    opt_state: Any
+    key: jax.Array  # u32[2]: never changes; a step's randomness is fold_in(key, step)
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def init_state(
+    objective: Objective, optimizer: optax.GradientTransformation, batch: Batch, *, seed: int, mesh: Mesh
+) -> TrainState:
+    """A fresh state, every array born where the rules put it. Parameters do not depend on the mesh."""
+
+    def create(batch: Batch) -> TrainState:
+        key = jax.random.key(seed)
+        params = objective.init(jax.random.fold_in(key, 0), batch, train=False)["params"]
+        run_key = jax.random.key_data(jax.random.fold_in(key, 1))
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
+
+    placed = shardings(jax.eval_shape(create, batch), mesh)
+    return jax.jit(create, out_shardings=placed)(batch)
+
+
+def abstract_state(state: TrainState) -> TrainState:
+    """Shapes, types and shardings of a state: what a checkpoint is restored into."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    placed: TrainState,
+    *,
+    micro_batches: int = 1,
+) -> TrainStep:
+    """(state, batch) -> (state, metrics); the old state is given up. `placed` holds the sharding of each array.
+
+    The loss is the sum over the objective's terms of total / weight with the weights of the whole batch, so the
+    gradient does not depend on `micro_batches`.
+    """
+
+    def loss_and_metrics(params: Params, batch: Batch, weights: Metrics, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        metrics = objective.apply({"params": params}, batch, train=True, rngs={"dropout": key})
+        return sum(metrics[name][0] / weight for name, weight in weights.items()), metrics
+
+    gradient = jax.grad(loss_and_metrics, has_aux=True)
+
+    def accumulate(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
+        weights = objective.loss_weights(batch)
+        if micro_batches == 1:
+            return gradient(params, batch, weights, key)
+
+        def add(total: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, None]:  # noqa: ANN401 (a pytree)
+            index, micro = numbered
+            return jax.tree.map(jnp.add, total, gradient(params, micro, weights, jax.random.fold_in(key, index))), None
+
+        # Micro-batch k takes rows k, k+K, ...: each is spread over all devices that hold the batch.
+        micro = {n: jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1) for n, x in batch.items()}
+        shapes = jax.eval_shape(lambda: gradient(params, {n: x[0] for n, x in micro.items()}, weights, key))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), micro))[0]
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        gradients, metrics = accumulate(state.params, batch, key)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {**metrics, "grad_norm": (optax.tree.norm(gradients), jnp.ones(()))}
+        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+
+    mesh = placed.step.mesh
+    rows, everywhere = NamedSharding(mesh, ROWS), NamedSharding(mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows), out_shardings=(placed, everywhere))
+
+
+def make_eval_step(objective: Objective) -> Callable[[Params, Batch], Metrics]:
+    """(params, batch) -> metrics without dropout."""
+    return jax.jit(lambda params, batch: objective.apply({"params": params}, batch, train=False))
