@@ -65,7 +65,7 @@ def objects(path: Path) -> list[Record]:
 def _object(line: Line) -> dict[str, Any]:
     try:
         value = json.loads(line.text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise DataError(f"{line.place}: not JSON ({error}); write one object a line") from None
     if not isinstance(value, dict):
         raise DataError(f'{line.place}: not a JSON object; write one a line, like {{"text": "..."}}')

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bertjax.contracts import Row, Task
+from bertjax.errors import DataError
 
 
 def tfidf_scores(task: Task, train_rows: Sequence[Row], dev_rows: Sequence[Row]) -> dict[str, float]:
@@ -14,9 +15,11 @@ def tfidf_scores(task: Task, train_rows: Sequence[Row], dev_rows: Sequence[Row])
     from sklearn.pipeline import make_pipeline
 
     assert task.labels, f"{task.name} is a regression"
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
-    )
+    if len({row.label for row in train_rows}) < 2:
+        raise DataError(f"{task.name}: all rows to train on are of one class; take more of them")
+    # Both settings by cross-validation on the spam messages: with 300 of them F1 is .85; .49 without class weights.
+    classifier = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), classifier)
     model.fit([_text(row) for row in train_rows], [row.label for row in train_rows])
     classes = model.predict([_text(row) for row in dev_rows])
     return task.score(np.eye(len(task.labels))[classes], dev_rows)
