@@ -119,10 +119,8 @@ class TokenizerLike(Protocol):
         """Ids of each text, without special tokens."""
         ...
 
-    def pair_ids(
-        self, a: Sequence[int], b: Sequence[int] | None, max_length: int
-    ) -> tuple[Sequence[int], Sequence[int]]:
-        """Ids and types of [CLS] a [SEP] b [SEP], cut to `max_length`."""
+    def pair_ids(self, a: Sequence[int], b: Sequence[int] | None, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens i32[n] and types i32[n] of [CLS] a [SEP] b [SEP]; n <= max_length."""
         ...
 
 

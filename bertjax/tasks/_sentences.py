@@ -83,9 +83,9 @@ class SentenceTask:
         second = tokenizer.encode_batch([row.text_b or "" for row in rows]) if self.pair else [None] * len(rows)
         examples = []
         for row, a, b in zip(rows, first, second, strict=True):
-            ids, types = tokenizer.pair_ids(a, b, length)
-            example = {"tokens": np.asarray(ids, np.int32), "types": np.asarray(types, np.int32)}
-            examples.append(example if row.label is None else {**example, "label": row.label})
+            tokens, types = tokenizer.pair_ids(a, b, length)
+            label = {} if row.label is None else {"label": row.label}
+            examples.append({"tokens": tokens, "types": types, **label})
         return examples
 
     def score(self, logits: np.ndarray, rows: Sequence[Row]) -> dict[str, float]:
