@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -69,12 +69,14 @@ class ModelConfig:
 class Objective(nn.Module):
     """A module that owns an encoder (always called `encoder`) and turns a batch into metrics.
 
-    Its loss is the sum over `loss_weights` of total / weight. The weights depend on the batch alone, so they are
+    Its loss is the sum over `loss_terms` of total / weight. The weights depend on the batch alone, so they are
     known for a whole batch before it is cut into micro-batches: accumulated gradients are exact.
     """
 
+    loss_terms: ClassVar[tuple[str, ...]] = ()  # the metrics whose averages sum to the loss
+
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """Name of each metric that is a term of the loss -> its weight summed over the batch."""
+        """Name of each loss term -> its weight summed over the batch."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch, *, train: bool) -> Metrics:

@@ -70,6 +70,8 @@ def _corrupt(
 class MlmNsp(Objective):
     """The encoder with its two pretraining heads."""
 
+    loss_terms = ("mlm_loss", "nsp_loss")
+
     encoder: Any
     model: ModelConfig
 

@@ -35,6 +35,8 @@ class Config(ObjectiveConfig):
 class Supervised(Objective):
     """The encoder with its pooler and one dense layer."""
 
+    loss_terms = ("task_loss",)
+
     encoder: Any
     model: ModelConfig
     config: Config
