@@ -171,12 +171,8 @@ class Tokenizer:
 
 def shares(a: int, b: int, room: int) -> tuple[int, int]:
     """How many of `a` and `b` tokens stay when one token at a time is taken from the longer until they fit."""
-    if a + b <= room:
-        return a, b
-    half = room // 2
-    if b <= half:
-        return room - b, b
-    return (a, room - a) if a <= room - half else (room - half, half)
+    keep_a = min(a, max(room - b, room - room // 2))
+    return keep_a, min(b, room - keep_a)
 
 
 def _encodable(text: str) -> str:

@@ -1,0 +1,113 @@
+"""Batches by position: what comes next is a pure function of (epoch, window, batch), never of workers or history.
+
+A source knows how many batches each window of an epoch has and makes any of them; a loader walks forward from a
+position. So a run's state in the data is three integers, a restart costs nothing, and worker processes may differ
+in number from one run to the next.
+"""
+
+from __future__ import annotations
+
+import bisect
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bertjax.data.sources import START, ExampleSource, HostBatch, PairSource, Position, Source
+from bertjax.errors import ConfigError
+
+__all__ = ["ExampleSource", "Loader", "PairSource", "Position", "Source"]
+
+ENDLESS = 1 << 40  # Grain wants a length; no run has as many batches or epochs
+
+
+class _Walk:
+    """The batches from `start` on, by index: what Grain reads. A batch brings the position of the one after it."""
+
+    def __init__(self, source: Source, start: Position, epochs: int) -> None:
+        self.source, self.epochs = source, epochs
+        self._firsts = [0]  # index of the first batch of each window walked so far
+        self._windows = [start]
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        position = self._locate(index)
+        if position.epoch >= self.epochs:
+            return {"batch": {}, "next": np.array(position)}
+        following = position._replace(batch=position.batch + 1)
+        if following.batch >= self.source.batches(position.epoch, position.window):
+            following = self._next_window(position)
+        return {"batch": self.source.batch(position), "next": np.array(following)}
+
+    def _next_window(self, at: Position) -> Position:
+        last = at.window + 1 == self.source.windows
+        return Position(at.epoch + 1, 0, 0) if last else Position(at.epoch, at.window + 1, 0)
+
+    def _locate(self, index: int) -> Position:
+        """The position `index` batches after the start; finds the sizes of windows as it reaches them."""
+        while (at := self._windows[-1]).epoch < self.epochs:
+            behind = self._firsts[-1] + max(0, self.source.batches(at.epoch, at.window) - at.batch)
+            if index < behind:
+                break
+            self._firsts.append(behind)
+            self._windows.append(self._next_window(at))
+            if len(self._firsts) > self.source.windows + 2 and self._firsts[-self.source.windows - 2] == behind:
+                raise ConfigError("a whole epoch of this data does not fill one batch; lower the batch size")
+        place = bisect.bisect_right(self._firsts, index) - 1
+        first, at = self._firsts[place], self._windows[place]
+        return at._replace(batch=at.batch + index - first)
+
+
+class Loader:
+    """Iterator over a source's batches from `start`, made ahead of time by `workers` processes (0: one thread).
+
+    `position` is that of the next batch to come: a loader started there goes on with the identical stream, whatever
+    its number of workers. The stream ends after `epochs`, without them never. Call `close` when done early.
+    """
+
+    def __init__(self, source: Source, start: Position = START, *, workers: int = 0, epochs: int | None = None) -> None:
+        self.position = Position(*start)
+        walk = _Walk(source, self.position, ENDLESS if epochs is None else epochs)
+        self._open = [_open(walk, workers)]
+        # Grain's processes must be gone before the interpreter takes its modules apart.
+        self._finish = weakref.finalize(self, _close, self._open)
+
+    def __iter__(self) -> Iterator[HostBatch]:
+        return self
+
+    def __next__(self) -> HostBatch:
+        if not self._open:
+            raise StopIteration
+        item = next(self._open[0])
+        self.position = Position(*(int(part) for part in item["next"]))
+        if not item["batch"]:
+            self.close()
+            raise StopIteration
+        # Copies, as what workers send lies in shared memory that lives no longer than they do.
+        return {name: np.array(array) for name, array in item["batch"].items()}
+
+    def close(self) -> None:
+        """Stop the workers and free what was made ahead; no batch comes after it."""
+        self._finish()
+
+
+def _close(opened: list[Any]) -> None:
+    while opened:
+        opened.pop().close()
+
+
+def _open(walk: _Walk, workers: int) -> Any:  # noqa: ANN401 (a grain.DatasetIterator)
+    # Grain imports jax where it finds it: kept out of the import of this module, so that data/ is free of jax.
+    import grain
+    from absl import flags
+
+    batches = grain.MapDataset.source(walk)
+    if not workers:
+        return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+    if not flags.FLAGS.is_parsed():  # Grain reads its own flags, which nobody passes here
+        flags.FLAGS.mark_as_parsed()
+    reading = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    return iter(reading.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)))

@@ -1,0 +1,223 @@
+"""Where batches come from: pure functions of a position, over a prepared corpus or a task's examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bertjax.data.masking import Vocab
+from bertjax.data.plan import Rows, plan_pairs, row_example
+from bertjax.data.shards import Meta, Shard, read_shard
+from bertjax.errors import ConfigError
+
+Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n], labels, slots
+Corruption = Callable[[Example, np.random.Generator], Example]
+HostBatch = dict[str, np.ndarray]
+
+
+class Position(NamedTuple):
+    """A place in the stream of batches."""
+
+    epoch: int = 0
+    window: int = 0
+    batch: int = 0
+
+
+START = Position()
+SHORTEST = 8  # tokens a row of pairs must have room for
+
+# What a generator is for comes first, as numpy gives (seed, epoch) and (seed, epoch, 0) the same stream.
+SHARDS, PAIRS, ROWS, CORRUPT, EXAMPLES = range(1, 6)
+
+
+def _rng(purpose: int, *counters: int) -> np.random.Generator:
+    return np.random.default_rng((purpose, *counters))
+
+
+class Source(Protocol):
+    """Batches as pure functions of their position; picklable, as each worker process gets a copy."""
+
+    windows: int  # in every epoch
+
+    def batches(self, epoch: int, window: int) -> int:
+        """How many batches a window has."""
+        ...
+
+    def batch(self, position: Position) -> HostBatch:
+        """The batch at a position."""
+        ...
+
+
+def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:
+    """B examples as one batch (as in contracts): tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,1].
+
+    A `next_label` becomes next_labels i32[B,1] and next_weights f32[B,1]; other arrays (a corruption's slots) have
+    one shape in all examples and are stacked under their own names.
+    """
+    rows = len(examples)
+    tokens, types = np.full((rows, length), pad, np.int32), np.zeros((rows, length), np.int32)
+    for i, example in enumerate(examples):
+        size = len(example["tokens"])
+        assert size <= length, f"an example of {size} tokens for rows of {length}"
+        tokens[i, :size] = example["tokens"]
+        types[i, :size] = example["types"]
+    sizes = np.array([len(example["tokens"]) for example in examples])
+    sequence = (np.arange(length) < sizes[:, None]).astype(np.int32)
+    batch = {
+        "tokens": tokens,
+        "types": types,
+        "sequence": sequence,
+        "positions": np.arange(length, dtype=np.int32) * sequence,
+        "first_tokens": np.zeros((rows, 1), np.int32),
+    }
+    for name in examples[0].keys() - {"tokens", "types", "label", "next_label"}:
+        batch[name] = np.stack([example[name] for example in examples])
+    if "next_label" in examples[0]:
+        batch["next_labels"] = np.array([[example["next_label"]] for example in examples], np.int32)
+        batch["next_weights"] = np.ones((rows, 1), np.float32)
+    return batch
+
+
+class ExampleSource:
+    """Encoded examples in memory (a task's split) as batches with labels i32[B] or f32[B] and weights f32[B].
+
+    `shuffle` orders them anew from (seed, epoch), else they stay in file order. `drop_last` leaves out what does not
+    fill a batch (training); otherwise the last batch is filled with rows of weight 0 (evaluation).
+    """
+
+    windows = 1
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        batch_size: int,
+        length: int,
+        pad: int,
+        shuffle: bool,
+        drop_last: bool,
+        seed: int = 0,
+    ) -> None:
+        if len(examples) < (batch_size if drop_last else 1):
+            raise ConfigError(f"batch_size={batch_size} but there are only {len(examples)} examples; lower it")
+        self.examples = examples
+        self.batch_size, self.length, self.pad = batch_size, length, pad
+        self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
+
+    def batches(self, epoch: int, window: int) -> int:
+        """How many batches an epoch has: every epoch the same."""
+        full, rest = divmod(len(self.examples), self.batch_size)
+        return full + bool(rest and not self.drop_last)
+
+    def batch(self, position: Position) -> HostBatch:
+        """The batch at a position; rows of weight 0 hold one padding token."""
+        order = np.arange(len(self.examples))
+        if self.shuffle:
+            order = _rng(EXAMPLES, self.seed, position.epoch).permutation(order)
+        chosen = order[position.batch * self.batch_size :][: self.batch_size]
+        examples = [self.examples[i] for i in chosen]
+        missing = self.batch_size - len(examples)
+        nothing = {**examples[0], "tokens": [self.pad], "types": [0]}
+        batch = stack(examples + [nothing] * missing, length=self.length, pad=self.pad)
+        batch["weights"] = np.repeat(np.array([1, 0], np.float32), [len(examples), missing])
+        labels = [example.get("label") for example in examples]
+        if None not in labels:
+            kind = np.float32 if isinstance(labels[0], float) else np.int32
+            batch["labels"] = np.array(labels + [0] * missing, kind)
+        return batch
+
+
+class _Window(NamedTuple):
+    shards: list[Shard]
+    rows: list[Rows]
+    order: np.ndarray  # i64[R, 2]: (shard, row) of each row of the window as it comes
+
+
+class PairSource:
+    """NSP pairs of one split of a prepared corpus, planned and corrupted anew in every epoch.
+
+    An epoch permutes the shards and takes them `window_shards` at a time; the rows of a window are mixed. Memory is
+    that of one window. What does not fill a batch at the end of a window waits for another epoch's plan.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        split: str,
+        *,
+        length: int,
+        batch_size: int,
+        seed: int,
+        vocab: Vocab,
+        corruption: Corruption,
+        short_probability: float = 0.1,
+        window_shards: int = 8,
+    ) -> None:
+        meta = Meta.load(data_dir)
+        files = meta.splits.get(split)
+        if not files:
+            raise ConfigError(f"{data_dir}: has no {split!r} documents; prepare it with more text or held-out share")
+        if meta.vocab_size != vocab.size:
+            raise ConfigError(
+                f"{data_dir}: tokenised with {meta.vocab_size} pieces, but the vocabulary has {vocab.size}"
+            )
+        if length < SHORTEST:
+            raise ConfigError(f"length={length} is too short for a pair of sentences; at least {SHORTEST}")
+        self.paths = [Path(data_dir) / file.name for file in files]
+        self.windows = -(-len(files) // window_shards)
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.vocab, self.corruption, self.short_probability = vocab, corruption, short_probability
+        self._at = (-1, -1)
+        self._window = _Window([], [], np.empty((0, 2), np.int64))
+        # A row takes at most about `length` tokens, so only little data needs to be planned to know.
+        if meta.total(split, "tokens") < 8 * batch_size * length and not any(
+            self.batches(0, window) for window in range(self.windows)
+        ):
+            raise ConfigError(
+                f"{data_dir}: the {split} documents do not fill one batch of {batch_size} rows of {length}; "
+                "lower the batch size or the length, or prepare more text"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:  # worker processes read their own window
+        return {**self.__dict__, "_at": (-1, -1), "_window": _Window([], [], np.empty((0, 2), np.int64))}
+
+    def batches(self, epoch: int, window: int) -> int:
+        """Full batches in a window of an epoch."""
+        return len(self._load(epoch, window).order) // self.batch_size
+
+    def batch(self, position: Position) -> HostBatch:
+        """The batch at a position, each row corrupted with a generator of its own."""
+        epoch, window, number = position
+        shards, rows, order = self._load(epoch, window)
+        examples = []
+        for index in range(number * self.batch_size, (number + 1) * self.batch_size):
+            shard, row = order[index]
+            example = row_example(shards[shard], rows[shard], row, self.vocab)
+            examples.append(self.corruption(example, _rng(CORRUPT, self.seed, epoch, window, index)))
+        return stack(examples, length=self.length, pad=self.vocab.pad)
+
+    def _load(self, epoch: int, window: int) -> _Window:
+        if self._at != (epoch, window):
+            self._window = self._plan(epoch, window)
+            self._at = (epoch, window)
+        return self._window
+
+    def _plan(self, epoch: int, window: int) -> _Window:
+        order = _rng(SHARDS, self.seed, epoch).permutation(len(self.paths))
+        numbers = np.array_split(order, self.windows)[window].tolist()
+        shards = [read_shard(self.paths[number]) for number in numbers]
+        rows = [
+            plan_pairs(
+                shard,
+                length=self.length,
+                short_probability=self.short_probability,
+                rng=_rng(PAIRS, self.seed, epoch, number),
+            )
+            for shard, number in zip(shards, numbers, strict=True)
+        ]
+        sizes = [len(plan.label) for plan in rows]
+        every = np.stack([np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(n) for n in sizes])], 1)
+        return _Window(shards, rows, _rng(ROWS, self.seed, epoch, window).permutation(every))
