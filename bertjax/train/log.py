@@ -17,7 +17,9 @@ console = Console(stderr=True, highlight=False)
 
 def averages(metrics: Metrics, loss_terms: tuple[str, ...]) -> dict[str, float]:
     """total / weight of every metric, and `loss`, the sum of the loss terms. Waits for the device."""
-    values = {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in jax.device_get(metrics).items()}
+    values = {
+        name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in jax.device_get(metrics).items()
+    }
     return {"loss": sum(values[name] for name in loss_terms), **values}
 
 
@@ -88,6 +90,8 @@ def describe(figures: dict[str, float]) -> str:
     parts = []
     for name, value in figures.items():
         if name not in HIDDEN:
-            text = f"{value:,.0f}" if name == "tokens_per_second" else f"{value:.2e}" if name == "lr" else f"{value:.3f}"
+            text = (
+                f"{value:,.0f}" if name == "tokens_per_second" else f"{value:.2e}" if name == "lr" else f"{value:.3f}"
+            )
             parts.append(f"{SHORT.get(name, name)} {text}")
     return "  ".join(parts)

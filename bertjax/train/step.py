@@ -27,19 +27,26 @@ class TrainState:
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def init_state(
-    objective: Objective, optimizer: optax.GradientTransformation, batch: Batch, *, seed: int, mesh: Mesh
-) -> TrainState:
+def init_state(objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh) -> TrainState:
     """A fresh state, every array born where the rules put it. Parameters do not depend on the mesh."""
 
-    def create(batch: Batch) -> TrainState:
+    def create() -> TrainState:
         key = jax.random.key(seed)
-        params = objective.init(jax.random.fold_in(key, 0), batch, train=False)["params"]
+        params = init_params(objective, jax.random.fold_in(key, 0))
         run_key = jax.random.key_data(jax.random.fold_in(key, 1))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
 
-    placed = shardings(jax.eval_shape(create, batch), mesh)
-    return jax.jit(create, out_shardings=placed)(batch)
+    placed = shardings(jax.eval_shape(create), mesh)
+    return jax.jit(create, out_shardings=placed)()
+
+
+def init_params(objective: Objective, key: jax.Array) -> Params:
+    """Random parameters; their shapes do not depend on a batch, so the smallest one serves."""
+    ids, ones = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
+    batch = {name: ids for name in ("tokens", "types", "sequence", "positions", "first_tokens")}
+    batch |= {"masked_positions": ids, "masked_targets": ids, "masked_weights": ones}
+    batch |= {"next_labels": ids, "next_weights": ones, "labels": ids[0], "weights": ones[0]}
+    return objective.init(key, batch, train=False)["params"]
 
 
 def abstract_state(state: TrainState) -> TrainState:

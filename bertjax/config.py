@@ -1,0 +1,230 @@
+"""Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from bertjax import tasks
+from bertjax.contracts import ModelConfig, ObjectiveConfig
+from bertjax.errors import ConfigError
+from bertjax.models import bert
+from bertjax.objectives import mlm
+from bertjax.train.mesh import MeshConfig
+from bertjax.train.optim import Optimizer
+
+Run = TypeVar("Run")
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Text files to a tokenizer and shards of tokens."""
+
+    corpus: tuple[str, ...] = ()
+    """text files or globs, plain or .gz: a blank line between documents; .jsonl: {"text": ...} a line"""
+    out: str = ""
+    """folder to write"""
+    tokenizer: str = ""
+    """vocab.txt, or a folder with one; without it a WordPiece vocabulary is trained"""
+    vocab_size: int = 8_192
+    """of the vocabulary to train"""
+    lowercase: bool = True
+    """of the vocabulary to train: lower-case and strip accents, as BERT uncased (not for Korean)"""
+    wrapped: bool = False
+    """lines are wrapped at a fixed width: join them inside a document"""
+    held_out: float = 0.01
+    """share of the documents kept for evaluation, below 0.5"""
+    shard_tokens: int = 4_000_000
+    """tokens after which a shard is closed"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.held_out < 0.5:
+            raise ConfigError(f"held_out={self.held_out} must be a share above 0 and below 0.5")
+        _at_least(1, self, "vocab_size", "shard_tokens")
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """A prepared corpus to an encoder. The same command on the same --out resumes."""
+
+    data: str = ""
+    """folder made by prepare"""
+    out: str = ""
+    """folder of the run"""
+    model: ModelConfig = field(default_factory=bert.Config)
+    objective: ObjectiveConfig = field(default_factory=mlm.Config)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    steps: int = 1_000_000
+    batch_size: int = 256
+    """rows of a step, over all devices"""
+    micro_batches: int = 1
+    """pieces a batch is cut into to save memory; the gradient stays the same"""
+    length: int = 128
+    """tokens in a row"""
+    seed: int = 0
+    workers: int = 0
+    """processes that make batches; 0: one thread"""
+    log_every: int = 100
+    eval_every: int = 10_000
+    eval_batches: int = 20
+    """batches of held-out text in an evaluation"""
+    save_every: int = 10_000
+    keep_last: int = 2
+    """checkpoints to keep besides the best"""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            1, self, "steps", "batch_size", "micro_batches", "log_every", "eval_every", "eval_batches", "save_every"
+        )
+        _at_least(0, self, "workers", "seed")
+        _at_least(1, self, "keep_last")
+        check_length(self.length, self.model)
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """A pretrained run and a task to a fine-tuned model and its scores."""
+
+    task: str = ""
+    """see `bertjax list tasks`"""
+    source: str = ""
+    """run to take encoder and tokenizer from"""
+    data: str = ""
+    """folder with the task's files as they are published"""
+    out: str = ""
+    """folder of the run"""
+    encoder: Literal["pretrained", "random"] = "pretrained"
+    """random: the same architecture untrained, to see what pretraining gave"""
+    baseline: Literal["none", "tfidf"] = "none"
+    """score TF-IDF + logistic regression on the same rows beside it"""
+    train_rows: int = 0
+    """train on so many rows, drawn by the seed; 0: all"""
+    epochs: int = 3
+    batch_size: int = 32
+    micro_batches: int = 1
+    length: int = 128
+    """tokens in a row; longer texts are cut"""
+    dropout: float = 0.1
+    """on the pooled output"""
+    optimizer: Optimizer = field(default_factory=lambda: Optimizer(kind="adamw", peak_lr=5e-5, warmup=0.1))
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    seed: int = 0
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
+        _at_least(0, self, "train_rows", "seed")
+        if self.length < 8:
+            raise ConfigError(f"length={self.length} leaves no room for text; at least 8")
+        if self.task:
+            tasks.find(self.task)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Scores of a fine-tuned run on a split of its task."""
+
+    run: str = ""
+    """folder of a finetune run"""
+    data: str = ""
+    """folder with the task's files"""
+    split: str = "dev"
+    out: str = ""
+    """file for the scores; RUN/scores-SPLIT.json without it"""
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predictions of a fine-tuned run for a file of texts."""
+
+    run: str = ""
+    """folder of a finetune run"""
+    input: str = ""
+    """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2 for pairs"""
+    out: str = ""
+    """TSV or .jsonl to write: prediction and the probability of each label"""
+    batch_size: int = 64
+
+
+def _at_least(low: int, config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < low:
+            raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
+
+
+def check_length(length: int, model: ModelConfig) -> None:
+    """Raises where rows of `length` tokens have no room, or no positions in the model."""
+    if not 8 <= length <= model.max_length:
+        raise ConfigError(
+            f"length={length} must lie between 8 and model.max_length={model.max_length} (the position table)"
+        )
+
+
+def with_vocabulary(config: Pretrain, vocab_size: int) -> Pretrain:
+    """The config with the vocabulary of the prepared data; a size asked for by hand must be that one."""
+    if config.model.vocab_size not in (vocab_size, type(config.model)().vocab_size):
+        raise ConfigError(
+            f"model.vocab_size={config.model.vocab_size} but the prepared data has {vocab_size}; "
+            "leave the option out: the size comes from the data"
+        )
+    return replace(config, model=replace(config.model, vocab_size=vocab_size))  # type: ignore[type-var]
+
+
+def require(config: object, *names: str) -> None:
+    """Raises for options that have no default and were not given."""
+    missing = [name for name in names if not getattr(config, name)]
+    if missing:
+        flags = ", ".join("--" + {"source": "from"}.get(name, name) for name in missing)
+        raise ConfigError(f"missing: {flags}; see --help")
+
+
+def load_recipe(path: str, kind: type[Run]) -> Run:
+    """Calls `config()` of a recipe file; it must return a `kind`."""
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such recipe; the ones that come with bertjax are in configs/")
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
+    make: Callable[[], object] | None = getattr(module, "config", None)
+    if make is None:
+        raise ConfigError(f"{path}: a recipe defines `def config() -> {kind.__name__}`")
+    try:
+        recipe = make()
+    except TypeError as error:  # a misspelt field
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(recipe, kind):
+        raise ConfigError(f"{path}: config() gives a {type(recipe).__name__}, this command needs a {kind.__name__}")
+    return recipe
+
+
+# What may differ when a run is taken up again; all else would make another run of it.
+MAY_CHANGE = {"data", "out", "mesh", "workers", "log_every", "eval_every", "eval_batches", "save_every", "keep_last"}
+
+
+def check_resume(old: object, new: object, run: str) -> None:
+    """Raises, naming every key with its old and new value, where a resumed run would not be the same run."""
+    changed = list(_differences(old, new, ""))
+    if changed:
+        listed = "\n  ".join(f"{key}: was {was!r}, now {now!r}" for key, was, now in changed)
+        raise ConfigError(
+            f"{run} was begun with another configuration:\n  {listed}\n"
+            "Give the old values to resume it, or another --out to begin anew."
+        )
+
+
+def _differences(old: object, new: object, prefix: str) -> list[tuple[str, object, object]]:
+    if type(old) is not type(new) or not hasattr(old, "__dataclass_fields__"):
+        return [] if old == new else [(prefix.rstrip("."), old, new)]
+    found = []
+    for f in fields(old):  # type: ignore[arg-type]
+        if prefix or f.name not in MAY_CHANGE:
+            found += _differences(getattr(old, f.name), getattr(new, f.name), f"{prefix}{f.name}.")
+    return found

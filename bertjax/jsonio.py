@@ -1,0 +1,89 @@
+"""Configs as strict JSON: every key is known, every type is right, nothing is cast in silence."""
+
+import json
+import os
+import types
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from bertjax import registry
+from bertjax.contracts import ModelConfig, ObjectiveConfig
+from bertjax.errors import ConfigError, DataError, closest
+
+Config = TypeVar("Config")
+
+# Fields declared with one of these hold a dataclass of a family or objective, stored with its name in the registry.
+NAMED: dict[type, str] = {ModelConfig: "models", ObjectiveConfig: "objectives"}
+
+
+def to_json(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
+    """A config as plain dicts, lists, strings and numbers."""
+    if is_dataclass(value):
+        kind = next((kind for base, kind in NAMED.items() if isinstance(value, base)), None)
+        name = {"name": registry.name_of(kind, value)} if kind else {}
+        return name | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_json(kind: type[Config], data: Any, where: str) -> Config:  # noqa: ANN401 (any JSON value)
+    """The inverse of `to_json`; `where` stands in messages. Unknown keys and wrong types raise ConfigError."""
+    if kind in NAMED:
+        if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+            raise ConfigError(f'{where}: needs a "name" (one of {", ".join(registry.names(NAMED[kind]))})')
+        data = dict(data)
+        module = registry.find(NAMED[kind], data.pop("name"))
+        return from_json(module.Config, data, where)
+    if is_dataclass(kind):
+        return _dataclass(kind, data, where)
+    return _plain(kind, data, where)
+
+
+def _dataclass(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a dataclass and a JSON value)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: needs an object with the fields of {kind.__name__}, is {data!r}")
+    known = {f.name: f for f in fields(kind)}
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}: there is no such key{closest(key, known)}")
+    missing = [n for n, f in known.items() if n not in data and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise ConfigError(f"{where}: missing {', '.join(missing)}")
+    hints = get_type_hints(kind)
+    return kind(**{key: from_json(hints[key], value, f"{where}.{key}") for key, value in data.items()})
+
+
+def _plain(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a type and a JSON value)
+    origin = get_origin(kind)
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise ConfigError(f"{where}: needs a list, is {data!r}")
+        return tuple(from_json(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+    if origin is Literal:
+        if data not in get_args(kind):
+            raise ConfigError(f"{where}: {data!r}{closest(str(data), map(str, get_args(kind)))}")
+        return data
+    assert origin is not types.UnionType, f"{where}: unions are not stored"
+    if kind is float and type(data) is int:
+        return float(data)
+    if type(data) is not kind:
+        raise ConfigError(f"{where}: needs {kind.__name__}, is {data!r}")
+    return data
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (any JSON value)
+    """Writes whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path, what: str) -> Any:  # noqa: ANN401 (any JSON value)
+    """Reads a file of ours; `what` names the command that makes it."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; it is made by {what}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); it is made by {what}") from None

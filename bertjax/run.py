@@ -1,0 +1,184 @@
+"""The verbs: each wires corpus or task, objective and tokenizer together and hands them on."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from bertjax import scoring, session, tasks
+from bertjax.config import Evaluate, Finetune, Predict, Prepare, Pretrain, check_length, with_vocabulary
+from bertjax.contracts import Params
+from bertjax.data import corpus, shards
+from bertjax.data.masking import Vocab
+from bertjax.data.pairs import PairSource
+from bertjax.data.sources import Position, Source
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.objectives import supervised
+from bertjax.saved import open_run
+from bertjax.tasks._tfidf import tfidf_scores
+from bertjax.train.log import averages, console
+from bertjax.train.loop import Every, Hook, mean_metrics
+from bertjax.train.step import make_eval_step
+
+
+def prepare(config: Prepare) -> None:
+    """Text files -> tokenizer and token shards."""
+    counts: Counter[str] = Counter()
+
+    def documents() -> Iterator[list[str]]:
+        counts.clear()
+        return corpus.documents(config.corpus, wrapped=config.wrapped, counts=counts)
+
+    with _progress() as progress:
+        bar = progress.add_task("training the vocabulary", total=None, figures="")
+        if config.tokenizer:
+            tokenizer = Tokenizer.load(config.tokenizer)
+        else:
+            sentences = (sentence for document in documents() for sentence in document)
+            tokenizer = Tokenizer.train(sentences, config.vocab_size, config.lowercase)
+        progress.update(bar, description="tokenising")
+        meta = shards.write(
+            documents(),
+            tokenizer,
+            config.out,
+            held_out=config.held_out,
+            seed=config.seed,
+            counts=counts,
+            shard_tokens=config.shard_tokens,
+            progress=lambda done, tokens: progress.update(bar, figures=f"{done:,} documents  {tokens:,} tokens"),
+        )
+    for split in meta.splits:
+        done, tokens = meta.total(split, "documents"), meta.total(split, "tokens")
+        console.print(f"prepare: {config.out} {split}: {done:,} documents, {tokens:,} tokens")
+    console.print(f"prepare: vocabulary of {meta.vocab_size:,}")
+    for reason, count in sorted(counts.items()):
+        console.print(f"prepare: {reason}: {count:,}")
+
+
+def _progress() -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("{task.fields[figures]}"), console=console, transient=True)
+
+
+def pretrain(config: Pretrain) -> None:
+    """A prepared corpus -> RUN with checkpoints and metrics."""
+    tokenizer, config = resolve(config)
+    objective = config.objective.build(config.model)
+    held_out = pretraining_batches(config, tokenizer, "valid")
+
+    def evaluation(mesh: Mesh) -> Hook:
+        step = make_eval_step(objective)
+        batches = list(islice(one_epoch(held_out), config.eval_batches))
+        return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
+
+    session.train(
+        session.Session(
+            command="pretrain",
+            config=config,
+            model=config.model,
+            objective=objective,
+            tokenizer=tokenizer,
+            source=pretraining_batches(config, tokenizer, "train"),
+            total_steps=config.steps,
+            every=Every(config.log_every, config.eval_every, config.save_every),
+            best="-loss",
+            keep_last=config.keep_last,
+            workers=config.workers,
+            evaluation=evaluation,
+            trained_parts=lambda mesh: {},
+        )
+    )
+
+
+def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
+    """The tokenizer of the prepared corpus, and the config with the size of its vocabulary."""
+    meta = shards.Meta.load(config.data)
+    return Tokenizer.load(Path(config.data) / "tokenizer"), with_vocabulary(config, meta.vocab_size)
+
+
+def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str) -> PairSource:
+    """Masked sentence pairs of a split ("train" or "valid") of the prepared corpus."""
+    vocab = Vocab.of(tokenizer)
+    return PairSource(
+        config.data,
+        split,
+        length=config.length,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        vocab=vocab,
+        corruption=config.objective.corruption(vocab, config.length),
+    )
+
+
+def one_epoch(source: Source) -> Iterator[Mapping[str, np.ndarray]]:
+    """All batches of a source's first epoch, in order."""
+    for window in range(source.windows):
+        for batch in range(source.batches(0, window)):
+            yield source.batch(Position(0, window, batch))
+
+
+def finetune(config: Finetune) -> None:
+    """A run and a task -> RUN2 with checkpoints and the scores of the best one on dev."""
+    saved, task = open_run(config.source), tasks.find(config.task)
+    check_length(config.length, saved.model)
+    rows = {split: task.read(config.data, split) for split in ("train", "dev")}
+    rows["train"] = scoring.draw(rows["train"], config.train_rows, config.seed)
+    objective = supervised.Config(len(task.labels), config.dropout).build(saved.model)
+    source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
+    steps = source.batches(0, 0)
+
+    def trained_parts(mesh: Mesh) -> Params:
+        return saved.params(objective, mesh, ("encoder", "pooler")) if config.encoder == "pretrained" else {}
+
+    session.train(
+        session.Session(
+            command="finetune",
+            config=config,
+            model=saved.model,
+            objective=objective,
+            tokenizer=saved.tokenizer,
+            source=source,
+            total_steps=config.epochs * steps,
+            every=Every(config.log_every, evaluate=steps, save=steps),
+            best=task.metrics[0],
+            keep_last=1,
+            workers=0,
+            evaluation=lambda mesh: scoring.Scorer(
+                task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length
+            ),
+            trained_parts=trained_parts,
+        )
+    )
+    best = open_run(config.out)
+    about = {"epoch": best.step / steps, "encoder": config.encoder, "from": config.source, "seed": config.seed}
+    if config.baseline == "tfidf":
+        about["baseline"] = {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}
+    scoring.write_scores(Path(config.out) / "scores.json", task, "dev", best.figures, rows, about)
+
+
+def evaluate(config: Evaluate) -> None:
+    """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
+    saved = open_run(config.run, "finetune")
+    assert isinstance(saved.config, Finetune)
+    task = tasks.find(saved.config.task)
+    rows = task.read(config.data, config.split)
+    figures = scoring.scorer(saved, task, rows, config.batch_size).score()
+    out = Path(config.out or saved.path / f"scores-{config.split}.json")
+    scoring.write_scores(
+        out, task, config.split, figures, {config.split: rows}, {"run": config.run, "step": saved.step}
+    )
+
+
+def predict(config: Predict) -> None:
+    """A fine-tuned run on a file of texts -> one prediction a line, with the probability of each label."""
+    saved = open_run(config.run, "finetune")
+    assert isinstance(saved.config, Finetune)
+    task = tasks.find(saved.config.task)
+    rows = task.read_inputs(config.input)
+    logits = scoring.scorer(saved, task, rows, config.batch_size).logits()
+    scoring.write_predictions(Path(config.out), task, logits)
+    console.print(f"predict: {len(rows):,} predictions in {config.out}")

@@ -1,0 +1,106 @@
+"""What pretraining and fine-tuning have in common: a run folder that is begun or resumed, and trained to the end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from bertjax.config import Finetune, Pretrain, check_resume
+from bertjax.contracts import ModelConfig, Objective, Params
+from bertjax.data.loader import Loader
+from bertjax.data.sources import Position, Source
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import ConfigError
+from bertjax.jsonio import from_json, to_json, write_json
+from bertjax.saved import versions
+from bertjax.train.checkpoint import Checkpoints, Saver
+from bertjax.train.log import Writer, console
+from bertjax.train.loop import Every, Fit, Hook, Window, fit
+from bertjax.train.mesh import check_batch, make_mesh, shardings
+from bertjax.train.step import TrainState, abstract_state, init_state, make_train_step
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a verb decides; `train` does the rest."""
+
+    command: str
+    config: Pretrain | Finetune
+    model: ModelConfig
+    objective: Objective
+    tokenizer: Tokenizer
+    source: Source
+    total_steps: int
+    every: Every
+    best: str  # the figure that chooses the best checkpoint, "-loss" for the lowest loss
+    keep_last: int
+    workers: int
+    evaluation: Callable[[Mesh], Hook]
+    trained_parts: Callable[[Mesh], Params]  # top-level parameters that do not start at random
+
+
+def train(session: Session) -> TrainState:
+    """Begins or resumes the run in `config.out` and trains to its last step."""
+    config, run = session.config, Path(session.config.out)
+    mesh = make_mesh(config.mesh)
+    check_batch(config.batch_size, config.micro_batches, mesh)
+    number, extra = _resume(session, run) or (0, {"loader": [0, 0, 0], "window": {}})
+    optimizer = config.optimizer.build(session.total_steps)
+    state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
+    if number:
+        state = Checkpoints(run).state(number, abstract_state(state))
+    else:
+        state = replace(state, params={**state.params, **session.trained_parts(mesh)})
+        console.print(
+            f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
+        )
+    step = make_train_step(session.objective, optimizer, shardings(state, mesh), micro_batches=config.micro_batches)
+    constant = _describe(session, run)
+    fixed = Fit(
+        step=step,
+        mesh=mesh,
+        loss_terms=session.objective.loss_terms,
+        schedule=config.optimizer.schedule(session.total_steps),
+        evaluate=session.evaluation(mesh),
+        every=session.every,
+        total_steps=session.total_steps,
+    )
+    saver = Saver(run, keep_last=session.keep_last, best=session.best, constant=constant)
+    batches = Loader(session.source, Position(*extra["loader"]), workers=session.workers)
+    writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
+    try:
+        return fit(fixed, state, batches, window=Window.from_json(extra["window"]), saver=saver, writer=writer)
+    finally:
+        writer.close()
+        batches.close()
+        saver.close()
+
+
+def _describe(session: Session, run: Path) -> dict[str, Any]:
+    """Writes RUN/config.json and RUN/tokenizer; gives what goes into every checkpoint of the run."""
+    config = {"command": session.command, "config": to_json(session.config), "model": to_json(session.model)}
+    write_json(run / "config.json", {**config, "versions": versions()})
+    session.tokenizer.save(run / "tokenizer")
+    return {**config, "tokenizer": session.tokenizer.to_json()}
+
+
+def _resume(session: Session, run: Path) -> tuple[int, dict[str, Any]] | None:
+    """The step and the `extra` to go on from, where this folder has a checkpoint; it must be of the same run."""
+    folder = run / "checkpoints"
+    if not folder.is_dir() or not any(entry.name.isdigit() for entry in folder.iterdir()):
+        return None
+    checkpoints = Checkpoints(run)
+    number = checkpoints.latest
+    extra = checkpoints.extra(number)
+    if extra["command"] != session.command:
+        raise ConfigError(f"{run} is a {extra['command']} run; give another --out")
+    check_resume(from_json(type(session.config), extra["config"], f"{folder}/{number}"), session.config, str(run))
+    if Tokenizer.from_json(extra["tokenizer"]).hash != session.tokenizer.hash:
+        raise ConfigError(
+            f"{run} was trained with another vocabulary than this; prepare the data with --tokenizer {run}/tokenizer, "
+            "or give another --out"
+        )
+    console.print(f"{session.command}: {run} resumes after step {number} of {session.total_steps}")
+    return number, extra
