@@ -33,6 +33,19 @@ class Vocab(NamedTuple):
         return cls(t.vocab_size, t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id)
 
 
+class _Special(Protocol):
+    """What masking needs of a `Vocab` or of anything like it."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def cls(self) -> int: ...
+    @property
+    def sep(self) -> int: ...
+    @property
+    def mask(self) -> int: ...
+
+
 class Masked(NamedTuple):
     """Corrupted tokens i32[n] and M static slots: positions i32[M], sorted; targets i32[M]; weights f32[M].
 
@@ -49,7 +62,7 @@ def mask_tokens(
     tokens: np.ndarray,
     rng: np.random.Generator,
     *,
-    vocab: Vocab,
+    vocab: _Special,
     slots: int,
     rate: float = 0.15,
     mask_share: float = 0.8,

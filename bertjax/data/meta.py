@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -56,6 +57,12 @@ class Meta:
             return cls(**{**data, "splits": splits})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{file}: damaged ({error!r}); {AGAIN}") from None
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the shards of all splits: equal for equal tokens, wherever the folder lies."""
+        listed = [(split, file.sha256) for split, files in sorted(self.splits.items()) for file in files]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
     def total(self, split: str, what: str) -> int:
         """Sum over the shards of a split: total("train", "tokens")."""

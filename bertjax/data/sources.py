@@ -159,7 +159,8 @@ class PairSource:
         meta = Meta.load(data_dir)
         files = meta.splits.get(split)
         if not files:
-            raise ConfigError(f"{data_dir}: has no {split!r} documents; prepare it with more text or held-out share")
+            hint = "; holding out needs a share above 0 and four or more documents" if split == "valid" else ""
+            raise ConfigError(f"{data_dir}: has no {split!r} documents{hint}")
         if meta.vocab_size != vocab.size:
             raise ConfigError(
                 f"{data_dir}: tokenised with {meta.vocab_size} pieces, but the vocabulary has {vocab.size}"

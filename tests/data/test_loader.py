@@ -1,0 +1,158 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bertjax.data.loader import ExampleSource, Loader, PairSource, Position
+from bertjax.data.masking import Vocab, mask_tokens
+from bertjax.errors import ConfigError
+
+
+def corrupt(example, rng):
+    out = mask_tokens(example["tokens"], rng, vocab=Vocab(50, 0, 1, 2, 3, 4), slots=6)
+    return {**example, "tokens": out.tokens, "masked_positions": out.positions}
+
+
+@pytest.fixture
+def source(prepared, tokenizer):
+    return PairSource(
+        prepared,
+        "train",
+        length=24,
+        batch_size=16,
+        seed=5,
+        vocab=Vocab.of(tokenizer),
+        corruption=corrupt,
+        window_shards=2,
+    )
+
+
+def take(loader, count):
+    """`count` batches as bytes, and the position after each."""
+    out = []
+    for _ in range(count):
+        batch = next(loader)
+        out.append((b"".join(batch[name].tobytes() for name in sorted(batch)), loader.position))
+    loader.close()
+    return out
+
+
+def in_order(source, epochs):
+    return [
+        Position(epoch, window, batch)
+        for epoch in range(epochs)
+        for window in range(source.windows)
+        for batch in range(source.batches(epoch, window))
+    ]
+
+
+def test_the_stream_is_the_same_with_any_number_of_workers(source):
+    order = in_order(source, 2)
+    count = len(order) - 3
+    expected = take(Loader(source), count)
+    plain = [source.batch(position) for position in order[:count]]
+    assert [bytes_ for bytes_, _ in expected] == [b"".join(b[name].tobytes() for name in sorted(b)) for b in plain]
+    for workers in (1, 2):
+        assert take(Loader(source, workers=workers), count) == expected
+
+
+def test_restart_from_any_position(source):
+    stream = take(Loader(source), len(in_order(source, 2)) + 4)
+    for start in range(0, len(stream) - 5, 3):
+        assert take(Loader(source, stream[start][1]), 3) == stream[start + 1 : start + 4]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_restart_in_the_second_epoch_with_workers(source, workers):
+    stream = take(Loader(source), len(in_order(source, 1)) + 8)
+    start = len(stream) - 5
+    assert stream[start][1].epoch == 1
+    assert take(Loader(source, stream[start][1], workers=workers), 4) == stream[start + 1 :]
+
+
+def test_positions_follow_the_order(source):
+    order = in_order(source, 2)
+    loader = Loader(source, epochs=2)
+    assert loader.position == order[0]
+    # At the end of a window the position may name the next window, which in this data always has batches.
+    assert [position for _, position in take(loader, len(order))] == [*order[1:], Position(2, 0, 0)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_stream_ends_after_its_epochs(workers):
+    rows = [{"tokens": np.array([i]), "types": np.array([0]), "label": i} for i in range(5)]
+    data = ExampleSource(rows, batch_size=2, length=4, pad=0, shuffle=False, drop_last=False)
+    loader = Loader(data, workers=workers, epochs=2)
+    labels = [batch["labels"].tolist() for batch in loader]
+    assert labels == [[0, 1], [2, 3], [4, 0]] * 2
+    assert loader.position == Position(2, 0, 0)
+    assert list(loader) == []
+    loader.close()
+
+
+class Uneven:
+    """Windows of 2, 0 and 1 batches."""
+
+    windows = 3
+
+    def batches(self, epoch, window):
+        return (2, 0, 1)[window]
+
+    def batch(self, position):
+        return {"at": np.array(position)}
+
+
+class Nothing(Uneven):
+    def batches(self, epoch, window):
+        return 0
+
+
+def test_empty_windows_are_passed_over():
+    places = [tuple(batch["at"]) for batch in Loader(Uneven(), epochs=2)]
+    assert places == [(0, 0, 0), (0, 0, 1), (0, 2, 0), (1, 0, 0), (1, 0, 1), (1, 2, 0)]
+    late = Loader(Uneven(), Position(0, 1, 0), epochs=1)
+    assert [tuple(batch["at"]) for batch in late] == [(0, 2, 0)]
+    beyond = Loader(Uneven(), Position(0, 0, 7), epochs=1)
+    assert [tuple(batch["at"]) for batch in beyond] == [(0, 2, 0)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_source_without_batches_is_the_users_error(workers):
+    loader = Loader(Nothing(), workers=workers)
+    with pytest.raises(ConfigError, match="does not fill one batch"):
+        next(loader)
+    loader.close()
+
+
+def test_batches_are_plain_arrays_of_their_own(source):
+    loader = Loader(source, workers=1)
+    first = next(loader)
+    before = first["tokens"].copy()
+    next(loader)
+    loader.close()
+    assert type(first["tokens"]) is np.ndarray
+    assert (first["tokens"] == before).all()
+
+
+def test_an_unclosed_loader_leaves_quietly():
+    code = (
+        "import numpy as np\n"
+        "from bertjax.data.loader import ExampleSource, Loader\n"
+        "if __name__ == '__main__':\n"
+        "    rows = [{'tokens': np.array([1]), 'types': np.array([0])}] * 9\n"
+        "    data = ExampleSource(rows, batch_size=2, length=4, pad=0, shuffle=False, drop_last=False)\n"
+        "    loader = Loader(data)\n"
+        "    next(loader)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_data_imports_neither_jax_nor_flax():
+    code = (
+        "import sys\n"
+        "from bertjax.data import corpus, loader, masking, plan, shards, sources, tokenizer\n"
+        "print(sorted({'jax', 'jaxlib', 'flax', 'grain'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,170 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from bertjax.data.masking import Vocab, mask_tokens
+from bertjax.data.shards import Meta, read_shard
+from bertjax.data.sources import ExampleSource, PairSource, Position, _rng, stack
+from bertjax.errors import ConfigError
+
+
+def corrupt(example, rng):
+    out = mask_tokens(example["tokens"], rng, vocab=Vocab(50, 0, 1, 2, 3, 4), slots=6)
+    masked = {"masked_positions": out.positions, "masked_targets": out.targets, "masked_weights": out.weights}
+    return {**example, "tokens": out.tokens, **masked}
+
+
+def leave(example, rng):
+    return example
+
+
+@pytest.fixture
+def pairs(prepared, tokenizer):
+    def make(split="train", **options):
+        defaults = {"length": 32, "batch_size": 8, "seed": 5, "corruption": corrupt, "window_shards": 2}
+        return PairSource(prepared, split, vocab=Vocab.of(tokenizer), **{**defaults, **options})
+
+    return make
+
+
+def an_epoch(source, epoch=0):
+    for window in range(source.windows):
+        for batch in range(source.batches(epoch, window)):
+            yield source.batch(Position(epoch, window, batch))
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+
+
+def test_the_layout_of_a_batch(pairs):
+    batch = pairs().batch(Position())
+    shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
+    assert shapes == {
+        **dict.fromkeys(["tokens", "types", "sequence", "positions"], ((8, 32), "int32")),
+        **dict.fromkeys(["first_tokens", "next_labels"], ((8, 1), "int32")),
+        **dict.fromkeys(["masked_positions", "masked_targets"], ((8, 6), "int32")),
+        "masked_weights": ((8, 6), "float32"),
+        "next_weights": ((8, 1), "float32"),
+    }
+    sizes = batch["sequence"].sum(1)
+    for row, size in enumerate(sizes):
+        assert batch["sequence"][row].tolist() == [1] * size + [0] * (32 - size)
+        assert batch["positions"][row].tolist() == [*range(size)] + [0] * (32 - size)
+        assert not batch["tokens"][row, size:].any() and not batch["types"][row, size:].any()
+        assert (batch["masked_positions"][row] < size).all()
+    assert (batch["next_weights"] == 1).all() and not batch["first_tokens"].any()
+
+
+def test_masked_targets_restore_the_text(pairs):
+    corrupted, plain = pairs().batch(Position(1, 0, 1)), pairs(corruption=leave).batch(Position(1, 0, 1))
+    rows, slots = np.nonzero(corrupted["masked_weights"])
+    at = corrupted["masked_positions"][rows, slots]
+    corrupted["tokens"][rows, at] = corrupted["masked_targets"][rows, slots]
+    assert (corrupted["tokens"] == plain["tokens"]).all()
+
+
+def test_a_batch_depends_on_its_position_alone(pairs):
+    source, other = pairs(), pairs()
+    positions = [Position(0, 0, 0), Position(1, 1, 1), Position(0, 1, 0), Position(1, 1, 0)]
+    first = [source.batch(position) for position in positions]
+    again = [other.batch(position) for position in reversed(positions)][::-1]
+    copied = [pickle.loads(pickle.dumps(source)).batch(position) for position in positions]
+    assert all(same(a, b) and same(a, c) for a, b, c in zip(first, again, copied, strict=True))
+    assert not same(first[1], first[3])
+    assert not same(first[0], pairs(seed=6).batch(positions[0]))
+
+
+def test_epochs_differ_and_each_covers_the_text(pairs, prepared):
+    meta = Meta.load(prepared)
+    total = meta.total("train", "tokens")
+    for epoch in (0, 1):
+        batches = list(an_epoch(pairs(corruption=leave), epoch))
+        rows = sum(len(batch["tokens"]) for batch in batches)
+        assert 0.7 * total < sum(batch["sequence"].sum() for batch in batches) - 3 * rows < 1.6 * total
+    first, second = (np.concatenate([b["tokens"] for b in an_epoch(pairs(), epoch)]) for epoch in (0, 1))
+    assert not np.array_equal(first[:8], second[:8])
+
+
+def test_windows_hold_every_shard_once_in_another_order_each_epoch(pairs):
+    source = pairs()
+    orders = []
+    for epoch in (0, 1):
+        seen = []
+        for window in range(source.windows):
+            loaded = source._load(epoch, window)
+            assert len(loaded.shards) <= 2
+            seen += [len(shard.tokens) for shard in loaded.shards]
+        assert sorted(seen) == sorted(len(read_shard(path).tokens) for path in source.paths)
+        orders.append(seen)
+    assert orders[0] != orders[1]
+
+
+def test_generators_of_different_counters_differ():
+    # numpy takes (1, 2) and (1, 2, 0) for the same seed; purposes keep them apart.
+    draws = {_rng(purpose, 7, *rest).random() for purpose in (1, 2, 3) for rest in ((1,), (1, 2))}
+    assert len(draws) == 6
+
+
+def test_pair_source_errors(pairs, prepared, tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match="has no 'test' documents"):
+        pairs("test")
+    with pytest.raises(ConfigError, match=r"do not fill one batch of 512 rows.*lower the batch size"):
+        pairs("valid", batch_size=512)
+    with pytest.raises(ConfigError, match="length=5 is too short"):
+        pairs(length=5)
+    with pytest.raises(ConfigError, match="tokenised with"):
+        PairSource(prepared, "train", length=32, batch_size=8, seed=0, vocab=Vocab(9, 0, 1, 2, 3, 4), corruption=leave)
+
+
+def examples(count, label=int):
+    sizes = [3 + i % 5 for i in range(count)]
+    return [
+        {"tokens": np.arange(n, dtype=np.int32) + 5, "types": np.ones(n, np.int32), "label": label(i)}
+        for i, n in enumerate(sizes)
+    ]
+
+
+def example_source(rows, **options):
+    defaults = {"batch_size": 4, "length": 8, "pad": 9, "shuffle": False, "drop_last": False}
+    return ExampleSource(rows, **{**defaults, **options})
+
+
+def test_evaluation_keeps_order_and_fills_the_last_batch():
+    source = example_source(examples(10))
+    batches = list(an_epoch(source))
+    assert len(batches) == 3
+    assert np.concatenate([batch["labels"] for batch in batches]).tolist() == [*range(10), 0, 0]
+    assert np.concatenate([batch["weights"] for batch in batches]).tolist() == [1] * 10 + [0, 0]
+    last = batches[-1]
+    assert last["tokens"][3].tolist() == [9] * 8 and last["sequence"][3].sum() == 1
+    assert {batch["tokens"].shape for batch in batches} == {(4, 8)}
+    assert (last["labels"].dtype, last["weights"].dtype) == (np.int32, np.float32)
+
+
+def test_training_shuffles_by_epoch_and_drops_the_rest():
+    source = example_source(examples(10), shuffle=True, drop_last=True, seed=3)
+    orders = [np.concatenate([batch["labels"] for batch in an_epoch(source, epoch)]).tolist() for epoch in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert len(set(orders[0])) == 8
+
+
+def test_labels_of_regression_and_of_test_sets():
+    assert example_source(examples(4, label=float)).batch(Position())["labels"].dtype == np.float32
+    unlabelled = [{**example, "label": None} for example in examples(5)]
+    assert "labels" not in example_source(unlabelled).batch(Position())
+    bare = [{"tokens": example["tokens"], "types": example["types"]} for example in examples(5)]
+    assert "labels" not in example_source(bare).batch(Position(0, 0, 1))
+
+
+def test_too_few_examples():
+    with pytest.raises(ConfigError, match="batch_size=4 but there are only 3 examples"):
+        example_source(examples(3), drop_last=True)
+    with pytest.raises(ConfigError, match="only 0 examples"):
+        example_source([])
+
+
+def test_stack_refuses_what_does_not_fit():
+    with pytest.raises(AssertionError, match="7 tokens for rows of 6"):
+        stack(examples(5), length=6, pad=0)
