@@ -7,7 +7,6 @@ S sequences packed in a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -83,6 +82,10 @@ class Objective(nn.Module):
         """(total, weight) of every loss term and of every figure worth logging."""
         raise NotImplementedError
 
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array]:
+        """Hidden states, and the pooled first tokens f[B,D], without dropout."""
+        raise NotImplementedError
+
 
 class VocabLike(Protocol):
     """What a corruption needs to know of a vocabulary."""
@@ -99,6 +102,10 @@ class ObjectiveConfig:
 
     def build(self, model: ModelConfig) -> Objective:
         """The module over an encoder of `model`."""
+        raise NotImplementedError
+
+    def masked_fraction(self, length: int) -> float:
+        """Share of the tokens of a row that are projected onto the vocabulary."""
         raise NotImplementedError
 
     def corruption(self, vocab: VocabLike, length: int) -> Corruption:
@@ -167,14 +174,3 @@ class Task(Protocol):
     def score(self, logits: np.ndarray, rows: Sequence[Row]) -> dict[str, float]:
         """Official metrics of logits f[n,C] (regression: f[n,1])."""
         ...
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One parameter as `inspect` lists it."""
-
-    path: str
-    shape: tuple[int, ...]
-    spec: str
-    bytes: int
-    decayed: bool

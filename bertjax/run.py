@@ -14,8 +14,7 @@ from bertjax.config import Evaluate, Finetune, Predict, Prepare, Pretrain, check
 from bertjax.contracts import Params
 from bertjax.data import corpus, shards
 from bertjax.data.masking import Vocab
-from bertjax.data.pairs import PairSource
-from bertjax.data.sources import Position, Source
+from bertjax.data.sources import PairSource, Position, Source
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.objectives import supervised
 from bertjax.saved import open_run
@@ -82,6 +81,7 @@ def pretrain(config: Pretrain) -> None:
             model=config.model,
             objective=objective,
             tokenizer=tokenizer,
+            data_hash=shards.Meta.load(config.data).content_hash,
             source=pretraining_batches(config, tokenizer, "train"),
             total_steps=config.steps,
             every=Every(config.log_every, config.eval_every, config.save_every),
@@ -107,7 +107,7 @@ def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str) -> P
         config.data,
         split,
         length=config.length,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size if split == "train" else config.batch_size // config.micro_batches,
         seed=config.seed,
         vocab=vocab,
         corruption=config.objective.corruption(vocab, config.length),
@@ -141,6 +141,7 @@ def finetune(config: Finetune) -> None:
             model=saved.model,
             objective=objective,
             tokenizer=saved.tokenizer,
+            data_hash=scoring.digest(rows["train"] + rows["dev"]),
             source=source,
             total_steps=config.epochs * steps,
             every=Every(config.log_every, evaluate=steps, save=steps),

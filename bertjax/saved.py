@@ -8,14 +8,16 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from bertjax import tasks
 from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import ModelConfig, Objective, Params
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.jsonio import from_json
+from bertjax.objectives import supervised
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.mesh import shardings
-from bertjax.train.step import init_params
+from bertjax.train.step import init_params, place
 
 COMMANDS: dict[str, type[Any]] = {"pretrain": Pretrain, "finetune": Finetune}
 
@@ -33,14 +35,17 @@ class SavedRun:
     figures: dict[str, float]
     checkpoints: Checkpoints
 
+    def objective(self) -> Objective:
+        """The module the run trained."""
+        if isinstance(self.config, Pretrain):
+            return self.config.objective.build(self.model)
+        task = tasks.find(self.config.task)
+        return supervised.Config(len(task.labels), self.config.dropout).build(self.model)
+
     def params(self, objective: Objective, mesh: Mesh, parts: tuple[str, ...] = ()) -> Params:
         """Trained parameters of an objective over `self.model`; only the top-level `parts` where some are named."""
         like = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
-        placed = jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            like,
-            shardings(like, mesh),
-        )
+        placed = place(like, shardings(like, mesh))
         return self.checkpoints.params(self.step, {name: placed[name] for name in parts or placed})
 
 

@@ -17,7 +17,6 @@ from bertjax.data.sources import ExampleSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
-from bertjax.objectives import supervised
 from bertjax.saved import SavedRun, versions
 from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
@@ -90,8 +89,7 @@ class Scorer:
 def scorer(saved: SavedRun, task: Task, rows: Sequence[Row], batch_size: int) -> Scorer:
     """The scorer of a fine-tuned run, over all devices."""
     assert isinstance(saved.config, Finetune)
-    objective = supervised.Config(len(task.labels), saved.config.dropout).build(saved.model)
-    mesh = make_mesh(MeshConfig())
+    objective, mesh = saved.objective(), make_mesh(MeshConfig())
     return Scorer(
         task,
         rows,
@@ -113,7 +111,7 @@ def write_scores(
     about: Mapping[str, Any],
 ) -> None:
     """Scores with what is needed to get them again, as a file and on the screen."""
-    data = {name: {"rows": len(part), "sha256": _digest(part)} for name, part in rows.items()}
+    data = {name: {"rows": len(part), "sha256": digest(part)} for name, part in rows.items()}
     metrics = {name: figures[name] for name in task.metrics}
     scores = {"task": task.name, "split": split, "metrics": metrics, **about, "data": data, "versions": versions()}
     write_json(path, scores)
@@ -126,7 +124,8 @@ def write_scores(
     console.print(table, f"scores in {path}")
 
 
-def _digest(rows: Sequence[Row]) -> str:
+def digest(rows: Sequence[Row]) -> str:
+    """SHA-256 of what the rows hold."""
     return hashlib.sha256(json.dumps([tuple(row) for row in rows]).encode()).hexdigest()
 
 

@@ -31,6 +31,7 @@ class Session:
     model: ModelConfig
     objective: Objective
     tokenizer: Tokenizer
+    data_hash: str
     source: Source
     total_steps: int
     every: Every
@@ -83,7 +84,7 @@ def _describe(session: Session, run: Path) -> dict[str, Any]:
     config = {"command": session.command, "config": to_json(session.config), "model": to_json(session.model)}
     write_json(run / "config.json", {**config, "versions": versions()})
     session.tokenizer.save(run / "tokenizer")
-    return {**config, "tokenizer": session.tokenizer.to_json()}
+    return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash}
 
 
 def _resume(session: Session, run: Path) -> tuple[int, dict[str, Any]] | None:
@@ -102,5 +103,7 @@ def _resume(session: Session, run: Path) -> tuple[int, dict[str, Any]] | None:
             f"{run} was trained with another vocabulary than this; prepare the data with --tokenizer {run}/tokenizer, "
             "or give another --out"
         )
+    if extra["data_hash"] != session.data_hash:
+        raise ConfigError(f"{run} was begun with other data than what --data holds now; give that, or another --out")
     console.print(f"{session.command}: {run} resumes after step {number} of {session.total_steps}")
     return number, extra

@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.contracts import Batch, Corruption, Example, Metrics, ModelConfig, Objective, ObjectiveConfig, VocabLike
+from bertjax.contracts import (
+    Batch,
+    Corruption,
+    Encoded,
+    Example,
+    Metrics,
+    ModelConfig,
+    Objective,
+    ObjectiveConfig,
+    VocabLike,
+)
 from bertjax.data.masking import mask_tokens
 from bertjax.errors import ConfigError
 from bertjax.nn.dense import Dense, truncated_normal
@@ -42,6 +52,10 @@ class Config(ObjectiveConfig):
         """Masked positions a row has room for: 20 at 128, 77 at 512."""
         return max(1, math.ceil(self.mask_rate * length))
 
+    def masked_fraction(self, length: int) -> float:
+        """The slots of a row, used or not, over its length."""
+        return self.slots(length) / length
+
     def build(self, model: ModelConfig) -> "MlmNsp":
         """The module over an encoder of `model`."""
         return MlmNsp(encoder=model.build(), model=model)
@@ -51,9 +65,7 @@ class Config(ObjectiveConfig):
         return partial(_corrupt, vocab=vocab, slots=self.slots(length), config=self)
 
 
-def _corrupt(
-    example: Example, rng: np.random.Generator, *, vocab: VocabLike, slots: int, config: Config
-) -> Example:
+def _corrupt(example: Example, rng: np.random.Generator, *, vocab: VocabLike, slots: int, config: Config) -> Example:
     tokens, positions, targets, weights = mask_tokens(
         example["tokens"],
         rng,
@@ -99,6 +111,10 @@ class MlmNsp(Objective):
     def nsp_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
         """f32[B,S,2] from the first token of each packed sequence."""
         return self.nsp(pool(self.pooler, hidden, batch["first_tokens"])).astype(jnp.float32)
+
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array]:
+        encoded = self.encoder(batch, train=False)
+        return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
 
     def fill(self, batch: Batch) -> jax.Array:
         """f32[B,M,V] at batch["masked_positions"], without dropout."""

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bertjax.contracts import Batch, Metrics, ModelConfig, Objective, ObjectiveConfig
+from bertjax.contracts import Batch, Encoded, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.errors import ConfigError
 from bertjax.nn.dense import Dense, truncated_normal
 from bertjax.nn.dropout import Dropout
@@ -56,6 +56,10 @@ class Supervised(Objective):
         if self.config.classes:
             return classification("task", logits, batch["labels"], batch["weights"])
         return regression("task", logits[:, 0], batch["labels"], batch["weights"])
+
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array]:
+        encoded = self.encoder(batch, train=False)
+        return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
         """f32[B,C], or f32[B,1] for regression."""

@@ -57,7 +57,7 @@ class Saver:
         window: Mapping[str, Any],
         figures: Mapping[str, float] | None,
     ) -> None:
-        """Starts saving; the state may be given up as soon as this returns. `figures` are of an evaluation just made."""
+        """Starts saving; the state may be given up once this returns. `figures` are of an evaluation just made."""
         extra = {**self._constant, "loader": list(loader), "window": dict(window), "figures": dict(figures or {})}
         train = {"step": state.step, "key": state.key, "opt_state": state.opt_state}
         items = {name: ocp.args.StandardSave(tree) for name, tree in {**state.params, "train": train}.items()}

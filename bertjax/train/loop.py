@@ -110,11 +110,11 @@ class Fit:
 
 def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver: Saver, writer: Writer) -> TrainState:
     """Trains up to `run.total_steps`; logs, evaluates, saves. A stop signal saves and raises Interrupted."""
-    number = int(state.step)
-    if number == 0:
-        _evaluate(run, state, number, writer)
+    done = int(state.step)
+    if done == 0:
+        _evaluate(run, state, done, writer)
     with _StopSignal() as stop:
-        for number in range(number + 1, run.total_steps + 1):
+        for number in range(done + 1, run.total_steps + 1):
             batch = next(batches)
             state, metrics = run.step(state, put_batch(batch, run.mesh))
             window.add(metrics, batch)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,15 +30,26 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def init_state(objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh) -> TrainState:
     """A fresh state, every array born where the rules put it. Parameters do not depend on the mesh."""
+    create = partial(_create, objective, optimizer, seed)
+    return jax.jit(create, out_shardings=shardings(jax.eval_shape(create), mesh))()
 
-    def create() -> TrainState:
-        key = jax.random.key(seed)
-        params = init_params(objective, jax.random.fold_in(key, 0))
-        run_key = jax.random.key_data(jax.random.fold_in(key, 1))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
 
-    placed = shardings(jax.eval_shape(create), mesh)
-    return jax.jit(create, out_shardings=placed)()
+def _create(objective: Objective, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    key = jax.random.key(seed)
+    params = init_params(objective, jax.random.fold_in(key, 0))
+    run_key = jax.random.key_data(jax.random.fold_in(key, 1))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
+
+
+def planned_state(objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, types and shardings of the state that `init_state` would make; nothing is computed."""
+    state = jax.eval_shape(partial(_create, objective, optimizer, 0))
+    return place(state, shardings(state, mesh))
+
+
+def place(tree: Any, where: Any) -> Any:  # noqa: ANN401 (any pytree)
+    """Abstract arrays of a tree with the shardings of another."""
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, where)
 
 
 def init_params(objective: Objective, key: jax.Array) -> Params:
@@ -51,7 +63,7 @@ def init_params(objective: Objective, key: jax.Array) -> Params:
 
 def abstract_state(state: TrainState) -> TrainState:
     """Shapes, types and shardings of a state: what a checkpoint is restored into."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    return place(state, jax.tree.map(lambda x: x.sharding, state))
 
 
 def make_train_step(

@@ -1,0 +1,135 @@
+"""The Python face: `bertjax.load(path)` gives a model to call, `bertjax.load_tokenizer(path)` its tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bertjax.contracts import Batch, Encoded, Objective, Params
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import ConfigError, DataError
+from bertjax.nn.heads import mean_pool
+from bertjax.objectives import mlm
+from bertjax.saved import SavedRun, open_run
+from bertjax.train.mesh import MeshConfig, make_mesh
+
+
+class Output(NamedTuple):
+    """What a model returns, under the names that users of other libraries know."""
+
+    last_hidden_state: np.ndarray  # f32[B,L,D]
+    pooler_output: np.ndarray  # f32[B,D]
+    hidden_states: tuple[np.ndarray, ...]  # L+1 of f32[B,L,D], the embeddings first
+
+
+class Filled(NamedTuple):
+    """One candidate for a [MASK]."""
+
+    token: str
+    probability: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained encoder with its tokenizer; made by `load`."""
+
+    saved: SavedRun
+    objective: Objective
+    params: Params
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer the model was trained with."""
+        return self.saved.tokenizer
+
+    def tokenize(
+        self, text: str | Sequence[str], pair: str | Sequence[str] | None = None, *, max_length: int = 0
+    ) -> dict[str, np.ndarray]:
+        """input_ids, token_type_ids, attention_mask as i32[B,L], cut to `max_length` (0: what the model takes)."""
+        texts = [text] if isinstance(text, str) else text
+        pairs = [pair] if isinstance(pair, str) else pair
+        return self.tokenizer(texts, pairs, max_length or self.saved.model.max_length)
+
+    def __call__(
+        self,
+        input_ids: np.ndarray,
+        token_type_ids: np.ndarray | None = None,
+        attention_mask: np.ndarray | None = None,
+    ) -> Output:
+        """Hidden states of i32[B,L] ids, as `tokenize` gives them: `model(**model.tokenize("a text"))`."""
+        encoded, pooled = self._encode(self.params, self._batch(input_ids, token_type_ids, attention_mask))
+        return Output(*jax.device_get((encoded.hidden, pooled, encoded.layers)))
+
+    def embed(self, texts: Sequence[str], *, pooling: Literal["mean", "cls"] = "mean") -> np.ndarray:
+        """Sentence embeddings f32[B,D]: the mean over real tokens, or the first token of the last layer."""
+        inputs = self.tokenize(texts)
+        hidden = self(**inputs).last_hidden_state
+        if pooling == "cls":
+            return hidden[:, 0]
+        return np.asarray(mean_pool(jnp.asarray(hidden), jnp.asarray(inputs["attention_mask"], bool)))
+
+    def fill_mask(self, text: str, *, k: int = 5) -> list[Filled]:
+        """The `k` likeliest tokens for the one [MASK] in a text, the likeliest first."""
+        if not isinstance(self.objective, mlm.MlmNsp):
+            raise ConfigError(f"{self.saved.path} has no masked-language-model head: load a pretraining run")
+        if text.count("[MASK]") != 1:
+            raise DataError(f"{text!r} has {text.count('[MASK]')} [MASK] tokens; fill_mask takes exactly one")
+        ids, types = self.tokenizer.pair_ids(self.tokenizer.encode_with_mask(text), None, self.saved.model.max_length)
+        place = np.flatnonzero(ids == self.tokenizer.mask_id)
+        if not len(place):
+            raise DataError(f"the [MASK] lies beyond the {self.saved.model.max_length} tokens the model takes")
+        batch = self._batch(ids[None], types[None], None) | {"masked_positions": place[None].astype(np.int32)}
+        chances = np.asarray(jax.nn.softmax(self._fill(self.params, batch)[0, 0]))
+        best = np.argsort(-chances, kind="stable")[:k]
+        words = [self.tokenizer.vocabulary[row] for row in best]
+        return [Filled(w, float(chances[row]), text.replace("[MASK]", w)) for w, row in zip(words, best, strict=True)]
+
+    def _batch(self, ids: np.ndarray, types: np.ndarray | None, mask: np.ndarray | None) -> dict[str, np.ndarray]:
+        tokens = np.asarray(ids, np.int32)
+        limit = self.saved.model.max_length
+        if tokens.ndim != 2 or not tokens.size or tokens.shape[1] > limit:
+            raise DataError(f"input_ids of shape {tokens.shape}: needs [batch, length] with length up to {limit}")
+        if tokens.min() < 0 or tokens.max() >= self.saved.model.vocab_size:
+            raise DataError(
+                f"input_ids hold {tokens.min()} to {tokens.max()}; the vocabulary has {self.saved.model.vocab_size} ids"
+            )
+        real = np.ones_like(tokens) if mask is None else np.asarray(mask, np.int32)
+        return {
+            "tokens": tokens,
+            "types": np.zeros_like(tokens) if types is None else np.asarray(types, np.int32),
+            "sequence": real,
+            "positions": np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape),
+            "first_tokens": np.zeros((len(tokens), 1), np.int32),
+        }
+
+    @cached_property
+    def _encode(self) -> Any:  # noqa: ANN401 (a jitted function)
+        def encode(params: Params, batch: Batch) -> tuple[Encoded, jax.Array]:
+            encoded = self.objective.apply({"params": params}, batch, method="encode")
+            return jax.tree.map(lambda x: x.astype(jnp.float32), encoded)
+
+        return jax.jit(encode)
+
+    @cached_property
+    def _fill(self) -> Any:  # noqa: ANN401 (a jitted function)
+        return jax.jit(lambda params, batch: self.objective.apply({"params": params}, batch, method="fill"))
+
+
+def load(path: str | Path) -> Model:
+    """The best checkpoint of a pretraining or fine-tuning run, on one device."""
+    saved = open_run(path)
+    mesh = make_mesh(MeshConfig(data=1))
+    objective = saved.objective()
+    return Model(saved, objective, saved.params(objective, mesh))
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a run or of prepared data, or a vocab.txt."""
+    folder = Path(path) / "tokenizer"
+    return Tokenizer.load(folder if folder.is_dir() else path)

@@ -1,0 +1,152 @@
+"""The command line: `bertjax VERB ...` -> run.py. Importing this module does not import jax."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import field, fields, make_dataclass, replace
+from typing import Annotated, Any
+
+from bertjax.errors import ConfigError, UserError, closest
+
+VERBS = {
+    "prepare": "text files -> tokenizer and token shards",
+    "pretrain": "CONFIG.py: a prepared corpus -> an encoder (run again = resume)",
+    "finetune": "CONFIG.py: a run and a task -> a fine-tuned model and its scores",
+    "evaluate": "RUN: scores of a fine-tuned run on a split of its task",
+    "predict": "RUN: predictions for a file of texts",
+    "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
+    "report": "RUN ...: how runs did, side by side",
+    "list": "[models|objectives|tasks|presets]: what there is to choose from",
+}
+
+USAGE = (
+    "usage: bertjax VERB [OPTIONS]\n\nPretrain, fine-tune and evaluate encoder language models in JAX.\n\n"
+    + "".join(f"  {verb:<10}{text}\n" for verb, text in VERBS.items())
+)
+CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.py) are in configs/.\n"
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command; 0 done, 2 the user's mistake in one message, 130 interrupted. Our own faults do raise."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE + CLOSING, end="")
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    try:
+        if verb not in VERBS:
+            raise ConfigError(f"there is no command {verb!r}{closest(verb, VERBS)}")
+        return _verb(verb, rest)
+    except UserError as error:
+        print(f"bertjax {verb}: {error}", file=sys.stderr)
+        return 2
+    except (IsADirectoryError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        print(f"bertjax {verb}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"bertjax {verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _verb(verb: str, rest: list[str]) -> int:
+    if verb in ("inspect", "report", "list"):
+        return _look(verb, rest)
+    from bertjax import config, report, run
+    from bertjax.train.loop import Interrupted
+
+    kinds: dict[str, type[Any]] = {
+        "prepare": config.Prepare,
+        "pretrain": config.Pretrain,
+        "finetune": config.Finetune,
+        "evaluate": config.Evaluate,
+        "predict": config.Predict,
+    }
+    kind, default = kinds[verb], kinds[verb]()
+    dry = verb == "pretrain" and "--dry-run" in rest
+    rest = [argument for argument in rest if not (dry and argument == "--dry-run")]
+    if verb in ("pretrain", "finetune") and rest and not rest[0].startswith("-"):
+        default, rest = config.load_recipe(rest[0], kind), rest[1:]
+    elif verb in ("pretrain", "finetune") and not {"-h", "--help"} & set(rest):
+        raise ConfigError(f"the first argument is a recipe: bertjax {verb} configs/NAME.py ...")
+    if verb == "pretrain":
+        default, rest = _preset(default, rest)
+    chosen = _parse(kind, default, rest, verb)
+    config.require(chosen, *REQUIRED[verb])
+    try:
+        report.dry_run(chosen) if dry else getattr(run, verb)(chosen)
+    except Interrupted as stopped:
+        print(f"bertjax {verb}: {stopped}", file=sys.stderr)
+        return 130
+    return 0
+
+
+REQUIRED = {
+    "prepare": ("corpus", "out"),
+    "pretrain": ("data", "out"),
+    "finetune": ("task", "source", "data", "out"),
+    "evaluate": ("run", "data"),
+    "predict": ("run", "input", "out"),
+}
+
+ABOUT = {
+    "pretrain": "\n\nbertjax pretrain CONFIG.py --data DIR --out RUN [--preset tiny|mini|...] [--dry-run] [OPTIONS]",
+    "finetune": "\n\nbertjax finetune CONFIG.py --task NAME --from RUN --data DIR --out RUN2 [OPTIONS]",
+}
+
+
+def _preset(default: Any, rest: list[str]) -> tuple[Any, list[str]]:  # noqa: ANN401 (a Pretrain)
+    """`--preset NAME` puts a published size in the place of the recipe's model."""
+    if "--preset" not in rest:
+        return default, rest
+    at = rest.index("--preset")
+    from bertjax import registry
+
+    presets = registry.find("models", registry.name_of("models", default.model)).PRESETS
+    name = rest[at + 1] if at + 1 < len(rest) else ""
+    if name not in presets:
+        raise ConfigError(f"--preset {name}: there is no such size{closest(name, presets)}")
+    return replace(default, model=presets[name]), rest[:at] + rest[at + 2 :]
+
+
+def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> Any:  # noqa: ANN401 (a config dataclass)
+    """The config from the command line; what is not said there stays as in `default`."""
+    import tyro
+
+    special = {
+        "source": Annotated[str, tyro.conf.arg(name="from")],
+        "run": tyro.conf.Positional[str],
+    }
+    ours = [(f.name, special[f.name], field(default="")) for f in fields(kind) if f.name in special]
+    command = make_dataclass(kind.__name__, ours, bases=(kind,), frozen=True)
+    values = {f.name: getattr(default, f.name) for f in fields(kind)}
+    about = (kind.__doc__ or "") + ABOUT.get(verb, "")
+    parsed = tyro.cli(command, args=rest, default=command(**values), prog=f"bertjax {verb}", description=about)
+    return kind(**{name: getattr(parsed, name) for name in values})
+
+
+def _look(verb: str, rest: list[str]) -> int:
+    """inspect, report and list: names and perhaps --out."""
+    if {"-h", "--help"} & set(rest):
+        out = " [--out FILE]" if verb == "report" else ""
+        print(f"usage: bertjax {verb} {VERBS[verb].split(':')[0]}{out}\n\n{VERBS[verb]}")
+        return 0
+    out = ""
+    if verb == "report" and "--out" in rest[:-1]:
+        at = rest.index("--out")
+        out, rest = rest[at + 1], rest[:at] + rest[at + 2 :]
+    wrong = next((argument for argument in rest if argument.startswith("-")), None)
+    most = {"inspect": 1, "list": 1, "report": 99}[verb]
+    if wrong or len(rest) > most or (verb != "list" and not rest):
+        raise ConfigError(f"{wrong or ' '.join(rest) or 'nothing'} is not what it takes; see `bertjax {verb} --help`")
+    from bertjax import report
+
+    if verb == "inspect":
+        report.inspect(rest[0])
+    elif verb == "report":
+        report.report(rest, out)
+    else:
+        report.list_names(rest[0] if rest else "")
+    return 0

@@ -1,0 +1,164 @@
+"""Tables for people: what a model consists of, what a run would take, how runs did, what there is to choose from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from rich.table import Table
+
+from bertjax import registry, tasks
+from bertjax.config import Finetune, Pretrain, load_recipe
+from bertjax.contracts import ModelConfig, Objective
+from bertjax.data.meta import Meta
+from bertjax.data.sources import Position
+from bertjax.errors import ConfigError, DataError, closest
+from bertjax.jsonio import read_json
+from bertjax.run import pretraining_batches, resolve
+from bertjax.saved import open_run
+from bertjax.train.log import console, describe, read_metrics
+from bertjax.train.mesh import ROWS, check_batch, make_mesh, path_of, shardings, spec_for, undivided
+from bertjax.train.optim import decayed
+from bertjax.train.step import init_params, make_train_step, planned_state
+
+
+def inspect(path: str) -> None:
+    """The parameters of a run, or of the model a recipe describes."""
+    if Path(path).suffix == ".py":
+        recipe = load_recipe(path, Pretrain)
+        model, objective = recipe.model, recipe.objective.build(recipe.model)
+        mesh, length, masked = recipe.mesh, recipe.length, recipe.objective.masked_fraction(recipe.length)
+    else:
+        saved = open_run(path)
+        console.print(f"{path}: a {saved.command} run, best checkpoint {saved.step}: {describe(saved.figures)}")
+        model, objective, mesh, length = saved.model, saved.objective(), saved.config.mesh, saved.config.length
+        is_task = isinstance(saved.config, Finetune)
+        masked = 0.0 if is_task else saved.config.objective.masked_fraction(length)
+    _print_parameters(objective, make_mesh(mesh))
+    flops = model.flops_per_token(length, masked)
+    console.print(f"{flops / 1e6:,.1f} MFLOP a token of a training step at length {length}, {masked:.1%} of it masked")
+
+
+def _print_parameters(objective: Objective, mesh: Mesh) -> None:
+    params = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
+    table = Table("parameter", "shape", "sharding", "bytes", "decay")
+    leaves = [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    for name, leaf in leaves:
+        note = " (does not divide: replicated)" if undivided(name, leaf.shape, mesh) else ""
+        sharding = str(tuple(spec_for(name, leaf.shape, mesh))) + note
+        table.add_row(name, str(leaf.shape), sharding, f"{leaf.size * 4:,}", "yes" if decayed(name) else "no")
+    console.print(table)
+    count = sum(leaf.size for _, leaf in leaves)
+    decay = sum(leaf.size for name, leaf in leaves if decayed(name))
+    console.print(f"{count:,} parameters ({decay:,} decayed), {count * 4:,} bytes in float32; mesh {dict(mesh.shape)}")
+
+
+def dry_run(config: Pretrain) -> None:
+    """What a pretraining run would take: the step is compiled, nothing is trained."""
+    tokenizer, config = resolve(config)
+    mesh = make_mesh(config.mesh)
+    check_batch(config.batch_size, config.micro_batches, mesh)
+    objective = config.objective.build(config.model)
+    optimizer = config.optimizer.build(config.steps)
+    state = planned_state(objective, optimizer, mesh)
+    example = pretraining_batches(config, tokenizer, "train").batch(Position())
+    rows = NamedSharding(mesh, ROWS)
+    batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in example.items()}
+    step = make_train_step(objective, optimizer, shardings(state, mesh), micro_batches=config.micro_batches)
+    console.print("compiling the step ...")
+    memory = step.lower(state, batch).compile().memory_analysis()
+    sizes = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
+    table = Table("memory on each device", "MiB", title_justify="left")
+    for name, tree in sizes.items():
+        table.add_row(name, f"{_bytes_on_device(tree) / 2**20:,.1f}")
+    table.add_row("gradients, activations and other temporaries", f"{memory.temp_size_in_bytes / 2**20:,.1f}")
+    console.print(table)
+    _print_work(config, state, example)
+
+
+def _bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
+    leaves = jax.tree.leaves(tree)
+    return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _print_work(config: Pretrain, state: Any, example: dict[str, np.ndarray]) -> None:  # noqa: ANN401 (a TrainState)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    slots = config.batch_size * config.length
+    real = int(np.count_nonzero(example["sequence"]))
+    epochs = config.steps * real / Meta.load(config.data).total("train", "tokens")
+    flops = slots * config.model.flops_per_token(config.length, config.objective.masked_fraction(config.length))
+    table = Table("work", "")
+    table.add_row("parameters", f"{count:,}")
+    table.add_row("tokens a step", f"{slots:,} ({real / slots:.0%} of them real in the first batch)")
+    table.add_row("steps", f"{config.steps:,} (about {epochs:,.1f} epochs)")
+    table.add_row("tokens in all", f"{slots * config.steps:,}")
+    table.add_row("FLOP a step, in all", f"{flops:.3g}, {flops * config.steps:.3g}")
+    console.print(table)
+
+
+def list_names(kind: str) -> None:
+    """Models, objectives, tasks or presets; everything for ""."""
+    listings = {
+        "models": lambda: registry.names("models"),
+        "objectives": lambda: registry.names("objectives"),
+        "tasks": lambda: [f"{name}: {task.source}" for name, task in tasks.all_tasks().items()],
+        "presets": lambda: [line for family in registry.names("models") for line in _presets(family)],
+    }
+    if kind and kind not in listings:
+        raise ConfigError(f"list {kind!r}{closest(kind, listings)}")
+    for name in [kind] if kind else listings:
+        console.print(f"[bold]{name}[/bold]", *listings[name](), sep="\n  ")
+
+
+def _presets(family: str) -> list[str]:
+    presets: dict[str, ModelConfig] = registry.find("models", family).PRESETS
+    return [f"{family} {name}: {config}" for name, config in presets.items()]
+
+
+def report(runs: Sequence[str], out: str) -> None:
+    """How runs did: pretraining at its start and end, fine-tuned runs by their scores beside their baselines."""
+    pretrained = Table(title="pretraining, held-out text", title_justify="left")
+    for column in ("run", "step", "loss", "masked accuracy", "next-sentence accuracy"):
+        pretrained.add_column(column, justify="left" if column == "run" else "right")
+    scores: list[tuple[str, dict[str, float]]] = []
+    for run in runs:
+        config = read_json(Path(run) / "config.json", "pretrain and finetune")
+        if config["command"] == "pretrain":
+            for line in _first_and_last(run):
+                figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy", "nsp_accuracy"))
+                pretrained.add_row(run, str(line["step"]), *figures)
+        else:
+            scores += _scores(run)
+    tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores)
+    console.print(*tables, sep="\n")
+    if out:
+        with Path(out).open("w") as file:
+            type(console)(file=file, width=120).print(*tables, sep="\n")
+
+
+def _first_and_last(run: str) -> list[dict[str, Any]]:
+    lines = [line for line in read_metrics(Path(run)) if line["split"] == "dev"]
+    if not lines:
+        raise DataError(f"{run}/metrics.jsonl has no evaluation yet; run pretrain again to go on")
+    return [lines[0], lines[-1]]
+
+
+def _scores(run: str) -> list[tuple[str, dict[str, float]]]:
+    scores = read_json(Path(run) / "scores.json", "finetune")
+    rows = scores["data"]["train"]["rows"]
+    what = f"{run}: {scores['encoder']} encoder, {rows:,} rows of {scores['task']}"
+    baselines = scores.get("baseline", {}).items()
+    return [(what, scores["metrics"]), *((f"{name} on the same rows", values) for name, values in baselines)]
+
+
+def _score_tables(scores: Sequence[tuple[str, dict[str, float]]]) -> list[Table]:
+    """One table for each set of metrics."""
+    tables: dict[tuple[str, ...], Table] = {}
+    for what, metrics in scores:
+        table = tables.get(tuple(metrics))
+        if table is None:
+            table = tables[tuple(metrics)] = Table("model", *metrics, title="tasks, dev", title_justify="left")
+        table.add_row(what, *(f"{value:.4f}" for value in metrics.values()))
+    return list(tables.values())
