@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bertjax.data.sources import START, ExampleSource, HostBatch, PairSource, Position, Source
+from bertjax.data.sources import START, HostBatch, Position, Source
 from bertjax.errors import ConfigError
-
-__all__ = ["ExampleSource", "Loader", "PairSource", "Position", "Source"]
 
 ENDLESS = 1 << 40  # Grain wants a length; no run has as many batches or epochs
 

@@ -22,8 +22,6 @@ from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 
-__all__ = ["Meta", "Shard", "read_shard", "write"]
-
 ENCODED_AT_ONCE = 200_000  # characters: enough to make calls of the tokenizer cheap
 EMPTY_SENTENCES = "sentences without tokens (dropped)"
 EMPTY_DOCUMENTS = "documents without tokens (dropped)"

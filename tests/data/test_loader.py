@@ -4,8 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from bertjax.data.loader import ExampleSource, Loader, PairSource, Position
+from bertjax.data.loader import Loader
 from bertjax.data.masking import Vocab, mask_tokens
+from bertjax.data.sources import ExampleSource, PairSource, Position
 from bertjax.errors import ConfigError
 
 
@@ -138,7 +139,8 @@ def test_batches_are_plain_arrays_of_their_own(source):
 def test_an_unclosed_loader_leaves_quietly():
     code = (
         "import numpy as np\n"
-        "from bertjax.data.loader import ExampleSource, Loader\n"
+        "from bertjax.data.loader import Loader\n"
+        "from bertjax.data.sources import ExampleSource\n"
         "if __name__ == '__main__':\n"
         "    rows = [{'tokens': np.array([1]), 'types': np.array([0])}] * 9\n"
         "    data = ExampleSource(rows, batch_size=2, length=4, pad=0, shuffle=False, drop_last=False)\n"

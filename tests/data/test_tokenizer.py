@@ -44,9 +44,15 @@ def test_words_of_up_to_200_letters_are_cut():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(max_size=40), max_size=8))
-def test_the_word_cache_changes_nothing(small, texts):
-    assert small.encode_corpus(texts) == small.encode_batch(texts)
+@given(
+    st.lists(
+        st.text(max_size=40) | st.text("a=-.[]\u0301\u0338\u200b 한京MASK\t\x1c\x85\u2028", max_size=12), max_size=8
+    )
+)
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_word_cache_changes_nothing(lowercase, texts):
+    tokenizer = Tokenizer([*VOCABULARY, "=", ".", "\u0338", "=\u0338", "##\u0338", "M", "##A"], lowercase=lowercase)
+    assert tokenizer.encode_corpus(texts) == tokenizer.encode_batch(texts)
 
 
 def test_the_word_cache_is_bounded(small, monkeypatch):
