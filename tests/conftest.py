@@ -1,0 +1,39 @@
+"""Eight virtual devices, shapes checked by beartype, compiled programs kept between runs, golden files."""
+
+import getpass
+import json
+import os
+import tempfile
+from pathlib import Path
+
+# Before jax is imported: XLA reads some of these once.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/bertjax-tests-{getpass.getuser()}")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jaxtyping.install_import_hook("bertjax.nn", "beartype.beartype")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew instead of comparing")
+
+
+@pytest.fixture
+def golden(request):
+    """golden(file name, value) -> the value kept in tests/golden/; with --update-golden it is written first."""
+
+    def read(name, value):
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(value if path.suffix == ".txt" else json.dumps(value, indent=1) + "\n")
+        return path.read_text() if path.suffix == ".txt" else json.loads(path.read_text())
+
+    return read

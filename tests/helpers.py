@@ -1,0 +1,93 @@
+"""A tiny model, batches with real padding, and what a training run is made of."""
+
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bertjax.models import bert
+from bertjax.objectives import mlm
+from bertjax.train.mesh import MeshConfig, make_mesh, put_batch, shardings
+from bertjax.train.optim import Optimizer
+from bertjax.train.step import init_state, make_train_step
+
+F32, BF16 = jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)
+TINY = bert.Config(
+    vocab_size=128, width=32, layers=2, heads=2, mlp_width=64, max_length=32, dropout=0.0, attention_dropout=0.0
+)
+DROPOUT = replace(TINY, dropout=0.1, attention_dropout=0.1)
+ONE = MeshConfig(data=1)
+
+
+def make_batch(seed=0, *, rows=16, length=16, slots=4, vocab=128):
+    """Rows of different lengths, one unused slot here and there; every array as the loader would make it."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(slots + 2, length + 1, rows)
+    lengths[0] = length
+    real = np.arange(length)[None] < lengths[:, None]
+    used = rng.random((rows, slots)) < 0.8
+    used[:, 0] = True
+    positions = np.stack([np.sort(rng.permutation(np.arange(1, n - 1))[:slots]) for n in lengths])
+    batch = {
+        "tokens": rng.integers(5, vocab, (rows, length)) * real,
+        "types": (np.arange(length)[None] >= lengths[:, None] // 2) & real,
+        "sequence": real,
+        "positions": np.arange(length)[None] * real,
+        "first_tokens": np.zeros((rows, 1)),
+        "masked_positions": positions * used,
+        "masked_targets": rng.integers(5, vocab, (rows, slots)) * used,
+        "next_labels": rng.integers(0, 2, (rows, 1)),
+    }
+    weights = {"masked_weights": used, "next_weights": np.ones((rows, 1))}
+    return {n: x.astype(np.int32) for n, x in batch.items()} | {n: x.astype(np.float32) for n, x in weights.items()}
+
+
+class Parts(NamedTuple):
+    """Everything of a training run but its batches."""
+
+    mesh: jax.sharding.Mesh
+    objective: object
+    state: object
+    step: object
+
+    def train(self, batches):
+        """The state after `batches`, and the metrics of each step."""
+        state, metrics = self.state, []
+        for batch in batches:
+            state, new = self.step(state, put_batch(batch, self.mesh))
+            metrics.append(jax.device_get(new))
+        return state, metrics
+
+
+def parts(model=TINY, mesh=ONE, *, objective=None, optimizer=None, steps=20, micro_batches=1, seed=0, batch=None):
+    """A fresh run of a tiny model."""
+    mesh = make_mesh(mesh)
+    objective = (objective or mlm.Config()).build(model)
+    update = (optimizer or Optimizer(peak_lr=1e-3, warmup=2)).build(steps)
+    state = init_state(objective, update, batch or make_batch(), seed=seed, mesh=mesh)
+    step = make_train_step(objective, update, shardings(state, mesh), micro_batches=micro_batches)
+    return Parts(mesh, objective, state, step)
+
+
+def losses(metrics, terms=("mlm_loss", "nsp_loss")):
+    """The loss of each step."""
+    return np.array([sum(step[name][0] / step[name][1] for name in terms) for step in metrics], np.float64)
+
+
+def random_params(tree, seed=0, std=0.2):
+    """Parameters of a tree's shapes that hide nothing: no zero biases, no unit scales."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, std, x.shape), jnp.float32), tree)
+
+
+def init(module, *arrays, **options):
+    """Shapes of a module's variables filled by `random_params`; nothing is compiled."""
+    return random_params(jax.eval_shape(partial(module.init, **options), jax.random.key(0), *arrays))
+
+
+def apply(module, variables, *arrays, **options):
+    """module.apply, compiled; arrays may be numpy's."""
+    return jax.jit(partial(module.apply, **options))(variables, *arrays)

@@ -1,0 +1,73 @@
+"""Initialisation, shapes, and LayerNorm against its formula in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import BF16, F32, apply, init
+
+from bertjax.nn.dense import Dense, LayerNorm, truncated_normal
+
+
+def test_truncated_normal_is_cut_and_not_rescaled():
+    draws = np.asarray(truncated_normal(0.02)(jax.random.key(0), (1000, 1000), jnp.float32))
+    assert np.abs(draws).max() <= 0.04
+    assert np.abs(draws).max() > 0.0399
+    # std of a normal cut at two standard deviations: sqrt(1 - 4 pdf(2) / (2 cdf(2) - 1)) = 0.8796
+    assert draws.std() == pytest.approx(0.02 * 0.8796, rel=2e-3)
+    assert abs(draws.mean()) < 5 * 0.0176 / 1000
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "equation"),
+    [((6,), (5,), "bld,de->ble"), ((6,), (2, 3), "bld,dnh->blnh"), ((2, 3), (6,), "blnh,nhd->bld")],
+)
+def test_kernels_keep_their_axes(inputs, outputs, equation):
+    dense = Dense(inputs, outputs, truncated_normal(1.0), F32)
+    x = np.random.default_rng(1).normal(size=(2, 4, *inputs)).astype(np.float32)
+    params = init(dense, x)["params"]
+    assert jax.tree.map(jnp.shape, params) == {"kernel": (*inputs, *outputs), "bias": outputs}
+    expected = np.einsum(equation, np.float64(x), np.float64(params["kernel"])) + np.float64(params["bias"])
+    np.testing.assert_allclose(apply(dense, {"params": params}, x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_activations_in_bfloat16_weights_in_float32():
+    dense = Dense((4,), (3,), truncated_normal(1.0), BF16)
+    y, variables = dense.init_with_output(jax.random.key(0), jnp.ones((2, 4)))
+    assert y.dtype == jnp.bfloat16
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
+    np.testing.assert_array_equal(variables["params"]["bias"], 0)
+
+
+def layer_norm(x, scale, bias, epsilon):
+    x = np.float64(x)
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + epsilon) * np.float64(scale) + np.float64(bias)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-1])
+def test_layer_norm(offset, epsilon):
+    rng = np.random.default_rng(0)
+    x = np.float32(rng.normal(offset, 1, (3, 5, 64)))
+    params = {"scale": np.float32(rng.normal(1, 1, 64)), "bias": np.float32(rng.normal(0, 1, 64))}
+    y = apply(LayerNorm(epsilon, F32), {"params": params}, x)
+    # Near 100 float32 has 7.6e-6 between two numbers: that much of a deviation of 1 is lost before we see it.
+    atol = 2e-6 if offset == 0 else 5e-5
+    np.testing.assert_allclose(y, layer_norm(x, **params, epsilon=epsilon), rtol=1e-6, atol=atol)
+
+
+def test_layer_norm_of_bfloat16_has_its_statistics_in_float32():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(30, 1, (4, 768)), jnp.bfloat16)
+    params = {"scale": np.ones(768, np.float32), "bias": np.zeros(768, np.float32)}
+    y = apply(LayerNorm(1e-12, BF16), {"params": params}, x)
+    assert y.dtype == jnp.bfloat16
+    expected = layer_norm(np.asarray(x, np.float64), **params, epsilon=1e-12)
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8, atol=1e-6)  # one rounding, at the end
+
+
+def test_layer_norm_of_a_constant_is_its_bias():
+    y, variables = LayerNorm(1e-12, F32).init_with_output(jax.random.key(0), jnp.full((2, 8), 7.0))
+    np.testing.assert_array_equal(y, 0)
+    np.testing.assert_array_equal(variables["params"]["scale"], 1)

@@ -1,0 +1,97 @@
+"""Tables looked up and tables as output projections."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import BF16, F32, TINY, apply, init, make_batch
+
+from bertjax.nn.dense import truncated_normal
+from bertjax.nn.embed import Embeddings, Table
+
+WIDTH = 16
+
+
+@pytest.mark.parametrize("rows", [1, 100, 128, 130])
+@pytest.mark.parametrize("shape", [(3,), (2, 4)])
+def test_attend_is_the_product_with_the_table(rows, shape):
+    table = Table(rows, WIDTH, truncated_normal(1.0), F32)
+    params = init(table, jnp.zeros((1,), int))
+    assert params["params"]["table"].shape == (rows, WIDTH)
+    hidden = np.random.default_rng(1).normal(size=(*shape, WIDTH)).astype(np.float32)
+    got = apply(table, params, hidden, method="attend")
+    assert got.shape == (*shape, rows)
+    expected = np.float64(hidden) @ np.float64(params["params"]["table"]).T
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_scores_of_bfloat16_are_summed_in_float32():
+    table = Table(130, WIDTH, truncated_normal(1.0), BF16)
+    params = init(table, jnp.zeros((1,), int))
+    hidden = jax.random.normal(jax.random.key(1), (4, WIDTH), jnp.bfloat16)
+    got = apply(table, params, hidden, method="attend")
+    rounded = np.float64(jnp.asarray(params["params"]["table"], jnp.bfloat16))
+    assert got.dtype == F32
+    np.testing.assert_allclose(got, np.float64(hidden) @ rounded.T, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_of_attend_reaches_every_row_and_no_more():
+    table = Table(130, WIDTH, truncated_normal(1.0), F32)
+    params = init(table, jnp.zeros((1,), int))
+    hidden = jnp.ones((1, WIDTH))
+    gradient = jax.grad(lambda p: table.apply(p, hidden, method="attend").sum())(params)["params"]["table"]
+    np.testing.assert_array_equal(gradient, np.ones((130, WIDTH)))
+
+
+def embeddings(dropout=0.0):
+    return Embeddings(
+        vocab_size=128,
+        type_count=2,
+        max_length=32,
+        width=WIDTH,
+        dropout=dropout,
+        norm_epsilon=1e-12,
+        initializer=truncated_normal(0.02),
+        dtype=F32,
+    )
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return init(embeddings(), make_batch(), train=False)
+
+
+def test_sum_of_three_tables_then_layer_norm(variables):
+    p, batch = jax.tree.map(np.float64, variables["params"]), make_batch()
+    total = sum(p[n]["table"][batch[n]] for n in ("tokens", "types", "positions"))
+    centred = total - total.mean(-1, keepdims=True)
+    expected = centred / np.sqrt(total.var(-1, keepdims=True)) * p["norm"]["scale"] + p["norm"]["bias"]
+    np.testing.assert_allclose(apply(embeddings(), variables, batch, train=False), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_comes_after_layer_norm(variables):
+    batch, layer = make_batch(), embeddings(dropout=0.5)
+    whole = apply(layer, variables, batch, train=False)
+    dropped = np.asarray(apply(layer, variables, batch, train=True, rngs={"dropout": jax.random.key(0)}))
+    kept = dropped != 0
+    assert 0.4 < kept.mean() < 0.6
+    np.testing.assert_allclose(dropped[kept], 2 * np.asarray(whole)[kept], rtol=1e-6)
+
+
+def test_tables_start_as_the_original_does():
+    big = Embeddings(
+        vocab_size=1000,
+        type_count=2,
+        max_length=512,
+        width=64,
+        dropout=0.0,
+        norm_epsilon=1e-12,
+        initializer=truncated_normal(TINY.init_std),
+        dtype=F32,
+    )
+    params = jax.jit(partial(big.init, train=False))(jax.random.key(0), make_batch())["params"]
+    for name in ("tokens", "positions"):
+        assert float(jnp.std(params[name]["table"])) == pytest.approx(0.0176, rel=0.02)
+    assert not np.allclose(params["tokens"]["table"][:512], params["positions"]["table"])

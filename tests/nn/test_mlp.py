@@ -1,0 +1,35 @@
+"""The feed-forward block, and which GELU is which."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from helpers import F32, apply, init
+
+from bertjax.nn.dense import truncated_normal
+from bertjax.nn.mlp import ACTIVATIONS, Mlp
+
+X = np.linspace(-6, 6, 2001).astype(np.float32)
+ERF = np.array([0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in np.float64(X)])
+TANH = np.array([0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) for x in np.float64(X)])
+
+
+@pytest.mark.parametrize(("name", "values"), [("gelu", ERF), ("gelu_tanh", TANH), ("relu", np.maximum(X, 0))])
+def test_activations(name, values):
+    np.testing.assert_allclose(ACTIVATIONS[name](X), values, rtol=1e-5, atol=2e-6)
+
+
+def test_the_two_gelus_differ():
+    difference = np.abs(np.asarray(ACTIVATIONS["gelu"](X)) - np.asarray(ACTIVATIONS["gelu_tanh"](X))).max()
+    assert 3e-4 < difference < 1e-3
+
+
+def test_mlp():
+    layer = Mlp(8, 24, ACTIVATIONS["gelu"], truncated_normal(0.02), F32)
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    variables = init(layer, x)
+    p = jax.tree.map(np.float64, variables["params"])
+    inner = x @ p["in"]["kernel"] + p["in"]["bias"]
+    inner = 0.5 * inner * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
+    np.testing.assert_allclose(apply(layer, variables, x), inner @ p["out"]["kernel"] + p["out"]["bias"], atol=1e-5)
