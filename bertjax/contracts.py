@@ -22,6 +22,7 @@ Batch = Mapping[str, jax.Array]
 Params = Mapping[str, Any]  # plain nested dict of arrays, one layout on disk and in memory, layers unstacked
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (total, weight); divided only at the edge
 Example = dict[str, Any]  # one row before it is padded and stacked: numpy arrays and numbers
+Vocab = Any  # a data.masking.Vocab: data/ stands below jax and so below this page
 Corruption = Callable[[Example, np.random.Generator], Example]  # picklable, runs on the host
 
 
@@ -87,16 +88,6 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-class VocabLike(Protocol):
-    """What a corruption needs to know of a vocabulary."""
-
-    size: int
-    pad: int
-    cls: int
-    sep: int
-    mask: int
-
-
 class ObjectiveConfig:
     """Base of an objective's frozen dataclass: its module, and what it does to examples on the host."""
 
@@ -108,7 +99,7 @@ class ObjectiveConfig:
         """Share of the tokens of a row that are projected onto the vocabulary."""
         raise NotImplementedError
 
-    def corruption(self, vocab: VocabLike, length: int) -> Corruption:
+    def corruption(self, vocab: Vocab, length: int) -> Corruption:
         """A picklable host function (example, rng) -> example with static shapes for rows of `length`."""
         raise NotImplementedError
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.table import Table
 
 from bertjax import registry, tasks
-from bertjax.config import Finetune, Pretrain, load_recipe
+from bertjax.config import Pretrain, load_recipe
 from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
 from bertjax.data.sources import Position
@@ -19,7 +19,7 @@ from bertjax.jsonio import read_json
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
 from bertjax.train.log import console, describe, read_metrics
-from bertjax.train.mesh import ROWS, check_batch, make_mesh, path_of, shardings, spec_for, undivided
+from bertjax.train.mesh import ROWS, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
 from bertjax.train.step import init_params, make_train_step, planned_state
 
@@ -34,8 +34,7 @@ def inspect(path: str) -> None:
         saved = open_run(path)
         console.print(f"{path}: a {saved.command} run, best checkpoint {saved.step}: {describe(saved.figures)}")
         model, objective, mesh, length = saved.model, saved.objective(), saved.config.mesh, saved.config.length
-        is_task = isinstance(saved.config, Finetune)
-        masked = 0.0 if is_task else saved.config.objective.masked_fraction(length)
+        masked = saved.config.objective.masked_fraction(length) if isinstance(saved.config, Pretrain) else 0.0
     _print_parameters(objective, make_mesh(mesh))
     flops = model.flops_per_token(length, masked)
     console.print(f"{flops / 1e6:,.1f} MFLOP a token of a training step at length {length}, {masked:.1%} of it masked")
@@ -44,15 +43,22 @@ def inspect(path: str) -> None:
 def _print_parameters(objective: Objective, mesh: Mesh) -> None:
     params = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
     table = Table("parameter", "shape", "sharding", "bytes", "decay")
+    table.columns[0].overflow = "fold"
     leaves = [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     for name, leaf in leaves:
         note = " (does not divide: replicated)" if undivided(name, leaf.shape, mesh) else ""
-        sharding = str(tuple(spec_for(name, leaf.shape, mesh))) + note
+        sharding = _spec(spec_for(name, leaf.shape, mesh)) + note
         table.add_row(name, str(leaf.shape), sharding, f"{leaf.size * 4:,}", "yes" if decayed(name) else "no")
     console.print(table)
     count = sum(leaf.size for _, leaf in leaves)
     decay = sum(leaf.size for name, leaf in leaves if decayed(name))
     console.print(f"{count:,} parameters ({decay:,} decayed), {count * 4:,} bytes in float32; mesh {dict(mesh.shape)}")
+
+
+def _spec(spec: PartitionSpec) -> str:
+    """P(None, ("tensor", "fsdp")) as "-, tensor+fsdp"; "replicated" where no axis is cut."""
+    axes = ["+".join(axis) if isinstance(axis, tuple) else axis or "-" for axis in spec]
+    return "replicated" if set(axes) <= {"-"} else ", ".join(axes)
 
 
 def dry_run(config: Pretrain) -> None:
@@ -66,7 +72,7 @@ def dry_run(config: Pretrain) -> None:
     example = pretraining_batches(config, tokenizer, "train").batch(Position())
     rows = NamedSharding(mesh, ROWS)
     batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in example.items()}
-    step = make_train_step(objective, optimizer, shardings(state, mesh), micro_batches=config.micro_batches)
+    step = make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
     console.print("compiling the step ...")
     memory = step.lower(state, batch).compile().memory_analysis()
     sizes = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -14,8 +15,10 @@ from bertjax.config import Evaluate, Finetune, Predict, Prepare, Pretrain, check
 from bertjax.contracts import Params
 from bertjax.data import corpus, shards
 from bertjax.data.masking import Vocab
+from bertjax.data.meta import Meta
 from bertjax.data.sources import PairSource, Position, Source
 from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import DataError
 from bertjax.objectives import supervised
 from bertjax.saved import open_run
 from bertjax.tasks._tfidf import tfidf_scores
@@ -81,7 +84,7 @@ def pretrain(config: Pretrain) -> None:
             model=config.model,
             objective=objective,
             tokenizer=tokenizer,
-            data_hash=shards.Meta.load(config.data).content_hash,
+            data_hash=Meta.load(config.data).content_hash,
             source=pretraining_batches(config, tokenizer, "train"),
             total_steps=config.steps,
             every=Every(config.log_every, config.eval_every, config.save_every),
@@ -96,8 +99,10 @@ def pretrain(config: Pretrain) -> None:
 
 def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
     """The tokenizer of the prepared corpus, and the config with the size of its vocabulary."""
-    meta = shards.Meta.load(config.data)
-    return Tokenizer.load(Path(config.data) / "tokenizer"), with_vocabulary(config, meta.vocab_size)
+    meta, tokenizer = Meta.load(config.data), Tokenizer.load(Path(config.data) / "tokenizer")
+    if tokenizer.hash != meta.tokenizer_hash:
+        raise DataError(f"{config.data}/tokenizer is not the one the data was made with; run `bertjax prepare` again")
+    return tokenizer, with_vocabulary(config, meta.vocab_size)
 
 
 def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str) -> PairSource:
@@ -155,7 +160,12 @@ def finetune(config: Finetune) -> None:
         )
     )
     best = open_run(config.out)
-    about = {"epoch": best.step / steps, "encoder": config.encoder, "from": config.source, "seed": config.seed}
+    about: dict[str, Any] = {
+        "epoch": best.step / steps,
+        "encoder": config.encoder,
+        "from": config.source,
+        "seed": config.seed,
+    }
     if config.baseline == "tfidf":
         about["baseline"] = {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}
     scoring.write_scores(Path(config.out) / "scores.json", task, "dev", best.figures, rows, about)

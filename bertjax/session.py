@@ -18,7 +18,7 @@ from bertjax.saved import versions
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
 from bertjax.train.loop import Every, Fit, Hook, Window, fit
-from bertjax.train.mesh import check_batch, make_mesh, shardings
+from bertjax.train.mesh import check_batch, make_mesh
 from bertjax.train.step import TrainState, abstract_state, init_state, make_train_step
 
 
@@ -57,7 +57,7 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
-    step = make_train_step(session.objective, optimizer, shardings(state, mesh), micro_batches=config.micro_batches)
+    step = make_train_step(session.objective, optimizer, mesh, micro_batches=config.micro_batches)
     constant = _describe(session, run)
     fixed = Fit(
         step=step,

@@ -8,7 +8,9 @@ import numpy as np
 
 
 class _Tokenizer(Protocol):
-    vocab_size: int
+    @property
+    def vocab_size(self) -> int: ...
+
     pad_id: int
     unk_id: int
     cls_id: int

@@ -18,9 +18,8 @@ from bertjax.contracts import (
     ModelConfig,
     Objective,
     ObjectiveConfig,
-    VocabLike,
 )
-from bertjax.data.masking import mask_tokens
+from bertjax.data.masking import Vocab, mask_tokens
 from bertjax.errors import ConfigError
 from bertjax.nn.dense import Dense, truncated_normal
 from bertjax.nn.heads import MlmHead, gather_tokens, pool
@@ -60,12 +59,12 @@ class Config(ObjectiveConfig):
         """The module over an encoder of `model`."""
         return MlmNsp(encoder=model.build(), model=model)
 
-    def corruption(self, vocab: VocabLike, length: int) -> Corruption:
+    def corruption(self, vocab: Vocab, length: int) -> Corruption:
         """Masks an example anew each time it is called with another generator."""
         return partial(_corrupt, vocab=vocab, slots=self.slots(length), config=self)
 
 
-def _corrupt(example: Example, rng: np.random.Generator, *, vocab: VocabLike, slots: int, config: Config) -> Example:
+def _corrupt(example: Example, rng: np.random.Generator, *, vocab: Vocab, slots: int, config: Config) -> Example:
     tokens, positions, targets, weights = mask_tokens(
         example["tokens"],
         rng,

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bertjax.contracts import Metrics
 
 console = Console(stderr=True, highlight=False)
+if not console.is_terminal:  # a log file has no width; 80 columns would break lines that people grep
+    console.width = 120
 
 
 def averages(metrics: Metrics, loss_terms: tuple[str, ...]) -> dict[str, float]:

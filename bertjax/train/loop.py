@@ -18,6 +18,7 @@ from bertjax.errors import DataError
 from bertjax.train.checkpoint import Saver
 from bertjax.train.log import Writer, averages
 from bertjax.train.mesh import put_batch
+from bertjax.train.optim import Schedule
 from bertjax.train.step import TrainState, TrainStep
 
 Hook = Callable[[TrainState], dict[str, float]]  # an evaluation: figures to write and to choose checkpoints by
@@ -26,7 +27,10 @@ Hook = Callable[[TrainState], dict[str, float]]  # an evaluation: figures to wri
 class Batches(Protocol):
     """Host batches with a place to take up again from."""
 
-    position: tuple[int, ...]
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Where the next batch is."""
+        ...
 
     def __next__(self) -> Mapping[str, np.ndarray]:
         """The next batch of this host's rows."""
@@ -102,7 +106,7 @@ class Fit:
     step: TrainStep
     mesh: Mesh
     loss_terms: tuple[str, ...]
-    schedule: Callable[[int], Any]
+    schedule: Schedule
     evaluate: Hook
     every: Every
     total_steps: int

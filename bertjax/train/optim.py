@@ -12,7 +12,7 @@ import optax
 from bertjax.errors import ConfigError, closest
 from bertjax.train.mesh import path_of
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[jax.Array | int], jax.Array]
 
 NOT_DECAYED = (r"norm/(scale|bias)$", r"(^|/)bias$")  # LayerNorm and biases, as in the original; tables do decay
 
@@ -50,7 +50,7 @@ class Optimizer:
         """
         warmup = round(self.warmup * total_steps) if self.warmup < 1 else round(self.warmup)
 
-        def rate(step: jax.Array) -> jax.Array:
+        def rate(step: jax.Array | int) -> jax.Array:
             decay = jnp.maximum(0.0, 1.0 - step / total_steps)
             return self.peak_lr * jnp.where(step < warmup, step / max(1, warmup), decay)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,16 @@ class TrainState:
     key: jax.Array  # u32[2]: never changes; a step's randomness is fold_in(key, step)
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+class TrainStep(Protocol):
+    """A compiled step: the old state is given up, the new one and the metrics of the batch come out."""
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One update."""
+        ...
+
+    def lower(self, state: TrainState, batch: Any) -> Any:  # noqa: ANN401 (abstract arrays; a jax.stages.Lowered)
+        """The program for abstract arrays, to be compiled ahead of time."""
+        ...
 
 
 def init_state(objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh) -> TrainState:
@@ -69,19 +78,21 @@ def abstract_state(state: TrainState) -> TrainState:
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    placed: TrainState,
+    mesh: Mesh,
     *,
     micro_batches: int = 1,
 ) -> TrainStep:
-    """(state, batch) -> (state, metrics); the old state is given up. `placed` holds the sharding of each array.
+    """(state, batch) -> (state, metrics); the old state is given up.
 
     The loss is the sum over the objective's terms of total / weight with the weights of the whole batch, so the
     gradient does not depend on `micro_batches`.
     """
 
-    def loss_and_metrics(params: Params, batch: Batch, weights: Metrics, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        metrics = objective.apply({"params": params}, batch, train=True, rngs={"dropout": key})
-        return sum(metrics[name][0] / weight for name, weight in weights.items()), metrics
+    def loss_and_metrics(
+        params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        metrics: Any = objective.apply({"params": params}, batch, train=True, rngs={"dropout": key})
+        return jnp.stack([metrics[name][0] / weight for name, weight in weights.items()]).sum(), metrics
 
     gradient = jax.grad(loss_and_metrics, has_aux=True)
 
@@ -108,8 +119,8 @@ def make_train_step(
         metrics = {**metrics, "grad_norm": (optax.tree.norm(gradients), jnp.ones(()))}
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
-    mesh = placed.step.mesh
     rows, everywhere = NamedSharding(mesh, ROWS), NamedSharding(mesh, PartitionSpec())
+    placed = shardings(planned_state(objective, optimizer, mesh), mesh)
     return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows), out_shardings=(placed, everywhere))
 
 
