@@ -1,0 +1,143 @@
+"""Pretraining: losses by a second implementation, weights known beforehand, corruption that can be replayed."""
+
+import pickle
+
+import jax
+import numpy as np
+import pytest
+import reference
+from helpers import TINY, apply, init, make_batch
+
+from bertjax.data.masking import Vocab
+from bertjax.errors import ConfigError
+from bertjax.objectives import mlm
+
+BATCH = make_batch(rows=8)
+OBJECTIVE = mlm.Config().build(TINY)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init(OBJECTIVE, BATCH, train=False)["params"]
+
+
+@pytest.fixture(scope="module")
+def compute(params):
+    step = jax.jit(lambda batch: OBJECTIVE.apply({"params": params}, batch, train=False))
+    return lambda batch: {name: (float(t), float(w)) for name, (t, w) in step(batch).items()}
+
+
+@pytest.mark.parametrize(("length", "slots"), [(128, 20), (512, 77), (8, 2), (1, 1)])
+def test_slots(length, slots):
+    assert mlm.Config().slots(length) == slots
+
+
+def test_losses(params, compute):
+    metrics = compute(BATCH)
+    expected = reference.pretraining_loss(jax.tree.map(np.float64, params), BATCH)
+    for name, value in zip(OBJECTIVE.loss_terms, expected, strict=True):
+        assert metrics[name][0] / metrics[name][1] == pytest.approx(value, rel=1e-5)
+
+
+def test_loss_weights_are_those_of_the_metrics(compute):
+    metrics, weights = compute(BATCH), OBJECTIVE.loss_weights(BATCH)
+    assert tuple(weights) == OBJECTIVE.loss_terms
+    assert {name: float(w) for name, w in weights.items()} == {name: metrics[name][1] for name in weights}
+    assert float(weights["mlm_loss"]) == BATCH["masked_weights"].sum() < BATCH["masked_weights"].size
+    assert float(weights["nsp_loss"]) == 8
+
+
+def test_metrics_add_up_over_parts_of_a_batch(compute):
+    whole = compute(BATCH)
+    parts = [compute({n: x[rows] for n, x in BATCH.items()}) for rows in (slice(0, 4), slice(4, 8))]
+    for name in whole:
+        np.testing.assert_allclose(whole[name], np.sum([part[name] for part in parts], axis=0), rtol=1e-5)
+
+
+def test_unused_slots_count_nothing(compute):
+    other = dict(BATCH, masked_targets=np.where(BATCH["masked_weights"] > 0, BATCH["masked_targets"], 77))
+    assert compute(other) == compute(BATCH)
+
+
+def test_accuracy_counts_what_is_right(params, compute):
+    logits = apply(OBJECTIVE, {"params": params}, BATCH, method="fill")
+    assert logits.shape == (8, 4, 128)
+    best = np.asarray(logits).argmax(-1).astype(np.int32)
+    used = BATCH["masked_weights"].sum()
+    assert compute(dict(BATCH, masked_targets=best))["mlm_accuracy"] == (used, used)
+    assert compute(dict(BATCH, masked_targets=(best + 1) % 128))["mlm_accuracy"] == (0, used)
+
+
+def test_next_sentence_label_1_is_the_second_logit(params):
+    """0 is next, 1 is random: a bias towards logit 1 makes label 1 likely."""
+    biased = {**params, "nsp": {**params["nsp"], "bias": np.array([-10.0, 10.0], np.float32)}}
+    label = {i: dict(BATCH, next_labels=np.full((8, 1), i, np.int32)) for i in (0, 1)}
+    metrics = {i: apply(OBJECTIVE, {"params": biased}, batch, train=False) for i, batch in label.items()}
+    assert float(metrics[1]["nsp_accuracy"][0]) == 8 and float(metrics[0]["nsp_accuracy"][0]) == 0
+    assert float(metrics[1]["nsp_loss"][0]) < 1 < float(metrics[0]["nsp_loss"][0])
+
+
+def test_each_packed_sequence_has_a_label_of_its_own(params):
+    batch = {name: x.copy() for name, x in make_batch(rows=8).items()}
+    batch["sequence"][:], batch["sequence"][:, 10:] = 1, 2
+    batch["positions"][:] = np.r_[np.arange(10), np.arange(6)]
+    batch["first_tokens"] = np.tile(np.array([0, 10], np.int32), (8, 1))
+    batch["next_labels"] = np.tile(np.array([0, 1], np.int32), (8, 1))
+    batch["next_weights"] = np.tile(np.array([1, 0], np.float32), (8, 1))
+    both = apply(OBJECTIVE, {"params": params}, dict(batch, next_weights=np.ones((8, 2), np.float32)), train=False)
+    first = apply(OBJECTIVE, {"params": params}, batch, train=False)
+    wide = jax.tree.map(np.float64, params)
+    for metrics, columns in ((both, [0, 1]), (first, [0])):
+        chosen = dict(
+            batch, first_tokens=batch["first_tokens"][:, columns], next_labels=batch["next_labels"][:, columns]
+        )
+        total, weight = metrics["nsp_loss"]
+        assert float(total / weight) == pytest.approx(reference.pretraining_loss(wide, chosen)[1], rel=1e-5)
+        assert float(weight) == 8 * len(columns)
+
+
+def test_encode_gives_the_pooled_first_token(params):
+    encoded, pooled = apply(OBJECTIVE, {"params": params}, BATCH, method="encode")
+    wide = jax.tree.map(np.float64, params)
+    expected = np.tanh(reference.dense(np.float64(encoded.hidden[:, 0]), wide["pooler"]))
+    np.testing.assert_allclose(pooled, expected, atol=1e-5)
+
+
+def test_corruption_is_picklable_and_a_function_of_its_generator():
+    vocab = Vocab(size=128, pad=0, unk=1, cls=2, sep=3, mask=4)
+    corrupt = mlm.Config().corruption(vocab, 32)
+    example = {"tokens": np.r_[2, np.arange(5, 33), 3].astype(np.int32), "types": np.zeros(30), "next_label": 1}
+    before = example["tokens"].copy()
+    first, again, other = (f(example, np.random.default_rng(s)) for f, s in ((corrupt, 0), (corrupt, 0), (corrupt, 1)))
+    copied = pickle.loads(pickle.dumps(corrupt))(example, np.random.default_rng(0))
+    np.testing.assert_array_equal(example["tokens"], before)
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+        np.testing.assert_array_equal(first[name], copied[name])
+    assert not np.array_equal(first["masked_positions"], other["masked_positions"])
+    assert first["next_label"] == 1 and first["masked_positions"].shape == (mlm.Config().slots(32),) == (5,)
+    used = first["masked_weights"] > 0
+    np.testing.assert_array_equal(before[first["masked_positions"][used]], first["masked_targets"][used])
+
+
+def test_corruption_follows_its_config():
+    vocab = Vocab(size=128, pad=0, unk=1, cls=2, sep=3, mask=4)
+    corrupt = mlm.Config(mask_rate=0.5, mask_share=1.0, random_share=0.0).corruption(vocab, 64)
+    tokens = np.r_[2, np.arange(5, 67), 3].astype(np.int32)
+    got = corrupt({"tokens": tokens}, np.random.default_rng(0))
+    assert got["masked_weights"].sum() == 32
+    assert (got["tokens"] == 4).sum() == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask_rate": 0.0}, "objective.mask_rate=0.0 must lie between 0 and 1"),
+        ({"mask_rate": 1.0}, "BERT's is 0.15"),
+        ({"mask_share": 0.9, "random_share": 0.2}, "sum to at most 1"),
+        ({"random_share": -0.1}, "sum to at most 1"),
+    ],
+)
+def test_config_errors(change, message):
+    with pytest.raises(ConfigError, match=message):
+        mlm.Config(**change)
