@@ -63,10 +63,10 @@ def test_dropout_on_the_pooled_output_in_training_only():
     np.testing.assert_allclose(predicted, off, atol=1e-5)
     keys = jax.random.split(jax.random.key(0), 400)
 
-    def draw(key):
-        return objective.apply({"params": params}, BATCH, train=True, rngs={"dropout": key}, method="logits")
+    def draw(key, batch):
+        return objective.apply({"params": params}, batch, train=True, rngs={"dropout": key}, method="logits")
 
-    on = np.asarray(jax.jit(jax.vmap(draw))(keys), np.float64)
+    on = np.asarray(jax.jit(jax.vmap(draw, (0, None)))(keys, BATCH), np.float64)
     assert (on.std(0) > 0.1).all()
     np.testing.assert_allclose(on.mean(0), off, atol=5 * on.std(0).max() / np.sqrt(400))
 
