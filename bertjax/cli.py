@@ -99,16 +99,17 @@ ABOUT = {
 
 def _preset(default: Any, rest: list[str]) -> tuple[Any, list[str]]:  # noqa: ANN401 (a Pretrain)
     """`--preset NAME` puts a published size in the place of the recipe's model."""
-    if "--preset" not in rest:
+    at = next((i for i, argument in enumerate(rest) if argument.partition("=")[0] == "--preset"), None)
+    if at is None:
         return default, rest
-    at = rest.index("--preset")
+    _, equals, name = rest[at].partition("=")
+    name, end = (name, at + 1) if equals else (" ".join(rest[at + 1 : at + 2]), at + 2)
     from bertjax import registry
 
     presets = registry.find("models", registry.name_of("models", default.model)).PRESETS
-    name = rest[at + 1] if at + 1 < len(rest) else ""
     if name not in presets:
         raise ConfigError(f"--preset {name}: there is no such size{closest(name, presets)}")
-    return replace(default, model=presets[name]), rest[:at] + rest[at + 2 :]
+    return replace(default, model=presets[name]), rest[:at] + rest[end:]
 
 
 def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> Any:  # noqa: ANN401 (a config dataclass)
@@ -117,7 +118,7 @@ def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> Any:  #
 
     special = {
         "source": Annotated[str, tyro.conf.arg(name="from")],
-        "run": tyro.conf.Positional[str],
+        "run": Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
     }
     ours = [(f.name, special[f.name], field(default="")) for f in fields(kind) if f.name in special]
     command = make_dataclass(kind.__name__, ours, bases=(kind,), frozen=True)

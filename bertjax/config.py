@@ -1,6 +1,7 @@
 """Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them."""
 
 import importlib.util
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal, TypeVar
 
 from bertjax import tasks
 from bertjax.contracts import ModelConfig, ObjectiveConfig
-from bertjax.errors import ConfigError
+from bertjax.errors import ConfigError, UserError
 from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig
@@ -178,7 +179,8 @@ def require(config: object, *names: str) -> None:
     """Raises for options that have no default and were not given."""
     missing = [name for name in names if not getattr(config, name)]
     if missing:
-        flags = ", ".join("--" + {"source": "from"}.get(name, name) for name in missing)
+        spelling = {"source": "--from", "run": "RUN"}
+        flags = ", ".join(spelling.get(name, f"--{name}") for name in missing)
         raise ConfigError(f"missing: {flags}; see --help")
 
 
@@ -191,15 +193,15 @@ def load_recipe(path: str, kind: type[Run]) -> Run:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
-    make: Callable[[], object] | None = getattr(module, "config", None)
+        make: Callable[[], object] | None = getattr(module, "config", None)
+        recipe = make() if make else None
+    except UserError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except Exception as error:  # a recipe is the user's program: a misspelt field, a name that is not imported
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        raise ConfigError(f"{path}:{(lines or ['?'])[-1]}: {type(error).__name__}: {error}") from None
     if make is None:
         raise ConfigError(f"{path}: a recipe defines `def config() -> {kind.__name__}`")
-    try:
-        recipe = make()
-    except TypeError as error:  # a misspelt field
-        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(recipe, kind):
         raise ConfigError(f"{path}: config() gives a {type(recipe).__name__}, this command needs a {kind.__name__}")
     return recipe

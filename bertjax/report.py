@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rich.console import Console
 from rich.table import Table
 
 from bertjax import registry, tasks
@@ -15,10 +16,10 @@ from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
 from bertjax.data.sources import Position
 from bertjax.errors import ConfigError, DataError, closest
-from bertjax.jsonio import read_json
+from bertjax.jsonio import read_json, to_json
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
-from bertjax.train.log import console, describe, read_metrics
+from bertjax.train.log import answers, console, describe, read_metrics
 from bertjax.train.mesh import ROWS, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
 from bertjax.train.step import init_params, make_train_step, planned_state
@@ -32,12 +33,12 @@ def inspect(path: str) -> None:
         mesh, length, masked = recipe.mesh, recipe.length, recipe.objective.masked_fraction(recipe.length)
     else:
         saved = open_run(path)
-        console.print(f"{path}: a {saved.command} run, best checkpoint {saved.step}: {describe(saved.figures)}")
+        answers.print(f"{path}: a {saved.command} run, best checkpoint {saved.step}: {describe(saved.figures)}")
         model, objective, mesh, length = saved.model, saved.objective(), saved.config.mesh, saved.config.length
         masked = saved.config.objective.masked_fraction(length) if isinstance(saved.config, Pretrain) else 0.0
     _print_parameters(objective, make_mesh(mesh))
     flops = model.flops_per_token(length, masked)
-    console.print(f"{flops / 1e6:,.1f} MFLOP a token of a training step at length {length}, {masked:.1%} of it masked")
+    answers.print(f"{flops / 1e6:,.1f} MFLOP a token of a training step at length {length}, {masked:.1%} of it masked")
 
 
 def _print_parameters(objective: Objective, mesh: Mesh) -> None:
@@ -49,10 +50,10 @@ def _print_parameters(objective: Objective, mesh: Mesh) -> None:
         note = " (does not divide: replicated)" if undivided(name, leaf.shape, mesh) else ""
         sharding = _spec(spec_for(name, leaf.shape, mesh)) + note
         table.add_row(name, str(leaf.shape), sharding, f"{leaf.size * 4:,}", "yes" if decayed(name) else "no")
-    console.print(table)
+    answers.print(table)
     count = sum(leaf.size for _, leaf in leaves)
     decay = sum(leaf.size for name, leaf in leaves if decayed(name))
-    console.print(f"{count:,} parameters ({decay:,} decayed), {count * 4:,} bytes in float32; mesh {dict(mesh.shape)}")
+    answers.print(f"{count:,} parameters ({decay:,} decayed), {count * 4:,} bytes in float32; mesh {dict(mesh.shape)}")
 
 
 def _spec(spec: PartitionSpec) -> str:
@@ -80,7 +81,7 @@ def dry_run(config: Pretrain) -> None:
     for name, tree in sizes.items():
         table.add_row(name, f"{_bytes_on_device(tree) / 2**20:,.1f}")
     table.add_row("gradients, activations and other temporaries", f"{memory.temp_size_in_bytes / 2**20:,.1f}")
-    console.print(table)
+    answers.print(table)
     _print_work(config, state, example)
 
 
@@ -101,7 +102,7 @@ def _print_work(config: Pretrain, state: Any, example: dict[str, np.ndarray]) ->
     table.add_row("steps", f"{config.steps:,} (about {epochs:,.1f} epochs)")
     table.add_row("tokens in all", f"{slots * config.steps:,}")
     table.add_row("FLOP a step, in all", f"{flops:.3g}, {flops * config.steps:.3g}")
-    console.print(table)
+    answers.print(table)
 
 
 def list_names(kind: str) -> None:
@@ -115,19 +116,25 @@ def list_names(kind: str) -> None:
     if kind and kind not in listings:
         raise ConfigError(f"list {kind!r}{closest(kind, listings)}")
     for name in [kind] if kind else listings:
-        console.print(f"[bold]{name}[/bold]", *listings[name](), sep="\n  ")
+        answers.print(name, *listings[name](), sep="\n  ")
 
 
 def _presets(family: str) -> list[str]:
     presets: dict[str, ModelConfig] = registry.find("models", family).PRESETS
-    return [f"{family} {name}: {config}" for name, config in presets.items()]
+    given = {name: to_json(config) for name, config in presets.items()}
+    told = [
+        key
+        for key, value in to_json(next(iter(presets.values()))).items()
+        if any(c[key] != value for c in given.values())
+    ]
+    return [f"{family} {name}: {', '.join(f'{key}={config[key]}' for key in told)}" for name, config in given.items()]
 
 
 def report(runs: Sequence[str], out: str) -> None:
     """How runs did: pretraining at its start and end, fine-tuned runs by their scores beside their baselines."""
     pretrained = Table(title="pretraining, held-out text", title_justify="left")
     for column in ("run", "step", "loss", "masked accuracy", "next-sentence accuracy"):
-        pretrained.add_column(column, justify="left" if column == "run" else "right")
+        pretrained.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     scores: list[tuple[str, dict[str, float]]] = []
     for run in runs:
         config = read_json(Path(run) / "config.json", "pretrain and finetune")
@@ -138,10 +145,10 @@ def report(runs: Sequence[str], out: str) -> None:
         else:
             scores += _scores(run)
     tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores)
-    console.print(*tables, sep="\n")
+    answers.print(*tables, sep="\n")
     if out:
         with Path(out).open("w") as file:
-            type(console)(file=file, width=120).print(*tables, sep="\n")
+            Console(file=file, width=120, markup=False, emoji=False).print(*tables, sep="\n")
 
 
 def _first_and_last(run: str) -> list[dict[str, Any]]:
@@ -166,5 +173,6 @@ def _score_tables(scores: Sequence[tuple[str, dict[str, float]]]) -> list[Table]
         table = tables.get(tuple(metrics))
         if table is None:
             table = tables[tuple(metrics)] = Table("model", *metrics, title="tasks, dev", title_justify="left")
+            table.columns[0].overflow = "fold"
         table.add_row(what, *(f"{value:.4f}" for value in metrics.values()))
     return list(tables.values())

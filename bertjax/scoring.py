@@ -18,7 +18,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
 from bertjax.saved import SavedRun, versions
-from bertjax.train.log import console
+from bertjax.train.log import answers, console
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.step import TrainState
 
@@ -121,7 +121,8 @@ def write_scores(
         table.add_column(name, justify="right")
     for model, values in {"this run": metrics, **about.get("baseline", {})}.items():
         table.add_row(model, *(f"{values[name]:.4f}" for name in metrics))
-    console.print(table, f"scores in {path}")
+    answers.print(table)
+    console.print(f"scores in {path}")
 
 
 def digest(rows: Sequence[Row]) -> str:

@@ -12,9 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bertjax.contracts import Metrics
 
-console = Console(stderr=True, highlight=False)
-if not console.is_terminal:  # a log file has no width; 80 columns would break lines that people grep
-    console.width = 120
+
+def _console(*, stderr: bool) -> Console:
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)  # paths are shown as they are
+    if not made.is_terminal:  # a file has no width; 80 columns would break lines that people grep
+        made.width = 120
+        made.soft_wrap = True
+    return made
+
+
+console = _console(stderr=True)  # what goes on
+answers = _console(stderr=False)  # what was asked for: tables and lists
 
 
 def averages(metrics: Metrics, loss_terms: tuple[str, ...]) -> dict[str, float]:

@@ -1,0 +1,5 @@
+"""`python -m bertjax` is the console script."""
+
+from bertjax.cli import main
+
+main()
