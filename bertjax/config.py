@@ -120,6 +120,8 @@ class Finetune:
         _at_least(0, self, "train_rows", "seed")
         if self.length < 8:
             raise ConfigError(f"length={self.length} leaves no room for text; at least 8")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout={self.dropout} is not a probability in [0, 1)")
         if self.task:
             tasks.find(self.task)
 
@@ -137,6 +139,9 @@ class Evaluate:
     """file for the scores; RUN/scores-SPLIT.json without it"""
     batch_size: int = 64
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, "batch_size")
+
 
 @dataclass(frozen=True)
 class Predict:
@@ -149,6 +154,9 @@ class Predict:
     out: str = ""
     """TSV or .jsonl to write: prediction and the probability of each label"""
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "batch_size")
 
 
 def _at_least(low: int, config: object, *names: str) -> None:

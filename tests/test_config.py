@@ -1,0 +1,164 @@
+"""Every verb's options check themselves; a run is only resumed as what it was."""
+
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+
+from bertjax import config
+from bertjax.config import Finetune, Prepare, Pretrain
+from bertjax.errors import ConfigError
+from bertjax.models import bert
+
+FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
+PRETRAIN = Pretrain(data="data", out="out")
+OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf"}  # fmt: skip  # noqa: E501
+
+
+def leaves(value, prefix=()):
+    """The path of every key that is not itself a dataclass."""
+    for f in fields(value):
+        inner = getattr(value, f.name)
+        yield from leaves(inner, (*prefix, f.name)) if is_dataclass(inner) else [(*prefix, f.name)]
+
+
+def changed(value, path):
+    """(the config with another valid value at a path, old value, new value)."""
+    name, *rest = path
+    old = getattr(value, name)
+    if rest:
+        inner, old, new = changed(old, rest)
+        return replace(value, **{name: inner}), old, new
+    if isinstance(old, str):
+        new = OTHER.get(name, old + "2") if name != "kind" or old != "lamb" else "adamw"
+    elif isinstance(old, int):
+        new = 2 * old if old > 0 else 2
+    else:
+        new = old / 2
+    return replace(value, **{name: new}), old, new
+
+
+KEYS = [(value, path) for value in (PRETRAIN, FINETUNE) for path in leaves(value)]
+
+
+@pytest.mark.parametrize(("value", "path"), KEYS, ids=lambda v: ".".join(v) if isinstance(v, tuple) else "")
+def test_a_changed_key_stops_a_resume_unless_it_does_not_matter(value, path):
+    other, old, new = changed(value, path)
+    assert old != new
+    if path[0] in config.MAY_CHANGE:
+        config.check_resume(value, other, "runs/a")
+        return
+    with pytest.raises(ConfigError) as error:
+        config.check_resume(value, other, "runs/a")
+    message = str(error.value)
+    assert f"\n  {'.'.join(path)}: was {old!r}, now {new!r}\n" in message
+    assert message.count(": was ") == 1 and "runs/a" in message and "--out" in message
+
+
+def test_the_keys_that_decide_nothing_are_these():
+    free = {path[0] for _, path in KEYS if path[0] in config.MAY_CHANGE}
+    assert free == config.MAY_CHANGE
+    for name in ("seed", "micro_batches", "batch_size", "steps", "model", "optimizer", "objective", "length"):
+        assert name not in config.MAY_CHANGE
+
+
+def test_all_differences_are_listed_at_once():
+    other = replace(PRETRAIN, steps=5, model=replace(PRETRAIN.model, layers=3, heads=6))
+    with pytest.raises(ConfigError) as error:
+        config.check_resume(PRETRAIN, other, "runs/a")
+    assert [line.split(":")[0].strip() for line in str(error.value).split("\n")[1:-1]] == [
+        "model.layers",
+        "model.heads",
+        "steps",
+    ]
+
+
+def test_another_family_is_one_difference():
+    class Other(bert.Config):
+        pass
+
+    with pytest.raises(ConfigError, match="\n  model: was Config"):
+        config.check_resume(PRETRAIN, replace(PRETRAIN, model=Other()), "runs/a")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Prepare(held_out=0.0), "held_out=0.0"),
+        (lambda: Prepare(held_out=0.5), "held_out=0.5"),
+        (lambda: Prepare(vocab_size=0), "vocab_size=0 must be at least 1"),
+        (lambda: Prepare(shard_tokens=0), "shard_tokens=0 must be at least 1"),
+        (lambda: Pretrain(steps=0), "steps=0 must be at least 1"),
+        (lambda: Pretrain(batch_size=0), "batch_size=0 must be at least 1"),
+        (lambda: Pretrain(micro_batches=0), "micro_batches=0 must be at least 1"),
+        (lambda: Pretrain(save_every=0), "save_every=0 must be at least 1"),
+        (lambda: Pretrain(keep_last=0), "keep_last=0 must be at least 1"),
+        (lambda: Pretrain(workers=-1), "workers=-1 must be at least 0"),
+        (lambda: Pretrain(seed=-1), "seed=-1 must be at least 0"),
+        (lambda: Pretrain(length=7), "length=7 must lie between 8 and model.max_length=512"),
+        (lambda: Pretrain(length=513), "length=513 must lie between 8 and model.max_length=512"),
+        (lambda: Finetune(epochs=0), "epochs=0 must be at least 1"),
+        (lambda: Finetune(train_rows=-1), "train_rows=-1 must be at least 0"),
+        (lambda: Finetune(length=4), "length=4 leaves no room"),
+        (lambda: Finetune(task="mrcp"), "there is no task 'mrcp'; did you mean 'mrpc'?"),
+        (lambda: Finetune(dropout=1.0), "dropout=1.0"),
+        (lambda: config.Evaluate(batch_size=0), "batch_size=0 must be at least 1"),
+        (lambda: config.Predict(batch_size=0), "batch_size=0 must be at least 1"),
+    ],
+)
+def test_values_that_cannot_work(make, message):
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_the_vocabulary_comes_from_the_data():
+    assert config.with_vocabulary(PRETRAIN, 777).model.vocab_size == 777
+    same = replace(PRETRAIN, model=bert.Config(vocab_size=777))
+    assert config.with_vocabulary(same, 777) == same
+    with pytest.raises(ConfigError, match=r"model\.vocab_size=777 but the prepared data has 778"):
+        config.with_vocabulary(same, 778)
+
+
+def test_what_is_missing_is_named_as_on_the_command_line():
+    with pytest.raises(ConfigError, match="missing: --task, --from, --data; see --help"):
+        config.require(Finetune(out="o"), "task", "source", "data", "out")
+    with pytest.raises(ConfigError, match="missing: RUN; see --help"):
+        config.require(config.Evaluate(data="d"), "run", "data")
+    config.require(FINETUNE, "task", "source", "data", "out")
+
+
+HEAD = "from bertjax.config import Finetune, Pretrain\nfrom bertjax.models import bert\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def config(:", "SyntaxError"),
+        ("import no_such_module", ":1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("x = 1", "a recipe defines `def config() -> Pretrain`"),
+        (HEAD + "def config():\n    return Pretrain(batchsize=3)", ":4: TypeError: "),
+        (HEAD + "def config():\n    return Pretrian()", ":4: NameError: name 'Pretrian' is not defined"),
+        (HEAD + "def config():\n    return Pretrain(model=bert.PRESETS['tinny'])", ":4: KeyError: 'tinny'"),
+        (HEAD + "def config():\n    return Pretrain(model=bert.Cfg())", ":4: AttributeError: "),
+        (HEAD + "def config():\n    return Pretrain(steps=0)", ": steps=0 must be at least 1"),
+        (HEAD + "def config():\n    return Finetune()", "config() gives a Finetune, this command needs a Pretrain"),
+        (HEAD + "config = 3", "TypeError: 'int' object is not callable"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe(tmp_path, text, message):
+    path = tmp_path / "recipe.py"
+    path.write_text(text + "\n")
+    with pytest.raises(ConfigError) as error:
+        config.load_recipe(str(path), Pretrain)
+    assert str(error.value).startswith(str(path)) and message in str(error.value)
+
+
+def test_a_recipe_that_is_not_there():
+    with pytest.raises(ConfigError, match=r"nowhere\.py: no such recipe; the ones that come with bertjax are in conf"):
+        config.load_recipe("nowhere.py", Pretrain)
+
+
+def test_a_recipe_gives_its_config(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(HEAD + "def config():\n    return Pretrain(steps=5)\n")
+    assert config.load_recipe(str(path), Pretrain) == Pretrain(steps=5)
