@@ -1,8 +1,8 @@
 """A tiny model, batches with real padding, and what a training run is made of."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,31 +45,37 @@ def make_batch(seed=0, *, rows=16, length=16, slots=4, vocab=128):
     return {n: x.astype(np.int32) for n, x in batch.items()} | {n: x.astype(np.float32) for n, x in weights.items()}
 
 
-class Parts(NamedTuple):
+@dataclass(frozen=True)
+class Parts:
     """Everything of a training run but its batches."""
 
     mesh: jax.sharding.Mesh
-    objective: object
-    state: object
-    step: object
+    objective: Any
+    step: Any
+    initial: Any  # the first state, on the host
 
-    def train(self, batches):
+    @property
+    def state(self):
+        """The first state on the mesh, anew each time: steps give their state up."""
+        return jax.device_put(jax.tree.map(np.copy, self.initial), shardings(self.initial, self.mesh))
+
+    def train(self, batches, state=None):
         """The state after `batches`, and the metrics of each step."""
-        state, metrics = self.state, []
+        state, metrics = state or self.state, []
         for batch in batches:
             state, new = self.step(state, put_batch(batch, self.mesh))
             metrics.append(jax.device_get(new))
         return state, metrics
 
 
-def parts(model=TINY, mesh=ONE, *, objective=None, optimizer=None, steps=20, micro_batches=1, seed=0, batch=None):
-    """A fresh run of a tiny model."""
+def parts(model=TINY, mesh=ONE, *, objective=None, update=None, micro_batches=1, seed=0):
+    """A fresh run of a tiny model; `update` is an optax transformation."""
     mesh = make_mesh(mesh)
     objective = (objective or mlm.Config()).build(model)
-    update = (optimizer or Optimizer(peak_lr=1e-3, warmup=2)).build(steps)
-    state = init_state(objective, update, batch or make_batch(), seed=seed, mesh=mesh)
-    step = make_train_step(objective, update, shardings(state, mesh), micro_batches=micro_batches)
-    return Parts(mesh, objective, state, step)
+    update = update or Optimizer(peak_lr=1e-3, warmup=2).build(20)
+    state = init_state(objective, update, seed=seed, mesh=mesh)
+    step = make_train_step(objective, update, mesh, micro_batches=micro_batches)
+    return Parts(mesh, objective, step, jax.tree.map(np.array, state))
 
 
 def losses(metrics, terms=("mlm_loss", "nsp_loss")):
