@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from bertjax import scoring, session, tasks
 from bertjax.config import Evaluate, Finetune, Predict, Prepare, Pretrain, check_length, with_vocabulary
@@ -30,13 +30,16 @@ from bertjax.train.step import make_eval_step
 def prepare(config: Prepare) -> None:
     """Text files -> tokenizer and token shards."""
     counts: Counter[str] = Counter()
-
-    def documents() -> Iterator[list[str]]:
-        counts.clear()
-        return corpus.documents(config.corpus, wrapped=config.wrapped, counts=counts)
-
+    size = sum(file.stat().st_size for file in corpus.files(config.corpus))
     with _progress() as progress:
-        bar = progress.add_task("training the vocabulary", total=None, figures="")
+        bar = progress.add_task("training the vocabulary", total=size, figures="")
+
+        def documents() -> Iterator[list[str]]:
+            counts.clear()
+            for document in corpus.documents(config.corpus, wrapped=config.wrapped, counts=counts):
+                progress.update(bar, completed=counts[corpus.BYTES])
+                yield document
+
         if config.tokenizer:
             tokenizer = Tokenizer.load(config.tokenizer)
         else:
@@ -62,7 +65,7 @@ def prepare(config: Prepare) -> None:
 
 
 def _progress() -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn())
     return Progress(*columns, TextColumn("{task.fields[figures]}"), console=console, transient=True)
 
 

@@ -1,0 +1,26 @@
+"""BERT-tiny on the novels of sample_data in about a minute and a half on 2 CPU cores (launch/quickstart.sh).
+
+    bertjax prepare --corpus sample_data/novels.txt.gz --vocab-size 4096 --held-out 0.05 --out data
+    bertjax pretrain configs/quickstart.py --data data --out runs/quickstart/pretrained
+
+Expected: held-out masked accuracy from 0 to about 0.13, loss from 9.0 to about 6.6. Small batches of short rows, as
+many updates matter more than smooth ones when so few tokens are seen.
+"""
+
+from bertjax.config import Pretrain
+from bertjax.models import bert
+from bertjax.train.optim import Optimizer
+
+
+def config() -> Pretrain:
+    return Pretrain(
+        model=bert.PRESETS["tiny"],
+        optimizer=Optimizer(kind="adamw", peak_lr=2e-3, warmup=0.1),
+        steps=1_400,
+        batch_size=16,
+        length=64,
+        log_every=20,
+        eval_every=700,
+        eval_batches=8,
+        save_every=700,
+    )

@@ -1,0 +1,32 @@
+# Sourced by the other scripts: makes .venv beside the README with the pinned versions and puts it on the PATH.
+# usage: . launch/environment.sh EXTRAS     (EXTRAS of pyproject.toml, such as "test"; may be empty)
+# shellcheck shell=bash
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "bertjax needs Python 3.11 or newer; install it, or name it: PYTHON=/path/to/python3.11 $0" >&2
+    return 2
+}
+
+make_environment() {
+    local extras="$1" stamp wanted python
+    stamp=".venv/installed-${extras:-core}"
+    wanted="$(cat pyproject.toml launch/constraints.txt)"
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        python="$(find_python)" || return 2
+        echo "installing into .venv (once; a minute or two) ..."
+        [ -x .venv/bin/python ] || "$python" -m venv .venv
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+            --constraint launch/constraints.txt --editable ".${extras:+[$extras]}"
+        echo "$wanted" >"$stamp"
+    fi
+    PATH="$PWD/.venv/bin:$PATH"
+}
+
+make_environment "${1:-}"

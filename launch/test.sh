@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Lint, types and tests, in the environment of the quickstart. Arguments go to pytest: launch/test.sh -m slow
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. launch/environment.sh test
+
+ruff check .
+ruff format --check .
+mypy
+shellcheck launch/*.sh .ci/run
+exec pytest --numprocesses 2 --dist loadfile "$@"
