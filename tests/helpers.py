@@ -1,18 +1,19 @@
 """A tiny model, batches with real padding, and what a training run is made of."""
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch, shardings
 from bertjax.train.optim import Optimizer
-from bertjax.train.step import init_state, make_train_step
+from bertjax.train.step import init_state, make_train_step, planned_state
 
 F32, BF16 = jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)
 TINY = bert.Config(
@@ -69,13 +70,21 @@ class Parts:
 
 
 def parts(model=TINY, mesh=ONE, *, objective=None, update=None, micro_batches=1, seed=0):
-    """A fresh run of a tiny model; `update` is an optax transformation."""
-    mesh = make_mesh(mesh)
-    objective = (objective or mlm.Config()).build(model)
+    """A fresh run of a tiny model; `update` is an optax transformation whose state begins with zeros."""
+    mesh, objective = make_mesh(mesh), objective or mlm.Config()
+    first = _first_state(replace(model, dropout=0.0, attention_dropout=0.0), objective, seed)
+    objective = objective.build(model)
     update = update or Optimizer(peak_lr=1e-3, warmup=2).build(20)
-    state = init_state(objective, update, seed=seed, mesh=mesh)
-    step = make_train_step(objective, update, mesh, micro_batches=micro_batches)
-    return Parts(mesh, objective, step, jax.tree.map(np.array, state))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), planned_state(objective, update, mesh))
+    initial = replace(zeros, params=first.params, key=first.key)
+    return Parts(mesh, objective, make_train_step(objective, update, mesh, micro_batches=micro_batches), initial)
+
+
+@cache
+def _first_state(model, objective, seed):
+    """Made on one device for all meshes (a test of its own says that they agree), as its compilation is slow."""
+    state = init_state(objective.build(model), optax.identity(), seed=seed, mesh=make_mesh(ONE))
+    return jax.tree.map(np.array, state)
 
 
 def losses(metrics, terms=("mlm_loss", "nsp_loss")):

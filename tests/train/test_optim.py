@@ -88,7 +88,10 @@ def test_epsilon_stands_outside_the_root():
 def test_decay_is_added_before_the_rate_and_not_to_norms_and_biases():
     rate, decay = 0.1, 0.5
     config = Optimizer(peak_lr=rate, warmup=0, weight_decay=decay)
-    with_decay, without = run(config.build(10**9), 1)[0], run(Optimizer(peak_lr=rate, warmup=0, weight_decay=0).build(10**9), 1)[0]
+    with_decay, without = (
+        run(config.build(10**9), 1)[0],
+        run(Optimizer(peak_lr=rate, warmup=0, weight_decay=0).build(10**9), 1)[0],
+    )
     difference = jax.tree.map(lambda a, b: a - b, with_decay, without)
     mask = decay_mask(tree(0))
     assert_close(difference, jax.tree.map(lambda p, on: -rate * decay * p * on, tree(0), mask))
