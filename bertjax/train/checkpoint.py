@@ -144,7 +144,8 @@ class Checkpoints:
                 if want[p] != found[name][p]
             ]
         if wrong:
-            listed = "\n  ".join(sorted(wrong)[:20])
+            rest = [f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []
+            listed = "\n  ".join(sorted(wrong)[:20] + rest)
             raise DataError(
                 f"{self.run}/checkpoints/{step} does not fit this model:\n  {listed}\n"
                 "Use the tokenizer and model options the checkpoint was made with."
