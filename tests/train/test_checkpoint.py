@@ -1,0 +1,180 @@
+"""Checkpoints: what was saved comes back bit for bit, whole or in part, on any mesh, or a message says why not."""
+
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import ONE, TINY, make_batch, parts
+
+from bertjax.errors import DataError
+from bertjax.objectives import mlm
+from bertjax.train.checkpoint import Checkpoints, Saver, shapes
+from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
+from bertjax.train.optim import Optimizer
+from bertjax.train.step import abstract_state, planned_state
+
+MODEL = replace(TINY, layers=1)
+CUBE = MeshConfig(2, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return parts(MODEL)
+
+
+@pytest.fixture(scope="module")
+def trained(run):
+    """A state after two steps: moments and all are not zero."""
+    return jax.tree.map(np.array, run.train([make_batch(0), make_batch(1)])[0])
+
+
+def at(state, step, mesh=ONE):
+    """The state on a mesh, as if it were that of another step."""
+    planned = planned_state(mlm.Config().build(MODEL), Optimizer().build(10), make_mesh(mesh))
+    state = replace(state, step=np.int32(step))
+    return jax.device_put(jax.tree.map(np.copy, state), jax.tree.map(lambda x: x.sharding, planned))
+
+
+def save(folder, states, *, losses=None, keep_last=9, best="-loss", **options):
+    saver = Saver(folder, keep_last=keep_last, best=best, constant={"config": {"a": 1}})
+    for number, state in enumerate(states):
+        figures = losses[number] if losses else None
+        saver.save(state, loader=(0, 1, 2), window={"x": [1.5, 2.0]}, figures=figures and {best.strip("-"): figures})
+    saver.wait()
+    saver.close()
+    return Checkpoints(folder)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, trained):
+    return save(tmp_path_factory.mktemp("run"), [at(trained, 2)])
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def like(model, mesh=ONE):
+    return planned_state(mlm.Config().build(model), Optimizer().build(10), make_mesh(mesh))
+
+
+def test_everything_comes_back_bit_for_bit(saved, trained):
+    assert saved.latest == saved.best == 2
+    equal(saved.state(2, like(MODEL)), trained)
+    expected = {"config": {"a": 1}, "loader": [0, 1, 2], "window": {"x": [1.5, 2.0]}, "figures": {}}
+    assert saved.extra(2) == expected
+
+
+def test_encoder_alone(saved, trained):
+    assert saved.parts(2) == ["encoder", "mlm", "nsp", "pooler"]
+    restored = saved.params(2, {"encoder": like(MODEL).params["encoder"]})
+    assert set(restored) == {"encoder"}
+    equal(restored["encoder"], trained.params["encoder"])
+
+
+@pytest.mark.parametrize(("before", "after"), [(ONE, CUBE), (CUBE, ONE)], ids=["more", "fewer"])
+def test_restored_on_another_mesh(tmp_path, trained, before, after):
+    checkpoints = save(tmp_path, [at(trained, 2, before)])
+    wanted = like(MODEL, after)
+    restored = checkpoints.state(2, wanted)
+    equal(restored, trained)
+    assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, wanted)
+
+
+def test_the_best_and_the_last_are_kept(tmp_path, trained):
+    losses = [3.0, 1.0, None, 2.0, 2.5, None]
+    checkpoints = save(tmp_path, [at(trained, s) for s in range(1, 7)], losses=losses, keep_last=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5", "6"]
+    assert (checkpoints.latest, checkpoints.best) == (6, 2)
+    assert checkpoints.extra(2)["figures"] == {"loss": 1.0}
+
+
+def test_the_best_may_be_the_highest(tmp_path, trained):
+    checkpoints = save(tmp_path, [at(trained, s) for s in (1, 2, 3)], losses=[0.5, 0.9, 0.7], best="f1", keep_last=1)
+    assert (checkpoints.latest, checkpoints.best) == (3, 2)
+
+
+def test_a_resumed_saver_remembers_the_best(tmp_path, trained):
+    save(tmp_path, [at(trained, 1)], losses=[1.0], keep_last=1)
+    checkpoints = save(tmp_path, [at(trained, s) for s in (2, 3)], losses=[2.0, 3.0], keep_last=1)
+    assert (checkpoints.latest, checkpoints.best) == (3, 1)
+
+
+TABLE = "encoder/embed/tokens/table: checkpoint (128, 32), this model "
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"vocab_size": 120}, [TABLE + "(120, 32)", "mlm/bias: checkpoint (128,), this model (120,)"]),
+        ({"layers": 2}, ["encoder/layer_1/attn/key/bias: missing", "encoder/layer_1/mlp_norm/scale: missing"]),
+        ({"width": 64}, [TABLE + "(128, 64)", "encoder/layer_0/attn/out/bias: checkpoint", "\n  and 7 more\n"]),
+    ],
+)
+def test_every_mismatch_is_reported_at_once(saved, change, wrong):
+    wanted = like(replace(MODEL, **change))
+    for restore in (lambda: saved.state(2, wanted), lambda: saved.params(2, wanted.params)):
+        with pytest.raises(DataError, match="does not fit this model") as caught:
+            restore()
+        assert all(line in str(caught.value) for line in wrong), caught.value
+        assert "tokenizer and model options" in str(caught.value)
+
+
+def test_fewer_layers_and_other_heads_do_not_fit(tmp_path, saved, trained):
+    two = {"encoder": {**trained.params["encoder"], "layer_1": trained.params["encoder"]["layer_0"]}}
+    params = {**trained.params, **two}
+    checkpoints = save(tmp_path, [replace(at(trained, 1), params=jax.tree.map(jnp.asarray, params))])
+    with pytest.raises(DataError, match="encoder/layer_1/attn/key/bias: not wanted here"):
+        checkpoints.params(1, like(MODEL).params)
+    with pytest.raises(DataError, match="classify: not in the checkpoint"):
+        saved.params(2, {"encoder": like(MODEL).params["encoder"], "classify": {"bias": np.zeros(2)}})
+
+
+def test_saving_goes_on_while_the_state_is_given_up(tmp_path, run):
+    """Each save is compared with a copy made before the next step took the buffers."""
+    saver = Saver(tmp_path, keep_last=100, best="-loss", constant={})
+    state, copies = run.state, {}
+    for number in range(1, 7):
+        state, _ = run.step(state, put_batch(make_batch(number), run.mesh))
+        copies[number] = jax.tree.map(jnp.copy, state)
+        saver.save(state, loader=(0, 0, number), window={}, figures=None)
+    saver.wait()
+    saver.close()
+    checkpoints = Checkpoints(tmp_path)
+    for number, copy in copies.items():
+        equal(checkpoints.state(number, abstract_state(copy)), copy)
+        assert checkpoints.extra(number)["loader"] == [0, 0, number]
+
+
+def test_a_run_without_checkpoints(tmp_path):
+    with pytest.raises(DataError, match="holds no checkpoints/ folder: give the --out folder"):
+        Checkpoints(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(DataError, match="holds no finished checkpoint"):
+        Checkpoints(tmp_path)
+
+
+def test_a_save_cut_off_is_no_checkpoint(tmp_path, saved):
+    shutil.copytree(saved.run, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(folder / "2", folder / "3.orbax-checkpoint-tmp")
+    assert Checkpoints(tmp_path / "run").latest == 2
+
+
+@pytest.mark.parametrize("kept", [set(), {"_METADATA", "manifest.ocdbt"}], ids=["empty", "no data"])
+@pytest.mark.parametrize("part", ["encoder", "train", "extra"])
+def test_a_damaged_checkpoint_is_named(tmp_path, saved, part, kept):
+    shutil.copytree(saved.run, tmp_path / "run")
+    for file in [p for p in (tmp_path / "run/checkpoints/2" / part).rglob("*") if p.is_file() and p.name not in kept]:
+        file.unlink()
+    checkpoints = Checkpoints(tmp_path / "run")
+    with pytest.raises(DataError, match=r"(?s)checkpoints/2 cannot be read .* delete that folder"):
+        checkpoints.extra(2) if part == "extra" else checkpoints.state(2, like(MODEL))
+
+
+def test_shapes():
+    assert shapes({"a": {"b": np.zeros((2, 3))}, "c": np.zeros(())}) == {"a/b": (2, 3), "c": ()}
