@@ -43,8 +43,8 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"bertjax {verb}: {error}", file=sys.stderr)
         return 2
-    except (IsADirectoryError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        print(f"bertjax {verb}: {error.filename}: {error.strerror}", file=sys.stderr)
+    except (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        print(f"bertjax {verb}: {error.filename}: {error.strerror}; give another path", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"bertjax {verb}: interrupted", file=sys.stderr)

@@ -28,7 +28,9 @@ def learn_pieces(texts: Iterable[str], split: Callable[[str], list[str]], size: 
         raise ConfigError(f"vocab_size={size} is too small; at least {SMALLEST}")
     counts = _count_words(texts, split)
     if not counts:
-        raise DataError("the corpus has no words to learn a vocabulary from")
+        raise DataError(
+            "the corpus has no text to learn a vocabulary from; check that the files are the right ones and not empty"
+        )
     alphabet = _alphabet(counts, (size - len(SPECIALS)) // 2)
     words = {word: count for word, count in counts.items() if all(s in alphabet for s in _symbols(word))}
     pieces = [*SPECIALS, *sorted(alphabet)]

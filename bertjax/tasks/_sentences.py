@@ -136,7 +136,7 @@ def _input_records(path: Path, spellings: Sequence[tuple[str, ...]]) -> list[_li
         return _lines.records(path)
     if len(first) != len(spellings[0]):
         raise DataError(
-            f"{path}:1: neither a header with {' or '.join('+'.join(names) for names in spellings)}, "
+            f"{path}:1: neither a header with {' or '.join(dict.fromkeys('+'.join(names) for names in spellings))}, "
             f"nor {len(spellings[0])} bare column(s) of text but {len(first)}; add the header"
         )
     return _lines.records(path, spellings[0])

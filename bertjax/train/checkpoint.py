@@ -82,7 +82,13 @@ class Checkpoints:
         self.run = run
         if not (run / "checkpoints").is_dir():
             raise DataError(f"{run} holds no checkpoints/ folder: give the --out folder of a pretrain or finetune run")
-        self._manager = _manager(run, read_only=True)
+        try:
+            self._manager = _manager(run, read_only=True)
+        except Exception as error:  # Orbax reads the scores of all steps here
+            raise DataError(
+                f"{run}/checkpoints cannot be read ({type(error).__name__}: {error}); the scores of a step may be "
+                "damaged: delete the folder of the last step to fall back on the one before"
+            ) from error
         if not self._manager.all_steps():
             raise DataError(f"{run}/checkpoints holds no finished checkpoint: run the command that made it again")
 
@@ -122,11 +128,14 @@ class Checkpoints:
     def _restore(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
         try:
             return dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
-        except (ValueError, OSError, KeyError) as error:
-            raise DataError(
-                f"checkpoint {self.run}/checkpoints/{step} cannot be read ({type(error).__name__}: "
-                f"{str(error)[:300]}); it may be damaged: delete that folder to fall back on the step before"
-            ) from error
+        except Exception as error:  # Orbax raises many kinds, plain Exception among them
+            raise self._damaged(step, error) from error
+
+    def _damaged(self, step: int, error: Exception) -> DataError:
+        return DataError(
+            f"checkpoint {self.run}/checkpoints/{step} cannot be read ({type(error).__name__}: "
+            f"{str(error)[:300]}); it may be damaged: delete that folder to fall back on the step before"
+        )
 
     def _check_parts(self, step: int, like: Params) -> None:
         found = {name: self._shapes(step, name) for name in like if name in self.parts(step)}
@@ -153,7 +162,10 @@ class Checkpoints:
 
     def _shapes(self, step: int, name: str) -> dict[str, tuple[int, ...]]:
         folder = (self.run / "checkpoints" / str(step) / name).absolute()
-        return shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
+        try:
+            return shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
+        except Exception as error:  # Orbax raises many kinds, plain Exception among them
+            raise self._damaged(step, error) from error
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401 (any pytree)

@@ -97,6 +97,7 @@ class Window:
 
 
 _sum = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+_finite = jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
                 window = _log(run, number, window, writer)
             figures = _evaluate(run, state, number, writer) if number % run.every.evaluate == 0 or last else None
             if number % run.every.save == 0 or last or figures or stop.name:
+                if not _finite(state.params):
+                    raise _diverged("the parameters are not finite", number)
                 saver.save(state, loader=batches.position, window=window.to_json(), figures=figures)
             if stop.name and not last:
                 saver.wait()
@@ -141,11 +144,15 @@ def _log(run: Fit, number: int, window: Window, writer: Writer) -> Window:
     rate = {"lr": float(run.schedule(number - 1)), "tokens_per_second": round(window.tokens / seconds, 1)}
     writer.write(number, {**figures, **rate})
     if not math.isfinite(figures["loss"]):
-        raise DataError(
-            f"the loss is {figures['loss']} at step {number}: lower --optimizer.peak-lr or raise --optimizer.warmup; "
-            "checkpoints up to the last save are whole"
-        )
+        raise _diverged(f"the loss is {figures['loss']}", number)
     return Window({}, began=time.perf_counter())
+
+
+def _diverged(what: str, number: int) -> DataError:
+    return DataError(
+        f"{what} at step {number}: lower --optimizer.peak-lr or raise --optimizer.warmup; "
+        "the checkpoints saved before are whole"
+    )
 
 
 def _evaluate(run: Fit, state: TrainState, number: int, writer: Writer) -> dict[str, float]:
