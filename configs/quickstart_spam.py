@@ -1,6 +1,6 @@
 """Spam or not, from 200 labelled messages (launch/quickstart.sh).
 
-    bertjax finetune configs/quickstart_spam.py --from runs/quickstart/pretrained --data sample_data --out runs/spam
+bertjax finetune configs/quickstart_spam.py --from runs/quickstart/pretrained --data sample_data --out runs/spam
 """
 
 from bertjax.config import Finetune

@@ -1,0 +1,117 @@
+"""The pretraining step on this machine: tokens a second, seconds from start to first step, peak memory.
+
+    python bench/train_step.py [--preset mini] [--vocab-size 30522] [--batch-size 8] [--length 128] [--rounds 3]
+
+Each variant runs in a process of its own, in turn (A B C A B C ...); medians over the rounds are compared with the
+first variant. All rows are full, so every token is a real one. Variants: what `bertjax pretrain` does ("gathered"),
+logits at every position in place of the masked ones ("all positions"), and no dropout.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+VARIANTS = ("gathered", "all positions", "no dropout")
+
+
+def main() -> None:
+    """Runs the rounds and prints a line for each variant."""
+    arguments = _arguments()
+    if arguments.worker:
+        print(json.dumps(measure(arguments)))
+        return
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    for _ in range(arguments.rounds):
+        for name in VARIANTS:
+            command = [sys.executable, *sys.argv, "--worker", name, "--began", repr(time.time())]
+            found[name].append(json.loads(subprocess.check_output(command)))
+    medians = {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()
+    }
+    first = medians[VARIANTS[0]]["cpu_seconds"]
+    print(f"BERT-{arguments.preset}, vocabulary {arguments.vocab_size}, {arguments.batch_size} x {arguments.length}")
+    for name, m in medians.items():
+        print(
+            f"{name:<14} {m['cpu_seconds']:.3f} CPU-s a step (x{m['cpu_seconds'] / first:.2f})  "
+            f"{m['tokens_per_second']:,.0f} tokens/s  {m['gflops']:.1f} GFLOP/CPU-s  "
+            f"first step after {m['first_step_seconds']:.1f} s  peak {m['peak_mib']:,.0f} MiB"
+        )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--vocab-size", type=int, default=30_522)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """One variant in this process, from its start to `--steps` steps after the compiled one."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from dataclasses import replace
+
+    import jax
+    import numpy as np
+
+    from bertjax.models import bert
+    from bertjax.objectives import mlm
+    from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
+    from bertjax.train.optim import Optimizer
+    from bertjax.train.step import init_state, make_train_step
+
+    rows, length, config = arguments.batch_size, arguments.length, mlm.Config()
+    model = replace(bert.PRESETS[arguments.preset], vocab_size=arguments.vocab_size)
+    if arguments.worker == "no dropout":
+        model = replace(model, dropout=0.0, attention_dropout=0.0)
+    slots = length if arguments.worker == "all positions" else config.slots(length)
+    objective, optimizer = config.build(model), Optimizer(kind="adamw").build(1_000)
+    rng, mesh = np.random.default_rng(0), make_mesh(MeshConfig())
+
+    def ids(width: int, high: int) -> np.ndarray:
+        return rng.integers(high, size=(rows, width), dtype=np.int32)
+
+    batch = {
+        "tokens": ids(length, model.vocab_size),
+        "types": ids(length, 2),
+        "sequence": np.ones((rows, length), np.int32),
+        "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        "first_tokens": np.zeros((rows, 1), np.int32),
+        "masked_positions": ids(slots, length),
+        "masked_targets": ids(slots, model.vocab_size),
+        "masked_weights": np.ones((rows, slots), np.float32),
+        "next_labels": ids(1, 2),
+        "next_weights": np.ones((rows, 1), np.float32),
+    }
+    state = init_state(objective, optimizer, seed=0, mesh=mesh)
+    step = make_train_step(objective, optimizer, mesh)
+    state, _ = jax.block_until_ready(step(state, put_batch(batch, mesh)))
+    first = time.time() - arguments.began
+    cpu, wall = [], []
+    for _ in range(arguments.steps):
+        marks = time.process_time(), time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, put_batch(batch, mesh)))
+        cpu.append(time.process_time() - marks[0])
+        wall.append(time.perf_counter() - marks[1])
+    seconds = statistics.median(cpu)
+    return {
+        "cpu_seconds": seconds,
+        "tokens_per_second": rows * length / statistics.median(wall),
+        "gflops": rows * length * model.flops_per_token(length, slots / length) / seconds / 1e9,
+        "first_step_seconds": first,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+if __name__ == "__main__":
+    main()
