@@ -1,0 +1,143 @@
+"""Who may import whom, read from the source: dependencies point downward, heavy libraries stay in their module."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "bertjax"
+LEVELS = (
+    ("errors",),
+    ("contracts", "registry"),
+    ("nn", "data"),
+    ("models", "train"),
+    ("objectives", "tasks"),
+    ("config", "jsonio"),
+    ("saved",),
+    ("session", "scoring"),
+    ("run", "api"),
+    ("report",),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
+# Library -> the only places that may import it ("train/" is all of train).
+ONLY_IN = {
+    "flax": ("nn/", "models/", "objectives/", "contracts.py"),
+    "orbax": ("train/checkpoint.py",),
+    "etils": ("train/checkpoint.py",),
+    "grain": ("data/loader.py",),
+    "absl": ("data/loader.py",),
+    "array_record": ("data/shards.py",),
+    "tyro": ("cli.py",),
+    "tokenizers": ("data/tokenizer.py", "data/wordpiece.py"),
+    "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "cli.py"),
+    "optax": ("train/",),
+    "torch": (),
+    "tensorflow": (),
+    "transformers": (),
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imports(path):
+    """(module, line) of every import, those inside functions too; not what only a type checker sees."""
+    for node in _code(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}:{node.lineno}: imports are absolute"
+            # `from bertjax import tasks` names a module, `from bertjax.data.plan import plan_pairs` a name in one.
+            inside = [f".{alias.name}" for alias in node.names] if node.module == "bertjax" else [""]
+            yield from ((node.module + name, node.lineno) for name in inside)
+
+
+def _code(node):
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _code(child)
+
+
+def part(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_dependencies_point_downward(path):
+    if part(path) == "__init__":  # bertjax/__init__.py gives names of api when they are first asked for
+        assert {module for module, _ in imports(path)} <= {"typing", "bertjax.api"}
+        return
+    assert part(path) in LEVEL, f"{path}: give it a level in LEVELS"
+    for module, line in imports(path):
+        if module.startswith("bertjax."):
+            other = module.split(".")[1]
+            allowed = other == part(path) or LEVEL[other] < LEVEL[part(path)]
+            assert allowed, f"{path}:{line}: {part(path)} must not import {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_libraries_stay_in_their_place(path):
+    name = path.relative_to(ROOT).as_posix()
+    for module, line in imports(path):
+        places = ONLY_IN.get(module.split(".")[0])
+        assert places is None or any(name == p or (p.endswith("/") and name.startswith(p)) for p in places), (
+            f"{path}:{line}: {module} is imported only in {places}"
+        )
+
+
+def dependencies(package):
+    """Everything that the modules of a package import."""
+    return {module: f"{path}:{line}" for path in (ROOT / package).rglob("*.py") for module, line in imports(path)}
+
+
+def test_data_knows_neither_jax_nor_what_imports_it():
+    for module, where in dependencies("data").items():
+        assert module.split(".")[0] not in ("jax", "flax", "jaxtyping", "optax"), where
+        assert not module.startswith("bertjax.") or module.startswith(("bertjax.data", "bertjax.errors")), where
+
+
+def test_tasks_know_neither_jax_nor_flax():
+    for module, where in dependencies("tasks").items():
+        assert module.split(".")[0] not in ("jax", "flax"), where
+
+
+def test_train_knows_arrays_and_contracts_only():
+    for module, where in dependencies("train").items():
+        if module.startswith("bertjax."):
+            assert module.split(".")[1] in ("train", "contracts", "errors"), where
+
+
+def test_objectives_build_their_encoder_without_knowing_its_family():
+    for module, where in dependencies("objectives").items():
+        assert not module.startswith("bertjax.models"), where
+
+
+def test_modules_are_short():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 300, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}:{node.lineno}: {node.name} is over 60 lines"
+
+
+def modules_after(code):
+    program = f"import sys\n{code}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_bertjax_is_light():
+    assert not {"jax", "flax", "numpy", "orbax"} & modules_after("import bertjax")
+
+
+def test_data_runs_where_there_is_no_jax():
+    names = ", ".join(f"bertjax.data.{p.stem}" for p in (ROOT / "data").glob("*.py") if p.stem != "__init__")
+    assert not {"jax", "flax"} & modules_after(f"import {names}")
+
+
+def test_importing_every_module_touches_no_device():
+    names = [".".join(("bertjax", *p.relative_to(ROOT).with_suffix("").parts)) for p in FILES if p.stem[0] != "_"]
+    modules_after(f"import {', '.join(names)}\nimport jax._src.xla_bridge as b\nassert not b._backends")

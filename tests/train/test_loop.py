@@ -1,0 +1,195 @@
+"""The loop: a run that was stopped or killed ends as if it had not been, down to the bits of its log."""
+
+import json
+import signal
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from helpers import DROPOUT, make_batch, parts
+
+from bertjax.errors import DataError
+from bertjax.train.checkpoint import Checkpoints, Saver
+from bertjax.train.log import Writer, averages, read_metrics
+from bertjax.train.loop import Every, Fit, Interrupted, Window, fit, mean_metrics
+from bertjax.train.optim import Optimizer
+from bertjax.train.step import abstract_state, make_eval_step
+
+STEPS = 14
+OPTIMIZER = Optimizer(peak_lr=1e-3, warmup=2)
+EVERY = Every(log=5, evaluate=6, save=4)  # windows of the log begin and end between saves
+
+
+class Batches:
+    """Batches made from their number; `before` may raise or send a signal first."""
+
+    def __init__(self, start=(0, 0, 0), before=lambda number: None, change=lambda number, batch: batch):
+        self.position, self.before, self.change = tuple(start), before, change
+
+    def __next__(self):
+        number = self.position[-1]
+        self.before(number)
+        self.position = (0, 0, number + 1)
+        return self.change(number, make_batch(number))
+
+
+@pytest.fixture(scope="module")
+def run():
+    return parts(replace(DROPOUT, layers=1), update=OPTIMIZER.build(STEPS), micro_batches=2)
+
+
+@pytest.fixture(scope="module")
+def evaluate(run):
+    step = make_eval_step(run.objective)
+
+    def figures(state):
+        held_out = iter([make_batch(1000), make_batch(1001)])
+        return averages(mean_metrics(step, state, held_out, run.mesh), run.objective.loss_terms)
+
+    return figures
+
+
+@pytest.fixture(scope="module")
+def train(run, evaluate):
+    """train(folder, batches options) begins or resumes a run, as the verbs do."""
+
+    def go(folder, *, every=EVERY, steps=STEPS, **options):
+        state, window, loader, number = run.state, {}, (0, 0, 0), 0
+        if (folder / "checkpoints").is_dir():
+            checkpoints = Checkpoints(folder)
+            number = checkpoints.latest
+            extra = checkpoints.extra(number)
+            state, window, loader = checkpoints.state(number, abstract_state(state)), extra["window"], extra["loader"]
+        saver = Saver(folder, keep_last=9, best="-loss", constant={})
+        writer = Writer(folder, total_steps=steps, start_step=number, title="test")
+        fixed = Fit(run.step, run.mesh, run.objective.loss_terms, OPTIMIZER.schedule(STEPS), evaluate, every, steps)
+        try:
+            window = Window.from_json(window)
+            return fit(fixed, state, Batches(loader, **options), window=window, saver=saver, writer=writer)
+        finally:
+            writer.close()
+            saver.close()
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, jax.tree.map(np.array, train(folder))
+
+
+def lines(folder):
+    """The log without what a clock says."""
+    timed = ("seconds", "tokens_per_second")
+    return [{n: v for n, v in line.items() if n not in timed} for line in read_metrics(folder)]
+
+
+def assert_same_run(folder, state, undisturbed):
+    assert lines(folder) == lines(undisturbed[0])
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), undisturbed[1])
+
+
+def test_what_a_run_writes(undisturbed, run):
+    folder, state = undisturbed
+    written = [(line["step"], line["split"]) for line in lines(folder)]
+    # Steps that are logged, evaluated at 0, every 6, and at the end.
+    assert written == [(0, "dev"), (5, "train"), (6, "dev"), (10, "train"), (12, "dev"), (14, "train"), (14, "dev")]
+    assert sorted(int(p.name) for p in (folder / "checkpoints").iterdir()) == [4, 6, 8, 12, 14]
+    assert int(state.step) == STEPS
+    for line in lines(folder):
+        assert {"loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy"} <= set(line)
+        assert line["loss"] == pytest.approx(line["mlm_loss"] + line["nsp_loss"])
+    rates = [line["lr"] for line in lines(folder) if line["split"] == "train"]
+    np.testing.assert_allclose(rates, [float(OPTIMIZER.schedule(STEPS)(s)) for s in (4, 9, 13)])
+    assert all(line["tokens_per_second"] > 0 for line in read_metrics(folder) if line["split"] == "train")
+
+
+def test_a_logged_loss_is_the_mean_over_its_window(undisturbed, run):
+    _, metrics = run.train(make_batch(number) for number in range(5))
+    first = next(line for line in lines(undisturbed[0]) if line["split"] == "train")
+    for name in ("mlm_loss", "nsp_loss", "mlm_accuracy"):
+        total, weight = np.sum([step[name] for step in metrics], axis=0)
+        assert first[name] == pytest.approx(total / weight, rel=1e-6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal(tmp_path, train, undisturbed, number):
+    with pytest.raises(Interrupted, match=f"{number.name}: stopped after step 7 and saved it"):
+        train(tmp_path, before=lambda n: signal.raise_signal(number) if n == 6 else None)
+    assert Checkpoints(tmp_path).latest == 7
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same_run(tmp_path, train(tmp_path), undisturbed)
+
+
+def test_killed_between_saves(tmp_path, train, undisturbed):
+    def die(number):
+        if number == 11:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        train(tmp_path, before=die)
+    # The last save is of step 8; what was logged at step 10 comes again.
+    assert Checkpoints(tmp_path).latest == 8
+    assert lines(tmp_path)[-1]["step"] == 10
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "sp')
+    assert_same_run(tmp_path, train(tmp_path), undisturbed)
+
+
+def test_stopped_again_and_again(tmp_path, train, undisturbed):
+    for stop in (1, 5, 12):
+        with pytest.raises(Interrupted):
+            train(tmp_path, before=lambda n, stop=stop: signal.raise_signal(signal.SIGTERM) if n == stop else None)
+    assert_same_run(tmp_path, train(tmp_path), undisturbed)
+
+
+def test_a_signal_in_the_last_step_is_too_late(tmp_path, train, undisturbed):
+    state = train(tmp_path, before=lambda n: signal.raise_signal(signal.SIGTERM) if n == STEPS - 1 else None)
+    assert_same_run(tmp_path, state, undisturbed)
+
+
+def test_a_second_signal_stops_at_once(tmp_path, train):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, before=lambda n: [signal.raise_signal(signal.SIGINT) for _ in range(2)] if n == 2 else None)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path, train):
+    train(tmp_path, steps=4)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert int(train(tmp_path, steps=4).step) == 4
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def poison(number, batch):
+    """Targets of step 3 weigh as much as nothing can."""
+    return dict(batch, masked_weights=batch["masked_weights"] * np.float32(np.nan)) if number == 2 else batch
+
+
+def test_a_loss_that_is_no_number_is_an_error(tmp_path, train):
+    with pytest.raises(DataError, match=r"the loss is nan at step 5: lower --optimizer.peak-lr"):
+        train(tmp_path, change=poison, every=Every(log=5, evaluate=6, save=100))
+
+
+def test_a_state_that_is_no_number_is_never_saved(tmp_path, train):
+    with pytest.raises(DataError, match="the parameters are not finite at step 4"):
+        train(tmp_path, change=poison, every=Every(log=5, evaluate=6, save=2))
+    assert Checkpoints(tmp_path).latest == 2
+
+
+def test_window_survives_json():
+    values = {"a": (np.float32(1 / 3), np.float32(7)), "b": (np.float32(1e-30), np.float32(2**24 + 2))}
+    saved = json.loads(json.dumps(Window(values).to_json()))
+    jax.tree.map(np.testing.assert_array_equal, Window.from_json(saved).metrics, values)
+
+
+def test_metrics_of_an_evaluation_are_summed_over_batches(run):
+    step, state = make_eval_step(run.objective), run.state
+    batches = [make_batch(seed) for seed in range(3)]
+    batches[1]["masked_weights"][:] = 0  # an empty batch counts nothing
+    total = mean_metrics(step, state, iter(batches), run.mesh)
+    each = [step(state.params, batch) for batch in batches]
+    for name in total:
+        np.testing.assert_allclose(total[name], np.sum([m[name] for m in each], axis=0), rtol=1e-6)
