@@ -8,6 +8,9 @@ in number from one run to the next.
 from __future__ import annotations
 
 import bisect
+import multiprocessing
+import os
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +30,10 @@ class _Walk:
         self.source, self.epochs = source, epochs
         self._firsts = [0]  # index of the first batch of each window walked so far
         self._windows = [start]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _end_with_parent()
 
     def __len__(self) -> int:
         return ENDLESS
@@ -57,6 +64,17 @@ class _Walk:
         place = bisect.bisect_right(self._firsts, index) - 1
         first, at = self._firsts[place], self._windows[place]
         return at._replace(batch=at.batch + index - first)
+
+
+def _end_with_parent() -> None:
+    """Grain's workers would wait for ever for a parent that was killed."""
+    if parent := multiprocessing.parent_process():
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 class Loader:
