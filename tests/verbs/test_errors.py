@@ -1,0 +1,388 @@
+"""Mistakes on the command line: exit code 2, one message that names the cure, and nothing written before is lost."""
+
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from bertjax import api, run
+from bertjax.config import Prepare
+
+# {home}, {data}, {pretrained}, {finetuned} are made by the fixtures, {tmp} is empty and {new} is not there.
+PREPARE = "prepare --out {new} --corpus"
+PRETRAIN = "pretrain {home}/pretrain.py --data {data} --out {new}"
+AGAIN = "pretrain {home}/pretrain.py --data {data} --out {pretrained}"
+FINETUNE = "finetune {home}/finetune.py --task sms_spam --from {pretrained} --data {home} --out {new}"
+PREDICT = "predict {finetuned} --out {new}/p.tsv --input"
+
+OPTIONS = [
+    ("", ["usage: bertjax VERB", "pretrain"]),
+    ("pretrian", ["'pretrian'", "did you mean 'pretrain'?"]),
+    ("bogus", ["'bogus'", "choose from: evaluate, finetune"]),
+    (PRETRAIN + " --stepz 3", ["--stepz", "--steps"]),
+    (PRETRAIN + " --modl.width 64", ["--modl.width", "--model.width"]),
+    (PRETRAIN + " surplus", ["surplus", "--help"]),
+    (PRETRAIN + " --steps many", ["--steps", "'many'"]),
+    (PRETRAIN + " --steps 2.5", ["--steps", "'2.5'"]),
+    (PRETRAIN + " --optimizer.peak-lr fast", ["--optimizer.peak-lr", "'fast'"]),
+    (PRETRAIN + " --model.dtype float31", ["--model.dtype", "float31", "bfloat16"]),
+    (PRETRAIN + " --steps", ["--steps"]),
+    (PRETRAIN + " --model.width 130 --model.heads 4", ["model.width=130", "model.heads=4", "128, 132"]),
+    (PRETRAIN + " --model.heads 3", ["model.width=32", "model.heads=3", "30, 33"]),
+    (PRETRAIN + " --model.activation gleu", ["'gleu'", "did you mean 'gelu'?"]),
+    (PRETRAIN + " --model.dropout 1", ["model.dropout=1.0", "[0, 1)"]),
+    (PRETRAIN + " --optimizer.kind adam", ["optimizer.kind='adam'", "adamw"]),
+    (PRETRAIN + " --objective.mask-rate 15", ["objective.mask_rate=15.0", "0.15"]),
+    (PRETRAIN + " --length 64", ["length=64", "model.max_length=40"]),
+    (PRETRAIN + " --steps 0", ["steps=0", "at least 1"]),
+    (PRETRAIN + " --preset tinny", ["--preset tinny", "did you mean 'tiny'?"]),
+    (PRETRAIN + " --preset=tinny", ["--preset tinny", "did you mean 'tiny'?"]),
+    (PRETRAIN + " --preset", ["--preset", "choose from: base"]),
+    (PRETRAIN + " --model.vocab-size 999", ["model.vocab_size=999", "leave the option out"]),
+    (PRETRAIN + " --batch-size 9 --mesh.data 2", ["batch_size=9", "data=2", "nearest: 8, 12"]),
+    (PRETRAIN + " --batch-size 8 --micro-batches 3", ["batch_size=8", "micro_batches=3", "nearest: 6, 9"]),
+    (PRETRAIN + " --batch-size 1 --mesh.data 2 --dry-run", ["batch_size=1", "nearest: 4"]),
+    (PRETRAIN + " --mesh.fsdp 3 --mesh.tensor 3", ["needs 9 devices", "here are 8", "--mesh.fsdp"]),
+    (PRETRAIN + " --mesh.tensor 0", ["tensor=0", "at least 1"]),
+    ("pretrain", ["first argument is a recipe", "configs/"]),
+    ("pretrain --data {data} --out {new}", ["first argument is a recipe", "configs/"]),
+    ("pretrain {home}/nowhere.py --data {data} --out {new}", ["nowhere.py", "configs/"]),
+    ("pretrain {home}/finetune.py --data {data} --out {new}", ["gives a Finetune", "needs a Pretrain"]),
+    ("pretrain {home}/pretrain.py", ["missing: --data, --out"]),
+    ("finetune {home}/finetune.py --task cola", ["missing: --from, --data, --out"]),
+    (FINETUNE + " --task colla", ["'colla'", "did you mean 'cola'?"]),
+    (FINETUNE + " --encoder randon", ["--encoder", "randon", "pretrained"]),
+    (FINETUNE + " --length 41", ["length=41", "model.max_length=40"]),
+    (FINETUNE + " --train-rows 65", ["train_rows=65", "64 rows"]),
+    (FINETUNE + " --train-rows 5", ["batch_size=8", "5 examples"]),
+    ("prepare --corpus {home}/corpus.txt", ["missing: --out"]),
+    ("prepare --out {new}", ["missing: --corpus"]),
+    (PREPARE + " {home}/corpus.txt --held-out 0.7", ["held_out=0.7", "below 0.5"]),
+    (PREPARE + " {home}/corpus.txt --vocab-size 3", ["vocab"]),
+    ("evaluate", ["missing: RUN, --data"]),
+    ("evaluate {finetuned} --data {home} --split devv", ["'devv'", "did you mean 'dev'?"]),
+    ("evaluate {finetuned} --data {home} --batch-size 0", ["batch_size=0"]),
+    ("predict {finetuned}", ["missing: --input, --out"]),
+    ("list task", ["'task'", "did you mean 'tasks'?"]),
+    ("list --all", ["--all", "bertjax list --help"]),
+    ("inspect", ["bertjax inspect --help"]),
+    ("report", ["bertjax report --help"]),
+]
+
+FOLDERS = [
+    (PREPARE + " {home}/nowhere.txt", ["nowhere.txt", "no such file"]),
+    (PREPARE + " {home}", ["a folder", "*.txt"]),
+    (PREPARE + " {home}/corpus.txt --tokenizer {home}/nowhere", ["nowhere", "vocab.txt"]),
+    ("prepare --corpus {home}/corpus.txt --out {data}", ["holds a prepared corpus already", "another folder"]),
+    ("pretrain {home}/pretrain.py --data {home} --out {new}", ["not a prepared corpus", "bertjax prepare"]),
+    ("pretrain {home}/pretrain.py --data {data} --out {finetuned}", ["is a finetune run", "another --out"]),
+    ("pretrain {home}/pretrain.py --data {data} --out {home}/dev.tsv", ["dev.tsv"]),
+    (FINETUNE + " --from {home}/nowhere", ["nowhere", "no such run", "bertjax pretrain"]),
+    (FINETUNE + " --from {data}", ["no checkpoints/", "--out folder"]),
+    (FINETUNE + " --out {pretrained}", ["is a pretrain run", "another --out"]),
+    (FINETUNE + " --data {data}", ["train.tsv", "sms_spam/"]),
+    ("evaluate {pretrained} --data {home}", ["is a pretrain run", "bertjax finetune"]),
+    ("evaluate {home} --data {home}", ["no checkpoints/"]),
+    ("evaluate {home}/nowhere --data {home}", ["no such run", "bertjax finetune"]),
+    ("evaluate {finetuned} --data {home}/nowhere", ["dev.tsv", "--data"]),
+    ("inspect {home}/nowhere", ["nowhere", "no such run"]),
+    ("inspect {home}/nowhere.py", ["nowhere.py", "no such recipe"]),
+    ("inspect {home}", ["no checkpoints/"]),
+    ("report {home}/nowhere", ["nowhere", "no such file", "pretrain and finetune"]),
+    ("report {data}", ["config.json", "pretrain and finetune"]),
+]
+
+RESUMES = [
+    (AGAIN + " --model.layers 2", ["model.layers: was 1, now 2"]),
+    (AGAIN + " --preset tiny --model.max-length 40", ["model.width: was 32, now 128", "model.layers: was 1, now 2"]),
+    (AGAIN + " --steps 20 --seed 3", ["steps: was 16, now 20", "seed: was 0, now 3"]),
+    (AGAIN + " --optimizer.kind lamb", ["optimizer.kind: was 'bert-adam', now 'lamb'"]),
+    (AGAIN + " --objective.mask-rate 0.2", ["objective.mask_rate: was 0.15, now 0.2"]),
+    (FINETUNE + " --out {finetuned} --epochs 4", ["epochs: was 3, now 4"]),
+    (FINETUNE + " --out {finetuned} --encoder random", ["encoder: was 'pretrained', now 'random'"]),
+]
+
+INPUTS = [
+    (b"", ["the file is empty"]),
+    (b"text\n", ["only a header"]),
+    (b"id\ttext\n1\ta cat\n2\n", [":3:", "1 fields instead of 2"]),
+    (b"id\twords\n1\ta cat\n", [":1:", "header with text or sentence,", "add the header"]),
+    (b"text\na cat\n\xff\xfe\n", [":3:", "not UTF-8", "iconv"]),
+]
+JSON_INPUTS = [
+    (b'{"text": "a"}\n{"text": \n', [":2:", "not JSON"]),
+    (b'{"text": "a"}\n["a"]\n', [":2:", "not a JSON object"]),
+    (b'{"txt": "a"}\n', [":1:", "'text'"]),
+    (b'{"text": 3}\n', [":1:", "'text'", "string"]),
+]
+
+CORPORA = [
+    (b"", ["no text"]),
+    (b" \n\n \n", ["no text"]),
+    (b"One document.\nTwo sentences of it.\n", ["single document", "no negatives", "blank lines"]),
+    ("Café olé.\n\nÉté déjà.\n".encode("latin-1"), [":3:", "not UTF-8", "iconv -f LATIN1"]),
+    ("Some text.\n\nMore text.\n".encode("utf-16"), [":1:", "UTF-16", "iconv"]),
+]
+
+TASK_FILES = [
+    (b"", ["train.tsv", "the file is empty"]),
+    (b"ham\ta cat\nham\n", ["train.tsv:2", "1 fields instead of 2 (label, text)"]),
+    (b"ham\ta cat\nspam\ta\tdog\n", ["train.tsv:2", "3 fields instead of 2"]),
+    (b"ham\ta cat\nspamm\ta dog\n", ["train.tsv:2", "'spamm' is not one of ham, spam"]),
+    (b"ham\ta cat\nspam\ta d\xe9g\n", ["train.tsv:2", "not UTF-8", "iconv"]),
+]
+
+
+@pytest.fixture
+def refused(bertjax, home, data, pretrained, finetuned, tmp_path):
+    """refused(command, fragments) runs it and checks that it fails as a user's mistake should."""
+    places = {"home": home, "data": data, "pretrained": pretrained, "finetuned": finetuned, "tmp": tmp_path}
+
+    def call(command, fragments, **more):
+        where = {**places, "new": tmp_path / "new", **more}
+        outcome = bertjax(*(part.format(**where) for part in command.split(" ") if part))
+        text = outcome.out if not command else outcome.err
+        assert outcome.code == 2, outcome
+        assert "Traceback" not in text
+        assert command == "" or not outcome.out
+        # tyro's messages end with its hint, ours begin with the command; there is one of either kind.
+        ours = sum(line.startswith("bertjax ") for line in text.split("\n"))
+        assert text.count("For full helptext") + ours == (command != ""), text
+        plain = " ".join(text.replace("│", " ").split())
+        for fragment in fragments:
+            assert fragment in plain, text
+        return outcome
+
+    return call
+
+
+def named(cases):
+    return pytest.mark.parametrize(("command", "fragments"), cases, ids=lambda v: v if isinstance(v, str) else "")
+
+
+@named(OPTIONS)
+def test_options(refused, tmp_path, command, fragments):
+    refused(command, fragments)
+    assert not (tmp_path / "new").exists()
+
+
+@named(FOLDERS)
+def test_folders_that_are_not_what_is_wanted(refused, unchanged, home, tmp_path, command, fragments):
+    same = unchanged(home)
+    refused(command, fragments)
+    same()
+    assert not (tmp_path / "new" / "meta.json").exists()
+
+
+@named(RESUMES)
+def test_a_run_is_not_resumed_as_another(refused, unchanged, home, command, fragments):
+    same = unchanged(home)
+    refused(command, [*fragments, "Give the old values", "another --out"])
+    same()
+
+
+@pytest.mark.parametrize(("content", "fragments"), CORPORA)
+def test_corpora(refused, tmp_path, content, fragments):
+    (tmp_path / "corpus.txt").write_bytes(content)
+    refused(PREPARE + " {tmp}/corpus.txt", fragments)
+    assert not (tmp_path / "new" / "meta.json").exists()
+
+
+def test_after_a_bad_corpus_the_same_folder_can_be_prepared(refused, bertjax, home, tmp_path):
+    (tmp_path / "corpus.txt").write_text("One document.\n")
+    refused(PREPARE + " {tmp}/corpus.txt", ["single document"])
+    assert bertjax("prepare", "--corpus", home / "corpus.txt", "--out", tmp_path / "new").code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "fragments"),
+    [(b'{"text": "a b"}\n{"text": ', [":2:", "not JSON"]), (b'{"txt": "a b"}\n', [":1:", 'no "text"'])],
+)
+def test_json_corpora(refused, tmp_path, content, fragments):
+    (tmp_path / "corpus.jsonl").write_bytes(content)
+    refused(PREPARE + " {tmp}/corpus.jsonl", fragments)
+
+
+def test_a_little_invalid_utf8_is_mended_and_told(bertjax, home, tmp_path):
+    (tmp_path / "corpus.txt").write_bytes((home / "corpus.txt").read_bytes() + b"\na caf\xe9 here.\n")
+    outcome = bertjax("prepare", "--corpus", tmp_path / "corpus.txt", "--out", tmp_path / "new")
+    assert outcome.code == 0 and "lines with invalid UTF-8 (mended with U+FFFD): 1" in outcome.err
+
+
+def test_a_line_of_10_mb_is_cut_in_bounded_memory(home, tmp_path):
+    with (tmp_path / "corpus.txt").open("w") as file:
+        file.write("a cat sat on the mat " * 500_000 + "\n\n" + (home / "corpus.txt").read_text())
+    command = [sys.executable, "-m", "bertjax", "prepare", "--corpus", str(tmp_path / "corpus.txt")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "new"), "--vocab-size", "120"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lines over 1 MB (cut at white space): 1" in done.stderr
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_500_000  # kB
+
+
+@pytest.mark.parametrize(("content", "fragments"), TASK_FILES)
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_task_files(refused, home, tmp_path, split, content, fragments):
+    for name in ("train.tsv", "dev.tsv"):
+        shutil.copy(home / name, tmp_path / name)
+    (tmp_path / f"{split}.tsv").write_bytes(content)
+    refused(
+        "finetune {home}/finetune.py --task sms_spam --from {pretrained} --data {tmp} --out {new}",
+        [fragment.replace("train.tsv", f"{split}.tsv") for fragment in fragments],
+    )
+
+
+def test_a_task_file_without_the_column(refused, tmp_path):
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.tsv").write_text("sentence\tlable\na cat\t1\n")
+    command = "finetune {home}/finetune.py --task sst2 --from {pretrained} --data {tmp} --out {new}"
+    refused(command, ["train.tsv:1", "'label'", "'sentence', 'lable'"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fragments"),
+    [("p.tsv", *case) for case in INPUTS] + [("p.jsonl", *case) for case in JSON_INPUTS],
+)
+def test_inputs_to_predict(refused, tmp_path, name, content, fragments):
+    (tmp_path / name).write_bytes(content)
+    refused(PREDICT + " {tmp}/" + name, [name, *fragments])
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_input_to_predict(refused):
+    refused(PREDICT + " {tmp}/nowhere.tsv", ["nowhere.tsv", "no such file"])
+
+
+# -- nothing is lost ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(pretrained, tmp_path):
+    """A run that may be spoilt."""
+    return shutil.copytree(pretrained, tmp_path / "copied")
+
+
+def test_data_of_another_tokenizer(refused, unchanged, home, pretrained, tmp_path, copied):
+    other = tmp_path / "other"
+    corpus = (str(home / "corpus.txt"),)
+    run.prepare(Prepare(corpus=corpus, out=str(other), vocab_size=70, held_out=0.15, shard_tokens=150))
+    same = unchanged(copied)
+    refused("pretrain {home}/pretrain.py --data {other} --out {copied}", ["vocab"], other=other, copied=copied)
+    same()
+    assert api.load(copied).fill_mask("the [MASK] sat", k=1)
+
+
+def test_the_same_size_but_other_pieces(refused, unchanged, home, data, tmp_path, copied):
+    pieces = (data / "tokenizer" / "vocab.txt").read_text().split("\n")
+    pieces[-2] = "zebra"
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    other = tmp_path / "other"
+    corpus = (str(home / "corpus.txt"),)
+    run.prepare(Prepare(corpus=corpus, out=str(other), tokenizer=str(tmp_path / "vocab.txt"), held_out=0.15))
+    same = unchanged(copied)
+    command = "pretrain {home}/pretrain.py --data {other} --out {copied}"
+    refused(command, ["another vocabulary", f"--tokenizer {copied}/tokenizer"], other=other, copied=copied)
+    same()
+
+
+def test_other_data_of_the_same_tokenizer(refused, unchanged, home, data, tmp_path, copied):
+    other = tmp_path / "other"
+    corpus = (str(home / "corpus.txt"),)
+    run.prepare(Prepare(corpus=corpus, out=str(other), tokenizer=str(data / "tokenizer"), held_out=0.15, seed=9))
+    same = unchanged(copied)
+    refused("pretrain {home}/pretrain.py --data {other} --out {copied}", ["other data"], other=other, copied=copied)
+    same()
+
+
+def test_a_tokenizer_that_the_data_was_not_made_with(refused, data, tmp_path):
+    spoilt = shutil.copytree(data, tmp_path / "spoilt")
+    vocabulary = spoilt / "tokenizer" / "vocab.txt"
+    vocabulary.write_text(vocabulary.read_text().replace("\ncat\n", "\nzebra\n"))
+    refused("pretrain {home}/pretrain.py --data {spoilt} --out {new}", ["bertjax prepare"], spoilt=spoilt)
+
+
+def test_fine_tuning_with_other_rows_than_it_began_with(refused, unchanged, home, finetuned, tmp_path):
+    copied = shutil.copytree(finetuned, tmp_path / "copied")
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text((home / name).read_text().replace("\tfree", "\tfee"))
+    same = unchanged(copied)
+    command = "finetune {home}/finetune.py --task sms_spam --from {pretrained} --data {tmp} --out {copied}"
+    command += " --baseline tfidf"
+    refused(command, ["other data", "another --out"], copied=copied)
+    same()
+
+
+@pytest.mark.parametrize("what", ["meta.json", "train-00000.array_record", "tokenizer/vocab.txt"])
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_damaged_data(refused, data, tmp_path, what, how):
+    spoilt = shutil.copytree(data, tmp_path / "spoilt")
+    spoil(spoilt / what, how)
+    refused("pretrain {home}/pretrain.py --data {spoilt} --out {new} --steps 3", ["spoilt"], spoilt=spoilt)
+
+
+def spoil(path, how):
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("extra", "delete that folder"), ("train", "delete that folder"), ("encoder", "encoder: not in the checkpoint")],
+)
+def test_a_damaged_checkpoint_says_how_to_fall_back_and_then_does(refused, bertjax, home, data, copied, what, message):
+    last = copied / "checkpoints" / "16"
+    shutil.rmtree(last / what)
+    command = ["pretrain", home / "pretrain.py", "--data", data, "--out", copied]
+    refused(" ".join(map(str, command)), ["checkpoints/16", message])
+    shutil.rmtree(last)
+    outcome = bertjax(*command)
+    assert outcome.code == 0 and "resumes after step 15 of 16" in outcome.err
+
+
+def test_a_checkpoint_with_files_cut_short(refused, copied):
+    for path in (copied / "checkpoints" / "16" / "encoder").rglob("*"):
+        if path.is_file():
+            spoil(path, "cut")
+    command = "pretrain {home}/pretrain.py --data {data} --out {copied}"
+    refused(command, ["checkpoints/16", "damaged", "delete that folder"], copied=copied)
+
+
+@pytest.mark.parametrize("verb", ["inspect {copied}", FINETUNE + " --from {copied}"])
+def test_a_damaged_checkpoint_elsewhere(refused, copied, verb):
+    for step in (copied / "checkpoints").iterdir():
+        if step.is_dir():
+            shutil.rmtree(step / "extra", ignore_errors=True)
+    refused(verb, ["copied/checkpoints", "damaged"], copied=copied)
+
+
+def test_a_damaged_config_in_a_report(refused, copied):
+    spoil(copied / "config.json", "cut")
+    refused("report {copied}", ["config.json: not JSON", "pretrain and finetune"], copied=copied)
+
+
+# -- as a program ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "fragments"),
+    [
+        ("pretrian", ["did you mean 'pretrain'?"]),
+        (PRETRAIN + " --stepz 3", ["--steps"]),
+        (PRETRAIN + " --model.heads 3", ["model.width=32"]),
+        ("evaluate {pretrained} --data {home}", ["is a pretrain run"]),
+    ],
+)
+def test_the_program_exits_with_2(home, data, pretrained, tmp_path, command, fragments):
+    arguments = command.format(home=home, data=data, pretrained=pretrained, new=tmp_path / "new").split()
+    done = subprocess.run([sys.executable, "-m", "bertjax", *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and not done.stdout
+    assert "Traceback" not in done.stderr and "Error" not in done.stderr
+    for fragment in fragments:
+        assert fragment in done.stderr

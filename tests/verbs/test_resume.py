@@ -1,0 +1,196 @@
+"""The promise: a run that was stopped and taken up again is, to the last bit, the run left alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bertjax import api, cli, run, session
+from bertjax.config import Finetune, load_recipe
+from bertjax.errors import DataError
+from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.log import read_metrics
+from bertjax.train.loop import Interrupted
+from bertjax.train.mesh import MeshConfig
+
+VARIES = ("seconds", "tokens_per_second")
+
+
+def logged(folder):
+    """Every logged figure as its float bits; the lines of one step in their order."""
+    return [
+        {name: value.hex() if isinstance(value, float) else value for name, value in line.items() if name not in VARIES}
+        for line in read_metrics(folder)
+    ]
+
+
+def arrays(tree):
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def same_bits(a, b):
+    a, b = arrays(a), arrays(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes(), name
+
+
+@pytest.fixture
+def on_step(monkeypatch):
+    """on_step(number, action): `action(state)` takes the place of the state after the number-th step of a run."""
+
+    def arrange(number, action):
+        make = session.make_train_step
+
+        def wrapped(*arguments, **options):
+            step = make(*arguments, **options)
+
+            def counted(state, batch):
+                state, metrics = step(state, batch)
+                return (action(state) if int(state.step) == number else state), metrics
+
+            return counted
+
+        monkeypatch.setattr(session, "make_train_step", wrapped)
+
+    return arrange
+
+
+def terminate(state):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return state
+
+
+@pytest.fixture
+def stop_at(on_step, monkeypatch):
+    """stop_at(number, verb, config): the run, sent SIGTERM in its number-th step."""
+
+    def stop(number, verb, config):
+        on_step(number, terminate)
+        with pytest.raises(Interrupted, match=rf"SIGTERM: stopped after step {number} and saved it"):
+            verb(config)
+        monkeypatch.undo()
+        assert Checkpoints(Path(config.out)).latest == number
+
+    return stop
+
+
+def equal_runs(one, two):
+    """Same figures in every line, same state at the end, same best checkpoint."""
+    assert logged(one) == logged(two)
+    first, second = Checkpoints(one), Checkpoints(two)
+    assert (first.latest, first.best) == (second.latest, second.best)
+    assert first.extra(first.latest)["loader"] == second.extra(second.latest)["loader"]
+    same_bits(*(checkpoints._restore(checkpoints.latest, items(checkpoints)) for checkpoints in (first, second)))
+
+
+def items(checkpoints):
+    """All arrays of a checkpoint: parameters and the rest of the state."""
+    import orbax.checkpoint as ocp
+
+    names = [*checkpoints.parts(checkpoints.latest), "train"]
+    return {name: ocp.args.StandardRestore() for name in names}
+
+
+def test_the_run_reaches_its_second_epoch_and_logs_every_step(pretrained, tiny):
+    lines = [line for line in logged(pretrained) if line["split"] == "train"]
+    assert [line["step"] for line in lines] == list(range(1, tiny.steps + 1))
+    epoch, *_ = Checkpoints(pretrained).extra(tiny.steps)["loader"]
+    assert epoch >= 1 and tiny.micro_batches == 2 and tiny.model.dropout and tiny.model.attention_dropout
+
+
+def test_a_run_begun_anew_is_the_same(pretrained, tiny, tmp_path):
+    run.pretrain(replace(tiny, out=str(tmp_path / "run"), workers=1, save_every=100, keep_last=5))
+    equal_runs(pretrained, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("stops", "workers"), [((7,), (0, 0)), ((4, 13), (0, 2, 1))])
+def test_stopped_and_resumed_is_the_run_left_alone(stop_at, pretrained, tiny, tmp_path, stops, workers):
+    config = replace(tiny, out=str(tmp_path / "run"))
+    for stop, count in zip(stops, workers, strict=False):
+        stop_at(stop, run.pretrain, replace(config, workers=count))
+    run.pretrain(replace(config, workers=workers[-1]))
+    equal_runs(pretrained, tmp_path / "run")
+
+
+def test_resuming_a_finished_run_changes_nothing(pretrained, tiny, tmp_path):
+    copied = shutil.copytree(pretrained, tmp_path / "copied")
+    run.pretrain(replace(tiny, out=str(copied)))
+    equal_runs(pretrained, copied)
+
+
+def test_another_mesh_keeps_the_order_of_the_data_and_the_losses(stop_at, tiny, tmp_path):
+    config = replace(tiny, batch_size=16, model=replace(tiny.model, dropout=0.0, attention_dropout=0.0), steps=6)
+    wide = replace(config, mesh=MeshConfig(data=8))
+    run.pretrain(replace(wide, out=str(tmp_path / "alone")))
+    stop_at(4, run.pretrain, replace(wide, out=str(tmp_path / "moved")))
+    run.pretrain(replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2), out=str(tmp_path / "moved")))
+    alone, moved = read_metrics(tmp_path / "alone"), read_metrics(tmp_path / "moved")
+    assert [line["step"] for line in alone] == [line["step"] for line in moved]
+    for one, two in zip(alone, moved, strict=True):
+        np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-6)
+    extras = [Checkpoints(tmp_path / name).extra(6) for name in ("alone", "moved")]
+    assert extras[0]["loader"] == extras[1]["loader"]
+
+
+def test_a_killed_process_goes_on_from_its_last_save(pretrained, tiny, home, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "bertjax", "pretrain", home / "pretrain.py", "--data", tiny.data, "--out", out]
+    with subprocess.Popen([*map(str, command), "--workers", "1"], stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < deadline:
+            steps = out / "checkpoints"
+            if steps.is_dir() and any(entry.name == "5" for entry in steps.iterdir()):
+                process.kill()
+            time.sleep(0.002)
+        process.kill()
+        # Ends only when the worker, which holds the other end of the pipe, has gone too.
+        errors = process.communicate(timeout=60)[1].decode()
+    assert (out / "checkpoints" / "5").is_dir(), errors
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    run.pretrain(replace(tiny, out=str(out)))
+    equal_runs(pretrained, out)
+
+
+def test_the_best_and_the_last_checkpoints_are_kept(pretrained, tiny):
+    steps = sorted(int(entry.name) for entry in (pretrained / "checkpoints").iterdir() if entry.name.isdigit())
+    lowest = min((line for line in read_metrics(pretrained) if line["split"] == "dev" and line["step"]), key=lambda line: line["loss"])  # fmt: skip  # noqa: E501
+    assert steps == sorted({15, 16, lowest["step"]})
+    assert Checkpoints(pretrained).best == lowest["step"]
+
+
+def test_a_checkpoint_that_is_not_finite_is_never_written(on_step, tiny, tmp_path):
+    config = replace(tiny, out=str(tmp_path / "run"), log_every=100, eval_every=100, save_every=2)
+    on_step(5, lambda state: replace(state, params=jax.tree.map(lambda x: x * np.nan, state.params)))
+    with pytest.raises(DataError, match="not finite at step 6: lower --optimizer"):
+        run.pretrain(config)
+    assert Checkpoints(tmp_path / "run").latest == 4
+    assert np.isfinite(api.load(tmp_path / "run").embed(["the cat"])).all()
+
+
+def test_stopping_from_the_command_line(on_step, bertjax, tiny, home, tmp_path):
+    on_step(3, terminate)
+    outcome = bertjax("pretrain", home / "pretrain.py", "--data", tiny.data, "--out", tmp_path / "run")
+    assert outcome.code == 130 and "stopped after step 3 and saved it; the same command goes on" in outcome.err
+
+
+def test_fine_tuning_resumed_is_fine_tuning_left_alone(stop_at, finetuned, pretrained, home, tmp_path):
+    config = replace(
+        load_recipe(str(home / "finetune.py"), Finetune),
+        task="sms_spam", source=str(pretrained), data=str(home), out=str(tmp_path / "run"), baseline="tfidf",
+    )  # fmt: skip
+    stop_at(10, run.finetune, config)
+    run.finetune(config)
+    equal_runs(finetuned, tmp_path / "run")
+    scores = [json.loads((folder / "scores.json").read_text()) for folder in (finetuned, tmp_path / "run")]
+    assert scores[0] == scores[1]
+    assert cli.run(["evaluate", str(tmp_path / "run"), "--data", str(home)]) == 0
