@@ -75,6 +75,7 @@ def home(tmp_path_factory):
         rows = []
         for i in range(count):
             label, words = ("spam", SPAM) if i % 3 == 0 else ("ham", HAM)
+            label = "ham" if i % 12 == 0 else label  # so that no score is perfect
             rows.append(f"{label}\t{sentence(rng, words + WORDS[:4])}\n")
         (folder / f"{split}.tsv").write_text("".join(rows))
     return folder

@@ -354,6 +354,11 @@ def test_a_checkpoint_with_files_cut_short(refused, copied):
     refused(command, ["checkpoints/16", "damaged", "delete that folder"], copied=copied)
 
 
+def test_the_scores_of_a_checkpoint_are_damaged(refused, copied):
+    spoil(copied / "checkpoints" / "16" / "metrics" / "metrics", "cut")
+    refused("inspect {copied}", ["copied/checkpoints", "delete the folder of the last step"], copied=copied)
+
+
 @pytest.mark.parametrize("verb", ["inspect {copied}", FINETUNE + " --from {copied}"])
 def test_a_damaged_checkpoint_elsewhere(refused, copied, verb):
     for step in (copied / "checkpoints").iterdir():
