@@ -207,7 +207,8 @@ def load_recipe(path: str, kind: type[Run]) -> Run:
         raise ConfigError(f"{path}: {error}") from None
     except Exception as error:  # a recipe is the user's program: a misspelt field, a name that is not imported
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        raise ConfigError(f"{path}:{(lines or ['?'])[-1]}: {type(error).__name__}: {error}") from None
+        place = f"{path}:{lines[-1]}" if lines else path
+        raise ConfigError(f"{place}: {type(error).__name__}: {error}") from None
     if make is None:
         raise ConfigError(f"{path}: a recipe defines `def config() -> {kind.__name__}`")
     if not isinstance(recipe, kind):

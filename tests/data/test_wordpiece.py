@@ -33,7 +33,7 @@ def test_rare_letters_are_left_out_when_the_alphabet_is_too_large():
 def test_errors():
     with pytest.raises(ConfigError, match="vocab_size=10 is too small; at least 64"):
         learn_pieces(["text"], lambda word: [word], 10)
-    with pytest.raises(DataError, match="no words"):
+    with pytest.raises(DataError, match="no text"):
         learn_pieces(["", "  "], lambda word: [word], 100)
 
 
