@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 
 out="${1:-runs/quickstart}"
 mkdir -p "$out"
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/$out/compiled}"
+JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$(cd "$out" && pwd)/compiled}"
+export JAX_COMPILATION_CACHE_DIR
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 

@@ -1,0 +1,50 @@
+"""Every command of the README runs, in its order, as a reader would type it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+SHELL = [text for kind, text in BLOCKS if kind == "bash"]
+
+
+def test_the_first_two_commands_are_the_quickstart_and_the_tests():
+    assert SHELL[:2] == ["./launch/quickstart.sh\n", "./launch/test.sh\n"]
+    assert "launch/test.sh" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_commands_step_by_step(tmp_path):
+    for name in ("configs", "sample_data"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    script = "set -euo pipefail\n" + "".join(SHELL[2:])
+    script += "\n".join(f"python - <<'EOF'\n{text}EOF\n" for kind, text in BLOCKS if kind == "python")
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len((tmp_path / "runs/predictions.tsv").read_text().splitlines()) == 3
+    assert "masked accuracy" in done.stdout + done.stderr
+    assert len(re.findall(r"^0\.\d{3}  he looked at the ", done.stdout, re.MULTILINE)) == 5
+
+
+@pytest.mark.slow
+def test_the_quickstart_ends_with_a_table_that_pretraining_wins(tmp_path):
+    done = subprocess.run([ROOT / "launch/quickstart.sh", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = (tmp_path / "report.txt").read_text()
+    f1 = {name: float(value) for name, value in re.findall(r"(pretrained|random) encoder.*?│\s+([\d.]+)", report)}
+    assert f1["pretrained"] > f1["random"] + 0.05, report
+    assert "tfidf" in report
+    assert "masked accuracy" in report
+    assert "Next: bertjax" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_test_command_lints_and_collects():
+    done = subprocess.run([ROOT / "launch/test.sh", "--collect-only", "-q"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "tests collected" in done.stdout
