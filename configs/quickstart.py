@@ -1,11 +1,15 @@
-"""BERT-tiny on the novels of sample_data in about a minute and a half on 2 CPU cores (launch/quickstart.sh).
+"""BERT-tiny on the novels and messages of sample_data, about a minute and a half on 2 CPU cores (launch/quickstart.sh).
 
-    bertjax prepare --corpus sample_data/novels.txt.gz --vocab-size 4096 --held-out 0.05 --out data
+    bertjax prepare --corpus sample_data/novels.txt.gz sample_data/messages.txt.gz --vocab-size 4096 \\
+        --held-out 0.05 --out data
     bertjax pretrain configs/quickstart.py --data data --out runs/quickstart/pretrained
 
-Expected: held-out masked accuracy from 0 to about 0.13, loss from 9.0 to about 6.6. Small batches of short rows, as
-many updates matter more than smooth ones when so few tokens are seen.
+Expected: held-out loss from 9.0 to about 6.4, masked accuracy from 0 to about 0.12, NSP accuracy about 0.75. Small
+batches of short rows, as many updates matter more than smooth ones when so few tokens are seen; no dropout, as
+nothing is seen often enough to be learnt by heart.
 """
+
+from dataclasses import replace
 
 from bertjax.config import Pretrain
 from bertjax.models import bert
@@ -14,8 +18,8 @@ from bertjax.train.optim import Optimizer
 
 def config() -> Pretrain:
     return Pretrain(
-        model=bert.PRESETS["tiny"],
-        optimizer=Optimizer(kind="adamw", peak_lr=2e-3, warmup=0.1),
+        model=replace(bert.PRESETS["tiny"], dropout=0.0, attention_dropout=0.0),
+        optimizer=Optimizer(kind="adamw", peak_lr=1e-3, warmup=0.1),
         steps=1_400,
         batch_size=16,
         length=64,

@@ -15,5 +15,5 @@ def config() -> Finetune:
         epochs=8,
         batch_size=16,
         length=64,
-        optimizer=Optimizer(kind="adamw", peak_lr=3e-4, warmup=0.1),
+        optimizer=Optimizer(kind="adamw", peak_lr=1e-3, warmup=0.1),
     )

@@ -13,7 +13,8 @@ export JAX_COMPILATION_CACHE_DIR
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
 [ -f "$out/data/meta.json" ] ||
-    step bertjax prepare --corpus sample_data/novels.txt.gz --vocab-size 4096 --held-out 0.05 --out "$out/data"
+    step bertjax prepare --corpus sample_data/novels.txt.gz sample_data/messages.txt.gz \
+        --vocab-size 4096 --held-out 0.05 --out "$out/data"
 step bertjax pretrain configs/quickstart.py --data "$out/data" --out "$out/pretrained"
 for encoder in pretrained random; do
     step bertjax finetune configs/quickstart_spam.py --task sms_spam --from "$out/pretrained" --encoder "$encoder" \
