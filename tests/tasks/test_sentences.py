@@ -173,4 +173,9 @@ def test_the_messages_that_ship():
 
 def test_the_novels_that_ship():
     chapters = gzip.decompress((SAMPLE / "novels.txt.gz").read_bytes()).decode("ascii").strip().split("\n\n")
-    assert len(chapters) == 59 and min(len(chapter.split()) for chapter in chapters) > 1000
+    assert len(chapters) == 28 and min(len(chapter.split()) for chapter in chapters) > 1000
+
+
+def test_the_unlabelled_messages_that_ship_are_those_of_train():
+    messages = gzip.decompress((SAMPLE / "messages.txt.gz").read_bytes()).decode().split("\n\n")
+    assert messages == [*(row.text_a for row in tasks.find("sms_spam").read(str(SAMPLE), "train")), ""]
