@@ -1,15 +1,17 @@
 """Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them."""
 
 import importlib.util
+import re
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, TypeVar
 
 from bertjax import tasks
 from bertjax.contracts import ModelConfig, ObjectiveConfig
-from bertjax.errors import ConfigError, UserError
+from bertjax.errors import ConfigError, UserError, closest
 from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig
@@ -183,12 +185,15 @@ def with_vocabulary(config: Pretrain, vocab_size: int) -> Pretrain:
     return replace(config, model=replace(config.model, vocab_size=vocab_size))  # type: ignore[type-var]
 
 
+# Fields whose option has another name than `--field`.
+SPELLED = {"source": "--from", "run": "RUN"}
+
+
 def require(config: object, *names: str) -> None:
     """Raises for options that have no default and were not given."""
     missing = [name for name in names if not getattr(config, name)]
     if missing:
-        spelling = {"source": "--from", "run": "RUN"}
-        flags = ", ".join(spelling.get(name, f"--{name}") for name in missing)
+        flags = ", ".join(SPELLED.get(name, f"--{name}") for name in missing)
         raise ConfigError(f"missing: {flags}; see --help")
 
 
@@ -208,7 +213,7 @@ def load_recipe(path: str, kind: type[Run]) -> Run:
     except Exception as error:  # a recipe is the user's program: a misspelt field, a name that is not imported
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         place = f"{path}:{lines[-1]}" if lines else path
-        raise ConfigError(f"{place}: {type(error).__name__}: {error}") from None
+        raise ConfigError(f"{place}: {type(error).__name__}: {error}{_nearest_field(error, module)}") from None
     if make is None:
         raise ConfigError(f"{path}: a recipe defines `def config() -> {kind.__name__}`")
     if not isinstance(recipe, kind):
@@ -216,8 +221,20 @@ def load_recipe(path: str, kind: type[Run]) -> Run:
     return recipe
 
 
+def _nearest_field(error: Exception, recipe: ModuleType) -> str:
+    """What an unknown keyword of a config class was meant to be; nothing for other errors."""
+    found = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", str(error))
+    if not found:
+        return ""
+    owners = [recipe, *(value for value in vars(recipe).values() if isinstance(value, ModuleType))]
+    classes = (getattr(owner, found[1], None) for owner in owners)
+    names = [field.name for known in classes if known is not None and is_dataclass(known) for field in fields(known)]
+    return closest(found[2], names) if names else ""
+
+
 # What may differ when a run is taken up again; all else would make another run of it.
-MAY_CHANGE = {"data", "out", "mesh", "workers", "log_every", "eval_every", "eval_batches", "save_every", "keep_last"}
+MAY_CHANGE = {"data", "out", "mesh", "workers", "baseline"}
+MAY_CHANGE |= {"log_every", "eval_every", "eval_batches", "save_every", "keep_last"}
 
 
 def check_resume(old: object, new: object, run: str) -> None:
@@ -233,7 +250,8 @@ def check_resume(old: object, new: object, run: str) -> None:
 
 def _differences(old: object, new: object, prefix: str) -> list[tuple[str, object, object]]:
     if type(old) is not type(new) or not hasattr(old, "__dataclass_fields__"):
-        return [] if old == new else [(prefix.rstrip("."), old, new)]
+        name = prefix.rstrip(".")
+        return [] if old == new else [(SPELLED.get(name, name), old, new)]
     found = []
     for f in fields(old):  # type: ignore[arg-type]
         if prefix or f.name not in MAY_CHANGE:

@@ -50,7 +50,8 @@ def test_a_changed_key_stops_a_resume_unless_it_does_not_matter(value, path):
     with pytest.raises(ConfigError) as error:
         config.check_resume(value, other, "runs/a")
     message = str(error.value)
-    assert f"\n  {'.'.join(path)}: was {old!r}, now {new!r}\n" in message
+    name = "--from" if path == ("source",) else ".".join(path)
+    assert f"\n  {name}: was {old!r}, now {new!r}\n" in message
     assert message.count(": was ") == 1 and "runs/a" in message and "--out" in message
 
 
@@ -136,7 +137,9 @@ HEAD = "from bertjax.config import Finetune, Pretrain\nfrom bertjax.models impor
         ("def config(:", "SyntaxError"),
         ("import no_such_module", ":1: ModuleNotFoundError: No module named 'no_such_module'"),
         ("x = 1", "a recipe defines `def config() -> Pretrain`"),
-        (HEAD + "def config():\n    return Pretrain(batchsize=3)", ":4: TypeError: "),
+        (HEAD + "def config():\n    return Pretrain(batchsize=3)", "; did you mean 'batch_size'?"),
+        (HEAD + "def config():\n    return Pretrain(model=bert.Config(layer=3))", "; did you mean 'layers'?"),
+        (HEAD + "def config():\n    return len(batchsize=3)", ":4: TypeError: "),
         (HEAD + "def config():\n    return Pretrian()", ":4: NameError: name 'Pretrian' is not defined"),
         (HEAD + "def config():\n    return Pretrain(model=bert.PRESETS['tinny'])", ":4: KeyError: 'tinny'"),
         (HEAD + "def config():\n    return Pretrain(model=bert.Cfg())", ":4: AttributeError: "),
