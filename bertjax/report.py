@@ -136,6 +136,7 @@ def report(runs: Sequence[str], out: str) -> None:
     for column in ("run", "step", "loss", "masked accuracy", "next-sentence accuracy"):
         pretrained.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     scores: list[tuple[str, dict[str, float]]] = []
+    baselines: list[tuple[str, dict[str, float]]] = []
     for run in runs:
         config = read_json(Path(run) / "config.json", "pretrain and finetune")
         if config["command"] == "pretrain":
@@ -143,8 +144,10 @@ def report(runs: Sequence[str], out: str) -> None:
                 figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy", "nsp_accuracy"))
                 pretrained.add_row(run, str(line["step"]), *figures)
         else:
-            scores += _scores(run)
-    tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores)
+            model, *beside = _scores(run)
+            scores.append(model)
+            baselines += [row for row in beside if row not in baselines]  # runs on the same rows share them
+    tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores + baselines)
     answers.print(*tables, sep="\n")
     if out:
         with Path(out).open("w") as file:
@@ -160,10 +163,12 @@ def _first_and_last(run: str) -> list[dict[str, Any]]:
 
 def _scores(run: str) -> list[tuple[str, dict[str, float]]]:
     scores = read_json(Path(run) / "scores.json", "finetune")
-    rows = scores["data"]["train"]["rows"]
-    what = f"{run}: {scores['encoder']} encoder, {rows:,} rows of {scores['task']}"
+    rows = f"{scores['data']['train']['rows']:,} rows of {scores['task']}"
     baselines = scores.get("baseline", {}).items()
-    return [(what, scores["metrics"]), *((f"{name} on the same rows", values) for name, values in baselines)]
+    return [
+        (f"{run}: {scores['encoder']} encoder, {rows}", scores["metrics"]),
+        *((f"{name}, {rows}", values) for name, values in baselines),
+    ]
 
 
 def _score_tables(scores: Sequence[tuple[str, dict[str, float]]]) -> list[Table]:
