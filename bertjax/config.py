@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from bertjax import tasks
 from bertjax.contracts import ModelConfig, ObjectiveConfig
@@ -67,6 +67,8 @@ class Pretrain:
     """pieces a batch is cut into to save memory; the gradient stays the same"""
     length: int = 128
     """tokens in a row"""
+    later_phases: tuple[tuple[float, int, int], ...] = ()
+    """phases after the first, each: share of all steps, length, batch size; 0.1 512 64 as BERT's last tenth"""
     seed: int = 0
     workers: int = 0
     """processes that make batches; 0: one thread"""
@@ -84,7 +86,28 @@ class Pretrain:
         )
         _at_least(0, self, "workers", "seed")
         _at_least(1, self, "keep_last")
-        check_length(self.length, self.model)
+        shares = [share for share, _, _ in self.later_phases]
+        if shares and not (min(shares) > 0 and sum(shares) < 1):
+            raise ConfigError(f"later_phases={self.later_phases}: the shares must be above 0 and sum to below 1")
+        for phase in self.phases:
+            check_length(phase.length, self.model)
+            if min(phase.steps, phase.batch_size) < 1:
+                raise ConfigError(f"later_phases: {phase} needs a step and a row; raise its share or --steps")
+
+    @property
+    def phases(self) -> list["PhaseConfig"]:
+        """The first phase, which takes what steps the later ones leave, and these."""
+        later = [PhaseConfig(round(share * self.steps), *shape) for share, *shape in self.later_phases]
+        first = self.steps - sum(phase.steps for phase in later)
+        return [PhaseConfig(first, self.length, self.batch_size), *later]
+
+
+class PhaseConfig(NamedTuple):
+    """A part of a pretraining run with batches of one shape."""
+
+    steps: int
+    length: int
+    batch_size: int
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from jax.sharding import Mesh
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from bertjax import scoring, session, tasks
-from bertjax.config import Evaluate, Finetune, Predict, Prepare, Pretrain, check_length, with_vocabulary
+from bertjax.config import Evaluate, Finetune, PhaseConfig, Predict, Prepare, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Params
 from bertjax.data import corpus, shards
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
+from bertjax.data.phases import Phase
 from bertjax.data.sources import PairSource, Position, Source
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError
@@ -73,7 +74,7 @@ def pretrain(config: Pretrain) -> None:
     """A prepared corpus -> RUN with checkpoints and metrics."""
     tokenizer, config = resolve(config)
     objective = config.objective.build(config.model)
-    held_out = pretraining_batches(config, tokenizer, "valid")
+    held_out = pretraining_batches(config, tokenizer, "valid", config.phases[0])
 
     def evaluation(mesh: Mesh) -> Hook:
         step = make_eval_step(objective)
@@ -88,8 +89,9 @@ def pretrain(config: Pretrain) -> None:
             objective=objective,
             tokenizer=tokenizer,
             data_hash=Meta.load(config.data).content_hash,
-            source=pretraining_batches(config, tokenizer, "train"),
-            total_steps=config.steps,
+            phases=[
+                Phase(phase.steps, pretraining_batches(config, tokenizer, "train", phase)) for phase in config.phases
+            ],
             every=Every(config.log_every, config.eval_every, config.save_every),
             best="-loss",
             keep_last=config.keep_last,
@@ -108,17 +110,17 @@ def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
     return tokenizer, with_vocabulary(config, meta.vocab_size)
 
 
-def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str) -> PairSource:
-    """Masked sentence pairs of a split ("train" or "valid") of the prepared corpus."""
+def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phase: PhaseConfig) -> PairSource:
+    """Masked sentence pairs of a split ("train" or "valid") of the prepared corpus, in the shape of a phase."""
     vocab = Vocab.of(tokenizer)
     return PairSource(
         config.data,
         split,
-        length=config.length,
-        batch_size=config.batch_size if split == "train" else config.batch_size // config.micro_batches,
+        length=phase.length,
+        batch_size=phase.batch_size if split == "train" else phase.batch_size // config.micro_batches,
         seed=config.seed,
         vocab=vocab,
-        corruption=config.objective.corruption(vocab, config.length),
+        corruption=config.objective.corruption(vocab, phase.length),
     )
 
 
@@ -150,8 +152,7 @@ def finetune(config: Finetune) -> None:
             objective=objective,
             tokenizer=saved.tokenizer,
             data_hash=scoring.digest(rows["train"] + rows["dev"]),
-            source=source,
-            total_steps=config.epochs * steps,
+            phases=[Phase(config.epochs * steps, source)],
             every=Every(config.log_every, evaluate=steps, save=steps),
             best=task.metrics[0],
             keep_last=1,

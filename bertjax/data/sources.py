@@ -41,6 +41,7 @@ class Source(Protocol):
     """Batches as pure functions of their position; picklable, as each worker process gets a copy."""
 
     windows: int  # in every epoch
+    batch_size: int
 
     def batches(self, epoch: int, window: int) -> int:
         """How many batches a window has."""

@@ -238,8 +238,9 @@ def test_fine_tuning_starts_from_that_encoder(monkeypatch, pretrained, home, tmp
 
 def test_dry_run_tells_and_writes_nothing(bertjax, home, data, tmp_path):
     command = ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run", "--dry-run"]
-    outcome = bertjax(*command)
+    outcome = bertjax(*command, "--later-phases", "0.25", "40", "4")
     assert outcome.code == 0 and not list(tmp_path.iterdir())
+    assert "12 steps of 8 x 32" in outcome.out and "4 steps of 4 x 40" in outcome.out
     for words in ("parameters", "optimizer", "batch", "temporaries", "steps", "tokens a step", "FLOP"):
         assert words in outcome.out
 

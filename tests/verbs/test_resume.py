@@ -122,6 +122,23 @@ def test_stopped_and_resumed_is_the_run_left_alone(stop_at, pretrained, tiny, tm
     equal_runs(pretrained, tmp_path / "run")
 
 
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_length_phases_are_resumed_in_either_and_between_them(stop_at, phased, tiny, tmp_path, stop):
+    config = replace(phased, out=str(tmp_path / "run"))
+    stop_at(stop, run.pretrain, config)
+    run.pretrain(replace(config, workers=1))
+    equal_runs(Path(phased.out), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def phased(tiny, tmp_path_factory):
+    """A finished run of 4 steps of 8 x 32 and 3 of 4 x 40."""
+    config = replace(tiny, steps=7, later_phases=((0.4, 40, 4),), out=str(tmp_path_factory.mktemp("phased") / "run"))
+    assert [phase.steps for phase in config.phases] == [4, 3]
+    run.pretrain(config)
+    return config
+
+
 def test_resuming_a_finished_run_changes_nothing(pretrained, tiny, tmp_path):
     copied = shutil.copytree(pretrained, tmp_path / "copied")
     run.pretrain(replace(tiny, out=str(copied)))
