@@ -14,6 +14,7 @@ from bertjax import scoring, session, tasks
 from bertjax.config import Evaluate, Finetune, Predict, Prepare, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Params
 from bertjax.data import corpus, shards
+from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
 from bertjax.data.sources import PairSource, Position, Source
@@ -36,14 +37,17 @@ def prepare(config: Prepare) -> None:
 
         def documents() -> Iterator[list[str]]:
             counts.clear()
-            for document in corpus.documents(config.corpus, wrapped=config.wrapped, counts=counts):
-                progress.update(bar, completed=counts[corpus.BYTES])
+            caps = corpus.Caps(config.max_line, config.max_document)
+            for document in corpus.documents(
+                config.corpus, wrapped=config.wrapped, text_column=config.text_column, caps=caps, counts=counts
+            ):
+                progress.update(bar, completed=counts[BYTES])
                 yield document
 
         if config.tokenizer:
             tokenizer = Tokenizer.load(config.tokenizer)
         else:
-            sentences = (sentence for document in documents() for sentence in document)
+            sentences = (sentence for document in documents() for sentence in corpus.sentences(document))
             tokenizer = Tokenizer.train(sentences, config.vocab_size, config.lowercase)
         progress.update(bar, description="tokenising")
         meta = shards.write(
@@ -53,6 +57,7 @@ def prepare(config: Prepare) -> None:
             held_out=config.held_out,
             seed=config.seed,
             counts=counts,
+            sentences=corpus.sentences,
             shard_tokens=config.shard_tokens,
             progress=lambda done, tokens: progress.update(bar, figures=f"{done:,} documents  {tokens:,} tokens"),
         )

@@ -35,10 +35,13 @@ def write(
     held_out: float,
     seed: int,
     counts: Counter[str],
+    sentences: Callable[[list[str]], list[str]] = list,
     shard_tokens: int = 4_000_000,
     progress: Callable[[int, int], None] = lambda documents, tokens: None,
 ) -> Meta:
     """Tokenise documents into train-*.array_record, valid-*.array_record, tokenizer/ and, last, meta.json.
+
+    A document is a list of lines, and `sentences` gives the sentences of these; by default they are the lines.
 
     A share `held_out` of the documents, drawn from `seed`, goes to `valid`: at least two when there are four or
     more. `progress` hears of (documents, tokens) so far; `counts` gathers what is dropped and goes into the meta.
@@ -51,7 +54,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     writers = {split: _SplitWriter(out, split, shard_tokens) for split in ("train", "valid")}
     written = tokens = 0
-    for split, document in _split(_encode(documents, tokenizer, counts), held_out, seed):
+    for split, document in _split(_encode(map(sentences, documents), tokenizer, counts), held_out, seed):
         writers[split].add(document)
         written += 1
         tokens += len(document.tokens)

@@ -1,0 +1,36 @@
+"""prepare from the command line: formats, caps, and what it says of them."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from bertjax.data import formats, lines
+from bertjax.data.meta import Meta
+
+
+def test_formats_and_the_name_of_the_text(bertjax, home, data, tmp_path):
+    documents = (home / "corpus.txt").read_text().split("\n\n")
+    third = len(documents) // 3
+    rows = "".join(json.dumps({"body": text}) + "\n" for text in documents[:third])
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(rows.encode()))
+    pq.write_table(pa.table({"body": documents[third : 2 * third]}), tmp_path / "b.parquet")
+    (tmp_path / "c.txt").write_text("\n\n".join(documents[2 * third :]))
+    options = ["--vocab-size", 120, "--held-out", 0.15, "--shard-tokens", 150]
+    outcome = bertjax("prepare", "--corpus", tmp_path / "*", "--text-column", "body", "--out", tmp_path / "o", *options)
+    assert outcome.code == 0, outcome.err
+    assert Meta.load(tmp_path / "o").content_hash == Meta.load(data).content_hash
+
+
+def test_caps(bertjax, home, tmp_path, data):
+    outcome = bertjax(
+        *("prepare", "--corpus", home / "corpus.txt", "--out", tmp_path / "o", "--tokenizer", data / "tokenizer"),
+        *("--max-line", 30, "--max-document", 60),
+    )
+    assert outcome.code == 0, outcome.err
+    counts = Meta.load(tmp_path / "o").counts
+    assert counts[lines.LONG] > 10 and counts[formats.CUT] > 40
+    assert f"{formats.CUT}: {counts[formats.CUT]}" in " ".join(outcome.err.split())
+    refused = bertjax("prepare", "--corpus", home / "corpus.txt", "--out", tmp_path / "n", "--max-document", 99)
+    assert refused.code == 2 and "max_document=99 must be at least max_line=1048576" in refused.err
