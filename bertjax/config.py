@@ -46,6 +46,8 @@ class Prepare:
     """share of the documents kept for evaluation, below 0.5"""
     shard_tokens: int = 4_000_000
     """tokens after which a shard is closed"""
+    workers: int = 0
+    """processes that tokenise beside the one that reads; the shards do not depend on their number"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +55,7 @@ class Prepare:
             raise ConfigError(f"held_out={self.held_out} must be a share above 0 and below 0.5")
         _at_least(1, self, "vocab_size", "shard_tokens")
         _at_least(16, self, "max_line")
+        _at_least(0, self, "workers")
         if self.max_document < self.max_line:
             raise ConfigError(f"max_document={self.max_document} must be at least max_line={self.max_line}")
 

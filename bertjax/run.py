@@ -59,6 +59,7 @@ def prepare(config: Prepare) -> None:
             counts=counts,
             sentences=corpus.sentences,
             shard_tokens=config.shard_tokens,
+            workers=config.workers,
             progress=lambda done, tokens: progress.update(bar, figures=f"{done:,} documents  {tokens:,} tokens"),
         )
     for split in meta.splits:

@@ -10,19 +10,19 @@ import hashlib
 import heapq
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from bertjax.data import encode, parallel
 from bertjax.data.blocks import Document, Shard, pack, unpack
 from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 
-ENCODED_AT_ONCE = 200_000  # characters: enough to make calls of the tokenizer cheap
 EMPTY_SENTENCES = "sentences without tokens (dropped)"
 EMPTY_DOCUMENTS = "documents without tokens (dropped)"
 
@@ -37,6 +37,7 @@ def write(
     counts: Counter[str],
     sentences: Callable[[list[str]], list[str]] = list,
     shard_tokens: int = 4_000_000,
+    workers: int = 0,
     progress: Callable[[int, int], None] = lambda documents, tokens: None,
 ) -> Meta:
     """Tokenise documents into train-*.array_record, valid-*.array_record, tokenizer/ and, last, meta.json.
@@ -44,7 +45,8 @@ def write(
     A document is a list of lines, and `sentences` gives the sentences of these; by default they are the lines.
 
     A share `held_out` of the documents, drawn from `seed`, goes to `valid`: at least two when there are four or
-    more. `progress` hears of (documents, tokens) so far; `counts` gathers what is dropped and goes into the meta.
+    more. `workers` processes share the work; what is written does not depend on their number. `progress` hears of
+    (documents, tokens) so far; `counts` gathers what is dropped and goes into the meta.
     """
     out = Path(out)
     if not 0 <= held_out < 0.5:
@@ -54,60 +56,30 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     writers = {split: _SplitWriter(out, split, shard_tokens) for split in ("train", "valid")}
     written = tokens = 0
-    for split, document in _split(_encode(map(sentences, documents), tokenizer, counts), held_out, seed):
-        writers[split].add(document)
-        written += 1
-        tokens += len(document.tokens)
-        progress(written, tokens)
-    if not written:
-        raise DataError("the corpus has no text; check that the files are the right ones and not empty")
-    if written == 1:
-        raise DataError(
-            "the corpus is a single document, so next sentence prediction has no negatives; "
-            "put blank lines between documents, or give more files"
-        )
+    lots = encode.lots(_split(documents, held_out, seed))
+    with closing(parallel.ordered(encode.Encoder(tokenizer, sentences), lots, workers)) as encoded:
+        for split, document, _, dropped in chain.from_iterable(encoded):
+            counts.update({EMPTY_SENTENCES: dropped} if dropped else {})
+            if not len(document.tokens):
+                counts[EMPTY_DOCUMENTS] += 1
+                continue
+            writers[split].add(document)
+            written += 1
+            tokens += len(document.tokens)
+            progress(written, tokens)
+    splits = _finish(writers)
     tokenizer.save(out / "tokenizer")
-    splits = {split: tuple(writer.finish()) for split, writer in writers.items()}
     meta = Meta(VERSION, tokenizer.hash, tokenizer.vocab_size, seed, splits, dict(counts))
     meta.save(out)
     return meta
 
 
-def _encode(documents: Iterable[list[str]], tokenizer: Tokenizer, counts: Counter[str]) -> Iterator[Document]:
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    for several in _together(documents):
-        ids = iter(tokenizer.encode_corpus([sentence for document in several for sentence in document]))
-        for document in several:
-            sentences = [row for row in islice(ids, len(document)) if row]
-            if len(sentences) < len(document):
-                counts[EMPTY_SENTENCES] += len(document) - len(sentences)
-            if sentences:
-                lengths = np.array([len(row) for row in sentences], np.uint32)
-                yield Document(np.fromiter(chain.from_iterable(sentences), dtype, int(lengths.sum())), lengths)
-            else:
-                counts[EMPTY_DOCUMENTS] += 1
-
-
-def _together(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Runs of documents of about ENCODED_AT_ONCE characters."""
-    several: list[list[str]] = []
-    size = 0
-    for document in documents:
-        several.append(document)
-        size += sum(map(len, document))
-        if size >= ENCODED_AT_ONCE:
-            yield several
-            several, size = [], 0
-    if several:
-        yield several
-
-
-def _split(documents: Iterable[Document], held_out: float, seed: int) -> Iterator[tuple[str, Document]]:
+def _split(documents: Iterable[list[str]], held_out: float, seed: int) -> Iterator[encode.Raw]:
     """("train" or "valid", document): each draws a number from its index, and draws below `held_out` are valid.
 
     The three lowest draws wait until the end, when it is known whether the corpus has documents enough to hold out.
     """
-    waiting: list[tuple[float, int, Document]] = []  # a heap, highest draw first
+    waiting: list[tuple[float, int, list[str]]] = []  # a heap, highest draw first
     train = valid = 0
     for index, document in enumerate(documents):
         heapq.heappush(waiting, (-_draw(seed, index), index, document))
@@ -126,6 +98,21 @@ def _draw(seed: int, index: int) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
+def _finish(writers: Mapping[str, _SplitWriter]) -> dict[str, tuple[ShardFile, ...]]:
+    """Closes all splits. Where documents without tokens leave one of them too few, `train` takes what `valid` has."""
+    train, valid = writers["train"], writers["valid"]
+    if valid.documents == 1 or train.documents < 2:
+        train.take(valid)
+    if not train.documents:
+        raise DataError("the corpus has no text; check that the files are the right ones and not empty")
+    if train.documents == 1:
+        raise DataError(
+            "the corpus is a single document, so next sentence prediction has no negatives; "
+            "put blank lines between documents, or give more files"
+        )
+    return {split: tuple(writer.finish()) for split, writer in writers.items()}
+
+
 class _SplitWriter:
     """Cuts one split into shards; holds the last full one back until the next has the two documents it needs."""
 
@@ -135,8 +122,11 @@ class _SplitWriter:
         self._full: list[Document] = []
         self._current: list[Document] = []
         self._tokens = 0  # of the current shard
+        self.documents = 0
 
     def add(self, document: Document) -> None:
+        """Append a document."""
+        self.documents += 1
         self._current.append(document)
         self._tokens += len(document.tokens)
         if len(self._current) == 2 and self._full:
@@ -144,6 +134,12 @@ class _SplitWriter:
             self._full = []
         if len(self._current) >= 2 and self._tokens >= self.shard_tokens:
             self._full, self._current, self._tokens = self._current, [], 0
+
+    def take(self, other: _SplitWriter) -> None:
+        """Append what another split has not written."""
+        for document in other._full + other._current:
+            self.add(document)
+        other._full, other._current = [], []
 
     def finish(self) -> list[ShardFile]:
         """Write what is left and list all shards."""

@@ -34,3 +34,12 @@ def test_caps(bertjax, home, tmp_path, data):
     assert f"{formats.CUT}: {counts[formats.CUT]}" in " ".join(outcome.err.split())
     refused = bertjax("prepare", "--corpus", home / "corpus.txt", "--out", tmp_path / "n", "--max-document", 99)
     assert refused.code == 2 and "max_document=99 must be at least max_line=1048576" in refused.err
+
+
+def test_workers(bertjax, home, data, tmp_path):
+    options = ["--corpus", home / "corpus.txt", "--vocab-size", 120, "--held-out", 0.15, "--shard-tokens", 150]
+    outcome = bertjax("prepare", *options, "--workers", 2, "--out", tmp_path / "o")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "o" / "meta.json").read_bytes() == (data / "meta.json").read_bytes()
+    outcome = bertjax("prepare", *options, "--workers", -1, "--out", tmp_path / "n")
+    assert outcome.code == 2 and "workers=-1 must be at least 0" in outcome.err
