@@ -37,9 +37,13 @@ def prepare(config: Prepare) -> None:
 
         def documents() -> Iterator[list[str]]:
             counts.clear()
-            caps = corpus.Caps(config.max_line, config.max_document)
             for document in corpus.documents(
-                config.corpus, wrapped=config.wrapped, text_column=config.text_column, caps=caps, counts=counts
+                config.corpus,
+                wrapped=config.wrapped,
+                text_column=config.text_column,
+                caps=corpus.Caps(config.max_line, config.max_document),
+                deduplicate=config.deduplicate,
+                counts=counts,
             ):
                 progress.update(bar, completed=counts[BYTES])
                 yield document

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bertjax.data import formats
+from bertjax.data.duplicates import Seen
 from bertjax.data.formats import Caps
 from bertjax.data.sentences import split_sentences
 from bertjax.errors import DataError
 
 EMPTY = "empty documents (dropped)"
+DUPLICATES = "documents that came before (dropped)"
 
 
 def files(patterns: Sequence[str]) -> list[Path]:
@@ -34,19 +36,24 @@ def documents(
     wrapped: bool = False,
     text_column: str = "text",
     caps: Caps = Caps(),  # noqa: B008 (frozen)
+    deduplicate: bool = False,
     counts: Counter[str],
 ) -> Iterator[list[str]]:
     """Documents, as lists of lines, of text, WikiExtractor, JSON lines and Parquet files (formats.py).
 
-    In text files a blank line ends a document; `wrapped` says that their lines are broken to a width. `counts`
-    gathers what was mended, cut or dropped and why, and the bytes read.
+    In text files a blank line ends a document; `wrapped` says that their lines are broken to a width. Of equal
+    documents `deduplicate` keeps the first. `counts` gathers what was mended, cut or dropped and why, and the bytes
+    read.
     """
+    seen = Seen()
     for path in files(patterns):
         for document in formats.read(path, wrapped=wrapped, text_column=text_column, caps=caps, counts=counts):
-            if document:
-                yield document
-            else:
+            if not document:
                 counts[EMPTY] += 1
+            elif deduplicate and not seen.new(document):
+                counts[DUPLICATES] += 1
+            else:
+                yield document
 
 
 def sentences(document: Sequence[str]) -> list[str]:

@@ -36,6 +36,16 @@ def test_caps(bertjax, home, tmp_path, data):
     assert refused.code == 2 and "max_document=99 must be at least max_line=1048576" in refused.err
 
 
+def test_duplicates(bertjax, home, data, tmp_path):
+    (tmp_path / "twice.txt").write_text((home / "corpus.txt").read_text() + "\n" + (home / "corpus.txt").read_text())
+    options = ["--corpus", tmp_path / "twice.txt", "--vocab-size", 120, "--held-out", 0.15, "--shard-tokens", 150]
+    outcome = bertjax("prepare", *options, "--out", tmp_path / "o", "--deduplicate")
+    assert outcome.code == 0 and "documents that came before (dropped): 40" in outcome.err
+    assert Meta.load(tmp_path / "o").content_hash == Meta.load(data).content_hash
+    assert bertjax("prepare", *options, "--out", tmp_path / "p").code == 0
+    assert Meta.load(tmp_path / "p").total("train", "documents") > 60
+
+
 def test_workers(bertjax, home, data, tmp_path):
     options = ["--corpus", home / "corpus.txt", "--vocab-size", 120, "--held-out", 0.15, "--shard-tokens", 150]
     outcome = bertjax("prepare", *options, "--workers", 2, "--out", tmp_path / "o")
