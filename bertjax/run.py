@@ -69,7 +69,7 @@ def prepare(config: Prepare) -> None:
     for split in meta.splits:
         done, tokens = meta.total(split, "documents"), meta.total(split, "tokens")
         console.print(f"prepare: {config.out} {split}: {done:,} documents, {tokens:,} tokens")
-    console.print(f"prepare: vocabulary of {meta.vocab_size:,}")
+    console.print(f"prepare: vocabulary of {meta.vocab_size:,}; what is in the corpus: {config.out}/report.html")
     for reason, count in sorted(counts.items()):
         console.print(f"prepare: {reason}: {count:,}")
 

@@ -7,24 +7,26 @@ costs in proportion to the records of a file, so these are large blocks and a sh
 from __future__ import annotations
 
 import hashlib
-import heapq
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from bertjax.data import encode, parallel
-from bertjax.data.blocks import Document, Shard, pack, unpack
+from bertjax.data import datareport, encode, parallel
+from bertjax.data.blocks import Shard, pack, unpack
+from bertjax.data.encode import Encoded
+from bertjax.data.held_out import split as held_out_split
 from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile
+from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 
-EMPTY_SENTENCES = "sentences without tokens (dropped)"
-EMPTY_DOCUMENTS = "documents without tokens (dropped)"
+SAMPLES = 12  # sentences shown in the report
+SAMPLE_TOKENS = 64  # of each
 
 
 def write(
@@ -40,7 +42,7 @@ def write(
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda documents, tokens: None,
 ) -> Meta:
-    """Tokenise documents into train-*.array_record, valid-*.array_record, tokenizer/ and, last, meta.json.
+    """Tokenise documents into train-*.array_record, valid-*.array_record, tokenizer/, report.* and, last, meta.json.
 
     A document is a list of lines, and `sentences` gives the sentences of these; by default they are the lines.
 
@@ -54,54 +56,28 @@ def write(
     if (out / "meta.json").exists():
         raise ConfigError(f"{out}: holds a prepared corpus already; choose another folder or remove this one")
     out.mkdir(parents=True, exist_ok=True)
-    writers = {split: _SplitWriter(out, split, shard_tokens) for split in ("train", "valid")}
-    written = tokens = 0
-    lots = encode.lots(_split(documents, held_out, seed))
+    writers = {split: _SplitWriter(out, split, shard_tokens, tokenizer.unk_id) for split in ("train", "valid")}
+    tokens = 0
+    lots = encode.lots(held_out_split(documents, held_out, seed))
     with closing(parallel.ordered(encode.Encoder(tokenizer, sentences), lots, workers)) as encoded:
-        for split, document, _, dropped in chain.from_iterable(encoded):
-            counts.update({EMPTY_SENTENCES: dropped} if dropped else {})
-            if not len(document.tokens):
-                counts[EMPTY_DOCUMENTS] += 1
-                continue
-            writers[split].add(document)
-            written += 1
-            tokens += len(document.tokens)
-            progress(written, tokens)
+        for item in chain.from_iterable(encoded):
+            writers[item.split].add(item)
+            tokens += len(item.document.tokens)
+            progress(sum(writer.documents for writer in writers.values()), tokens)
     splits = _finish(writers)
     tokenizer.save(out / "tokenizer")
+    tally = writers["train"].tally + writers["valid"].tally
+    counts.update(tally.dropped)
     meta = Meta(VERSION, tokenizer.hash, tokenizer.vocab_size, seed, splits, dict(counts))
+    datareport.write(out, meta, tally, _samples(out / splits["train"][0].name, tokenizer))
     meta.save(out)
     return meta
-
-
-def _split(documents: Iterable[list[str]], held_out: float, seed: int) -> Iterator[encode.Raw]:
-    """("train" or "valid", document): each draws a number from its index, and draws below `held_out` are valid.
-
-    The three lowest draws wait until the end, when it is known whether the corpus has documents enough to hold out.
-    """
-    waiting: list[tuple[float, int, list[str]]] = []  # a heap, highest draw first
-    train = valid = 0
-    for index, document in enumerate(documents):
-        heapq.heappush(waiting, (-_draw(seed, index), index, document))
-        if len(waiting) > 3:
-            negative, _, document = heapq.heappop(waiting)
-            held = -negative < held_out and train > valid + 2
-            train, valid = train + (not held), valid + held
-            yield "valid" if held else "train", document
-    enough = held_out > 0 and train + valid + len(waiting) >= 4
-    for rank, (_, _, document) in enumerate(sorted(waiting, reverse=True)):
-        yield "valid" if enough and rank < 2 else "train", document
-
-
-def _draw(seed: int, index: int) -> float:
-    digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def _finish(writers: Mapping[str, _SplitWriter]) -> dict[str, tuple[ShardFile, ...]]:
     """Closes all splits. Where documents without tokens leave one of them too few, `train` takes what `valid` has."""
     train, valid = writers["train"], writers["valid"]
-    if valid.documents == 1 or train.documents < 2:
+    if valid.documents < 2 or train.documents < 2:
         train.take(valid)
     if not train.documents:
         raise DataError("the corpus has no text; check that the files are the right ones and not empty")
@@ -110,58 +86,82 @@ def _finish(writers: Mapping[str, _SplitWriter]) -> dict[str, tuple[ShardFile, .
             "the corpus is a single document, so next sentence prediction has no negatives; "
             "put blank lines between documents, or give more files"
         )
-    return {split: tuple(writer.finish()) for split, writer in writers.items()}
+    return {split: writer.finish() for split, writer in writers.items()}
 
 
 class _SplitWriter:
     """Cuts one split into shards; holds the last full one back until the next has the two documents it needs."""
 
-    def __init__(self, out: Path, split: str, shard_tokens: int) -> None:
-        self.out, self.split, self.shard_tokens = out, split, shard_tokens
+    def __init__(self, out: Path, split: str, shard_tokens: int, unk_id: int) -> None:
+        self.out, self.split, self.shard_tokens, self.unk_id = out, split, shard_tokens, unk_id
+        self.documents = 0  # that have tokens
+        self.tally = Tally()
         self._files: list[ShardFile] = []
-        self._full: list[Document] = []
-        self._current: list[Document] = []
-        self._tokens = 0  # of the current shard
-        self.documents = 0
+        self._full: list[Encoded] = []
+        self._begin()
 
-    def add(self, document: Document) -> None:
-        """Append a document."""
-        self.documents += 1
-        self._current.append(document)
-        self._tokens += len(document.tokens)
-        if len(self._current) == 2 and self._full:
+    def _begin(self) -> None:
+        self._current: list[Encoded] = []
+        self._documents = self._tokens = 0  # of the current shard
+
+    def add(self, item: Encoded) -> None:
+        """Append a document; one without tokens is only tallied."""
+        self._current.append(item)
+        size = len(item.document.tokens)
+        self.documents += size > 0
+        self._documents += size > 0
+        self._tokens += size
+        if self._documents == 2 and self._full:
             self._write(self._full)
             self._full = []
-        if len(self._current) >= 2 and self._tokens >= self.shard_tokens:
-            self._full, self._current, self._tokens = self._current, [], 0
+        if self._documents >= 2 and self._tokens >= self.shard_tokens:
+            self._full = self._current
+            self._begin()
 
     def take(self, other: _SplitWriter) -> None:
         """Append what another split has not written."""
-        for document in other._full + other._current:
-            self.add(document)
-        other._full, other._current = [], []
+        for item in other._full + other._current:
+            self.add(item)
+        other._full = []
+        other._begin()
 
-    def finish(self) -> list[ShardFile]:
+    def finish(self) -> tuple[ShardFile, ...]:
         """Write what is left and list all shards."""
-        lots = [self._full + self._current] if len(self._current) < 2 else [self._full, self._current]
-        for documents in lots:
-            if documents:
-                self._write(documents)
-        return self._files
+        lots = [self._full + self._current] if self._documents < 2 else [self._full, self._current]
+        for items in lots:
+            if items:
+                self._write(items)
+        return tuple(self._files)
 
-    def _write(self, documents: list[Document]) -> None:
+    def _write(self, items: list[Encoded]) -> None:
+        documents = [item.document for item in items if len(item.document.tokens)]
         path = self.out / f"{self.split}-{len(self._files):05d}.array_record"
         new = path.with_name(path.name + ".new")
         writer = ArrayRecordWriter(str(new), "group_size:1")
         for block in pack(documents):
             writer.write(block)
         writer.close()
-        with new.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = file_hash(new)
         os.replace(new, path)
         sentences = sum(len(document.lengths) for document in documents)
         tokens = sum(len(document.tokens) for document in documents)
         self._files.append(ShardFile(path.name, len(documents), sentences, tokens, sha256))
+        self.tally += Tally.of(items, self.unk_id)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _samples(path: Path, tokenizer: Tokenizer) -> list[list[str]]:
+    """Sentences from all over a shard, as the pieces that a model will see."""
+    shard = read_shard(path)
+    chosen = range(0, len(shard.sentence_starts) - 1, -(-(len(shard.sentence_starts) - 1) // SAMPLES))
+    spans = [(shard.sentence_starts[i], shard.sentence_starts[i + 1]) for i in chosen]
+    rows = [shard.tokens[start : min(stop, start + SAMPLE_TOKENS)].tolist() for start, stop in spans]
+    return [[tokenizer.vocabulary[token] for token in row] for row in rows]
 
 
 def read_shard(path: str | Path) -> Shard:

@@ -50,6 +50,8 @@ def test_workers(bertjax, home, data, tmp_path):
     options = ["--corpus", home / "corpus.txt", "--vocab-size", 120, "--held-out", 0.15, "--shard-tokens", 150]
     outcome = bertjax("prepare", *options, "--workers", 2, "--out", tmp_path / "o")
     assert outcome.code == 0, outcome.err
-    assert (tmp_path / "o" / "meta.json").read_bytes() == (data / "meta.json").read_bytes()
+    for name in ("meta.json", "report.json", "report.html"):
+        assert (tmp_path / "o" / name).read_bytes() == (data / name).read_bytes()
+    assert f"{tmp_path}/o/report.html" in outcome.err.replace("\n", "")
     outcome = bertjax("prepare", *options, "--workers", -1, "--out", tmp_path / "n")
     assert outcome.code == 2 and "workers=-1 must be at least 0" in outcome.err
