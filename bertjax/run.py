@@ -1,7 +1,10 @@
 """The verbs: each wires corpus or task, objective and tokenizer together and hands them on."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from bertjax import scoring, session, tasks
 from bertjax.config import Evaluate, Finetune, Predict, Prepare, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Params
 from bertjax.data import corpus, shards
+from bertjax.data.journal import Journal
 from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
@@ -32,6 +36,12 @@ def prepare(config: Prepare) -> None:
     """Text files -> tokenizer and token shards."""
     counts: Counter[str] = Counter()
     size = sum(file.stat().st_size for file in corpus.files(config.corpus))
+    given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
+    journal = Journal(Path(config.out), _inputs(config, given))
+    if journal.entries:
+        console.print(f"prepare: goes on from {len(journal.entries)} whole shards in {config.out}")
+    elif journal.foreign:
+        console.print(f"prepare: removes what a preparation of other text or with other options left in {config.out}")
     with _progress() as progress:
         bar = progress.add_task("training the vocabulary", total=size, figures="")
 
@@ -48,9 +58,8 @@ def prepare(config: Prepare) -> None:
                 progress.update(bar, completed=counts[BYTES])
                 yield document
 
-        if config.tokenizer:
-            tokenizer = Tokenizer.load(config.tokenizer)
-        else:
+        tokenizer = given or journal.tokenizer()
+        if tokenizer is None:
             sentences = (sentence for document in documents() for sentence in corpus.sentences(document))
             tokenizer = Tokenizer.train(sentences, config.vocab_size, config.lowercase)
         progress.update(bar, description="tokenising")
@@ -64,6 +73,7 @@ def prepare(config: Prepare) -> None:
             sentences=corpus.sentences,
             shard_tokens=config.shard_tokens,
             workers=config.workers,
+            journal=journal,
             progress=lambda done, tokens: progress.update(bar, figures=f"{done:,} documents  {tokens:,} tokens"),
         )
     for split in meta.splits:
@@ -72,6 +82,13 @@ def prepare(config: Prepare) -> None:
     console.print(f"prepare: vocabulary of {meta.vocab_size:,}; what is in the corpus: {config.out}/report.html")
     for reason, count in sorted(counts.items()):
         console.print(f"prepare: {reason}: {count:,}")
+
+
+def _inputs(config: Prepare, tokenizer: Tokenizer | None) -> str:
+    """A hash of all that a preparation depends on; files are known by name, size and time."""
+    options = {**asdict(config), "out": "", "workers": 0, "tokenizer": tokenizer and tokenizer.hash}
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in corpus.files(config.corpus)]
+    return hashlib.sha256(json.dumps([options, files]).encode()).hexdigest()
 
 
 def _progress() -> Progress:

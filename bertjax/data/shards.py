@@ -6,7 +6,6 @@ costs in proportion to the records of a file, so these are large blocks and a sh
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +19,8 @@ from bertjax.data import datareport, encode, parallel
 from bertjax.data.blocks import Shard, pack, unpack
 from bertjax.data.encode import Encoded
 from bertjax.data.held_out import split as held_out_split
-from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile
+from bertjax.data.journal import Entry, Journal
+from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile, file_hash
 from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
@@ -40,37 +40,36 @@ def write(
     sentences: Callable[[list[str]], list[str]] = list,
     shard_tokens: int = 4_000_000,
     workers: int = 0,
+    journal: Journal | None = None,
     progress: Callable[[int, int], None] = lambda documents, tokens: None,
 ) -> Meta:
     """Tokenise documents into train-*.array_record, valid-*.array_record, tokenizer/, report.* and, last, meta.json.
 
-    A document is a list of lines, and `sentences` gives the sentences of these; by default they are the lines.
-
-    A share `held_out` of the documents, drawn from `seed`, goes to `valid`: at least two when there are four or
-    more. `workers` processes share the work; what is written does not depend on their number. `progress` hears of
-    (documents, tokens) so far; `counts` gathers what is dropped and goes into the meta.
+    A document is a list of lines, and `sentences` gives the sentences of these; by default they are the lines. A share
+    `held_out` of the documents, drawn from `seed`, goes to `valid`: at least two when there are four or more. What is
+    written does not depend on the number of `workers` (processes), nor on how often it was killed: shards that the
+    `journal` knows are kept. `progress` hears of (documents, tokens) so far; `counts` gathers what is dropped.
     """
     out = Path(out)
     if not 0 <= held_out < 0.5:
         raise ConfigError(f"held_out={held_out}: the share of held-out documents must be from 0 to below 0.5")
-    if (out / "meta.json").exists():
-        raise ConfigError(f"{out}: holds a prepared corpus already; choose another folder or remove this one")
-    out.mkdir(parents=True, exist_ok=True)
-    writers = {split: _SplitWriter(out, split, shard_tokens, tokenizer.unk_id) for split in ("train", "valid")}
-    tokens = 0
-    lots = encode.lots(held_out_split(documents, held_out, seed))
+    journal = journal or Journal(out, "")
+    journal.begin(tokenizer)
+    writers = {split: _SplitWriter(journal, split, shard_tokens, tokenizer.unk_id) for split in ("train", "valid")}
+    tokens = sum(entry.shard.tokens for entry in journal.entries)
+    lots = encode.lots(journal.remaining(held_out_split(documents, held_out, seed)))
     with closing(parallel.ordered(encode.Encoder(tokenizer, sentences), lots, workers)) as encoded:
         for item in chain.from_iterable(encoded):
             writers[item.split].add(item)
             tokens += len(item.document.tokens)
             progress(sum(writer.documents for writer in writers.values()), tokens)
     splits = _finish(writers)
-    tokenizer.save(out / "tokenizer")
     tally = writers["train"].tally + writers["valid"].tally
     counts.update(tally.dropped)
     meta = Meta(VERSION, tokenizer.hash, tokenizer.vocab_size, seed, splits, dict(counts))
     datareport.write(out, meta, tally, _samples(out / splits["train"][0].name, tokenizer))
     meta.save(out)
+    journal.end()
     return meta
 
 
@@ -92,11 +91,12 @@ def _finish(writers: Mapping[str, _SplitWriter]) -> dict[str, tuple[ShardFile, .
 class _SplitWriter:
     """Cuts one split into shards; holds the last full one back until the next has the two documents it needs."""
 
-    def __init__(self, out: Path, split: str, shard_tokens: int, unk_id: int) -> None:
-        self.out, self.split, self.shard_tokens, self.unk_id = out, split, shard_tokens, unk_id
-        self.documents = 0  # that have tokens
-        self.tally = Tally()
-        self._files: list[ShardFile] = []
+    def __init__(self, journal: Journal, split: str, shard_tokens: int, unk_id: int) -> None:
+        self.journal, self.split, self.shard_tokens, self.unk_id = journal, split, shard_tokens, unk_id
+        whole = journal.of(split)
+        self._files = [entry.shard for entry in whole]
+        self.documents = sum(file.documents for file in self._files)  # that have tokens
+        self.tally = sum((entry.tally for entry in whole), Tally())
         self._full: list[Encoded] = []
         self._begin()
 
@@ -112,7 +112,7 @@ class _SplitWriter:
         self._documents += size > 0
         self._tokens += size
         if self._documents == 2 and self._full:
-            self._write(self._full)
+            self.journal.add(self._write(self._full))
             self._full = []
         if self._documents >= 2 and self._tokens >= self.shard_tokens:
             self._full = self._current
@@ -126,16 +126,16 @@ class _SplitWriter:
         other._begin()
 
     def finish(self) -> tuple[ShardFile, ...]:
-        """Write what is left and list all shards."""
+        """Write what is left and list all shards. The journal is not told: `take` may have moved documents."""
         lots = [self._full + self._current] if self._documents < 2 else [self._full, self._current]
         for items in lots:
             if items:
                 self._write(items)
         return tuple(self._files)
 
-    def _write(self, items: list[Encoded]) -> None:
+    def _write(self, items: list[Encoded]) -> Entry:
         documents = [item.document for item in items if len(item.document.tokens)]
-        path = self.out / f"{self.split}-{len(self._files):05d}.array_record"
+        path = self.journal.out / f"{self.split}-{len(self._files):05d}.array_record"
         new = path.with_name(path.name + ".new")
         writer = ArrayRecordWriter(str(new), "group_size:1")
         for block in pack(documents):
@@ -145,14 +145,10 @@ class _SplitWriter:
         os.replace(new, path)
         sentences = sum(len(document.lengths) for document in documents)
         tokens = sum(len(document.tokens) for document in documents)
-        self._files.append(ShardFile(path.name, len(documents), sentences, tokens, sha256))
-        self.tally += Tally.of(items, self.unk_id)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        shard, tally = ShardFile(path.name, len(documents), sentences, tokens, sha256), Tally.of(items, self.unk_id)
+        self._files.append(shard)
+        self.tally += tally
+        return Entry(self.split, shard, len(items), tally)
 
 
 def _samples(path: Path, tokenizer: Tokenizer) -> list[list[str]]:

@@ -1,6 +1,12 @@
 """prepare from the command line: formats, caps, and what it says of them."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +14,7 @@ import zstandard
 
 from bertjax.data import formats, lines
 from bertjax.data.meta import Meta
+from bertjax.data.tokenizer import Tokenizer
 
 
 def test_formats_and_the_name_of_the_text(bertjax, home, data, tmp_path):
@@ -55,3 +62,26 @@ def test_workers(bertjax, home, data, tmp_path):
     assert f"{tmp_path}/o/report.html" in outcome.err.replace("\n", "")
     outcome = bertjax("prepare", *options, "--workers", -1, "--out", tmp_path / "n")
     assert outcome.code == 2 and "workers=-1 must be at least 0" in outcome.err
+
+
+def test_killed_it_goes_on(bertjax, home, tmp_path, monkeypatch):
+    (tmp_path / "corpus.txt").write_text(f"{(home / 'corpus.txt').read_text()}\n" * 60)
+    options = ["--corpus", tmp_path / "corpus.txt", "--vocab-size", 120, "--shard-tokens", 1500, "--workers", 1]
+    command = [sys.executable, "-m", "bertjax", "prepare", *map(str, options), "--out", str(tmp_path / "o")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    while process.poll() is None and len(list((tmp_path / "o").glob("train-*.array_record"))) < 3:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
+    other = bertjax("prepare", *options, "--held-out", 0.02, "--out", shutil.copytree(tmp_path / "o", tmp_path / "p"))
+    assert other.code == 0 and "removes what a preparation of other text or with other options left" in other.err
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "train", None)  # it has been trained
+        outcome = bertjax("prepare", *options[:-1], 0, "--out", tmp_path / "o")
+    assert outcome.code == 0 and "prepare: goes on from " in outcome.err, outcome.err
+    assert bertjax("prepare", *options, "--out", tmp_path / "undisturbed").code == 0
+    resumed, undisturbed = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        for name in ("o", "undisturbed")
+    )
+    assert resumed == undisturbed and len(resumed) > 10
