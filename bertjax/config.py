@@ -25,7 +25,7 @@ class Prepare:
     """Text files to a tokenizer and shards of tokens."""
 
     corpus: tuple[str, ...] = ()
-    """text files or globs, plain or .gz: a blank line between documents; .jsonl: {"text": ...} a line"""
+    """files or globs: text (a blank line between documents), WikiExtractor's, .jsonl, .parquet; also .gz, .bz2, .zst"""
     out: str = ""
     """folder to write"""
     tokenizer: str = ""
@@ -34,18 +34,32 @@ class Prepare:
     """of the vocabulary to train"""
     lowercase: bool = True
     """of the vocabulary to train: lower-case and strip accents, as BERT uncased (not for Korean)"""
+    text_column: str = "text"
+    """name of the text in JSON lines and Parquet"""
     wrapped: bool = False
-    """lines are wrapped at a fixed width: join them inside a document"""
+    """lines of text files are wrapped at a fixed width: join them inside a document"""
+    deduplicate: bool = False
+    """drop documents that are the same as an earlier one (12 to 24 bytes of memory a document)"""
+    max_line: int = 1 << 20
+    """bytes; a longer line is cut at white space"""
+    max_document: int = 64 << 20
+    """bytes; what is longer is cut into several documents, or, when it is a line of JSON, dropped; all counted"""
     held_out: float = 0.01
     """share of the documents kept for evaluation, below 0.5"""
     shard_tokens: int = 4_000_000
     """tokens after which a shard is closed"""
+    workers: int = 0
+    """processes that tokenise beside the one that reads; the shards do not depend on their number"""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.held_out < 0.5:
             raise ConfigError(f"held_out={self.held_out} must be a share above 0 and below 0.5")
         _at_least(1, self, "vocab_size", "shard_tokens")
+        _at_least(16, self, "max_line")
+        _at_least(0, self, "workers")
+        if self.max_document < self.max_line:
+            raise ConfigError(f"max_document={self.max_document} must be at least max_line={self.max_line}")
 
 
 @dataclass(frozen=True)

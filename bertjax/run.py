@@ -1,7 +1,10 @@
 """The verbs: each wires corpus or task, objective and tokenizer together and hands them on."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from bertjax import scoring, session, tasks
 from bertjax.config import Evaluate, Finetune, PhaseConfig, Predict, Prepare, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Params
 from bertjax.data import corpus, shards
+from bertjax.data.journal import Journal
+from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
 from bertjax.data.phases import Phase
@@ -32,19 +37,31 @@ def prepare(config: Prepare) -> None:
     """Text files -> tokenizer and token shards."""
     counts: Counter[str] = Counter()
     size = sum(file.stat().st_size for file in corpus.files(config.corpus))
+    given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
+    journal = Journal(Path(config.out), _inputs(config, given))
+    if journal.entries:
+        console.print(f"prepare: goes on from {len(journal.entries)} whole shards in {config.out}")
+    elif journal.foreign:
+        console.print(f"prepare: removes what a preparation of other text or with other options left in {config.out}")
     with _progress() as progress:
         bar = progress.add_task("training the vocabulary", total=size, figures="")
 
         def documents() -> Iterator[list[str]]:
             counts.clear()
-            for document in corpus.documents(config.corpus, wrapped=config.wrapped, counts=counts):
-                progress.update(bar, completed=counts[corpus.BYTES])
+            for document in corpus.documents(
+                config.corpus,
+                wrapped=config.wrapped,
+                text_column=config.text_column,
+                caps=corpus.Caps(config.max_line, config.max_document),
+                deduplicate=config.deduplicate,
+                counts=counts,
+            ):
+                progress.update(bar, completed=counts[BYTES])
                 yield document
 
-        if config.tokenizer:
-            tokenizer = Tokenizer.load(config.tokenizer)
-        else:
-            sentences = (sentence for document in documents() for sentence in document)
+        tokenizer = given or journal.tokenizer()
+        if tokenizer is None:
+            sentences = (sentence for document in documents() for sentence in corpus.sentences(document))
             tokenizer = Tokenizer.train(sentences, config.vocab_size, config.lowercase)
         progress.update(bar, description="tokenising")
         meta = shards.write(
@@ -54,15 +71,25 @@ def prepare(config: Prepare) -> None:
             held_out=config.held_out,
             seed=config.seed,
             counts=counts,
+            sentences=corpus.sentences,
             shard_tokens=config.shard_tokens,
+            workers=config.workers,
+            journal=journal,
             progress=lambda done, tokens: progress.update(bar, figures=f"{done:,} documents  {tokens:,} tokens"),
         )
     for split in meta.splits:
         done, tokens = meta.total(split, "documents"), meta.total(split, "tokens")
         console.print(f"prepare: {config.out} {split}: {done:,} documents, {tokens:,} tokens")
-    console.print(f"prepare: vocabulary of {meta.vocab_size:,}")
+    console.print(f"prepare: vocabulary of {meta.vocab_size:,}; what is in the corpus: {config.out}/report.html")
     for reason, count in sorted(counts.items()):
         console.print(f"prepare: {reason}: {count:,}")
+
+
+def _inputs(config: Prepare, tokenizer: Tokenizer | None) -> str:
+    """A hash of all that a preparation depends on; files are known by name, size and time."""
+    options = {**asdict(config), "out": "", "workers": 0, "tokenizer": tokenizer and tokenizer.hash}
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in corpus.files(config.corpus)]
+    return hashlib.sha256(json.dumps([options, files]).encode()).hexdigest()
 
 
 def _progress() -> Progress:

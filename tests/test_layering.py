@@ -31,6 +31,8 @@ ONLY_IN = {
     "grain": ("data/loader.py",),
     "absl": ("data/loader.py",),
     "array_record": ("data/shards.py",),
+    "pyarrow": ("data/formats.py",),
+    "zstandard": ("data/lines.py",),
     "tyro": ("cli.py",),
     "tokenizers": ("data/tokenizer.py", "data/wordpiece.py"),
     "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "cli.py"),

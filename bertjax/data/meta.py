@@ -14,6 +14,12 @@ VERSION = 1
 AGAIN = "run `bertjax prepare` again"
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class ShardFile:
     """One shard as meta.json lists it."""

@@ -6,25 +6,27 @@ costs in proportion to the records of a file, so these are large blocks and a sh
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from bertjax.data.blocks import Document, Shard, pack, unpack
-from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile
+from bertjax.data import datareport, encode, parallel
+from bertjax.data.blocks import Shard, pack, unpack
+from bertjax.data.encode import Encoded
+from bertjax.data.held_out import split as held_out_split
+from bertjax.data.journal import Entry, Journal
+from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile, file_hash
+from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 
-ENCODED_AT_ONCE = 200_000  # characters: enough to make calls of the tokenizer cheap
-EMPTY_SENTENCES = "sentences without tokens (dropped)"
-EMPTY_DOCUMENTS = "documents without tokens (dropped)"
+SAMPLES = 12  # sentences shown in the report
+SAMPLE_TOKENS = 64  # of each
 
 
 def write(
@@ -35,134 +37,127 @@ def write(
     held_out: float,
     seed: int,
     counts: Counter[str],
+    sentences: Callable[[list[str]], list[str]] = list,
     shard_tokens: int = 4_000_000,
+    workers: int = 0,
+    journal: Journal | None = None,
     progress: Callable[[int, int], None] = lambda documents, tokens: None,
 ) -> Meta:
-    """Tokenise documents into train-*.array_record, valid-*.array_record, tokenizer/ and, last, meta.json.
+    """Tokenise documents into train-*.array_record, valid-*.array_record, tokenizer/, report.* and, last, meta.json.
 
-    A share `held_out` of the documents, drawn from `seed`, goes to `valid`: at least two when there are four or
-    more. `progress` hears of (documents, tokens) so far; `counts` gathers what is dropped and goes into the meta.
+    A document is a list of lines, and `sentences` gives the sentences of these; by default they are the lines. A share
+    `held_out` of the documents, drawn from `seed`, goes to `valid`: at least two when there are four or more. What is
+    written does not depend on the number of `workers` (processes), nor on how often it was killed: shards that the
+    `journal` knows are kept. `progress` hears of (documents, tokens) so far; `counts` gathers what is dropped.
     """
     out = Path(out)
     if not 0 <= held_out < 0.5:
         raise ConfigError(f"held_out={held_out}: the share of held-out documents must be from 0 to below 0.5")
-    if (out / "meta.json").exists():
-        raise ConfigError(f"{out}: holds a prepared corpus already; choose another folder or remove this one")
-    out.mkdir(parents=True, exist_ok=True)
-    writers = {split: _SplitWriter(out, split, shard_tokens) for split in ("train", "valid")}
-    written = tokens = 0
-    for split, document in _split(_encode(documents, tokenizer, counts), held_out, seed):
-        writers[split].add(document)
-        written += 1
-        tokens += len(document.tokens)
-        progress(written, tokens)
-    if not written:
+    journal = journal or Journal(out, "")
+    journal.begin(tokenizer)
+    writers = {split: _SplitWriter(journal, split, shard_tokens, tokenizer.unk_id) for split in ("train", "valid")}
+    tokens = sum(entry.shard.tokens for entry in journal.entries)
+    lots = encode.lots(journal.remaining(held_out_split(documents, held_out, seed)))
+    with closing(parallel.ordered(encode.Encoder(tokenizer, sentences), lots, workers)) as encoded:
+        for item in chain.from_iterable(encoded):
+            writers[item.split].add(item)
+            tokens += len(item.document.tokens)
+            progress(sum(writer.documents for writer in writers.values()), tokens)
+    splits = _finish(writers)
+    tally = writers["train"].tally + writers["valid"].tally
+    counts.update(tally.dropped)
+    meta = Meta(VERSION, tokenizer.hash, tokenizer.vocab_size, seed, splits, dict(counts))
+    datareport.write(out, meta, tally, _samples(out / splits["train"][0].name, tokenizer))
+    meta.save(out)
+    journal.end()
+    return meta
+
+
+def _finish(writers: Mapping[str, _SplitWriter]) -> dict[str, tuple[ShardFile, ...]]:
+    """Closes all splits. Where documents without tokens leave one of them too few, `train` takes what `valid` has."""
+    train, valid = writers["train"], writers["valid"]
+    if valid.documents < 2 or train.documents < 2:
+        train.take(valid)
+    if not train.documents:
         raise DataError("the corpus has no text; check that the files are the right ones and not empty")
-    if written == 1:
+    if train.documents == 1:
         raise DataError(
             "the corpus is a single document, so next sentence prediction has no negatives; "
             "put blank lines between documents, or give more files"
         )
-    tokenizer.save(out / "tokenizer")
-    splits = {split: tuple(writer.finish()) for split, writer in writers.items()}
-    meta = Meta(VERSION, tokenizer.hash, tokenizer.vocab_size, seed, splits, dict(counts))
-    meta.save(out)
-    return meta
-
-
-def _encode(documents: Iterable[list[str]], tokenizer: Tokenizer, counts: Counter[str]) -> Iterator[Document]:
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    for several in _together(documents):
-        ids = iter(tokenizer.encode_corpus([sentence for document in several for sentence in document]))
-        for document in several:
-            sentences = [row for row in islice(ids, len(document)) if row]
-            if len(sentences) < len(document):
-                counts[EMPTY_SENTENCES] += len(document) - len(sentences)
-            if sentences:
-                lengths = np.array([len(row) for row in sentences], np.uint32)
-                yield Document(np.fromiter(chain.from_iterable(sentences), dtype, int(lengths.sum())), lengths)
-            else:
-                counts[EMPTY_DOCUMENTS] += 1
-
-
-def _together(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Runs of documents of about ENCODED_AT_ONCE characters."""
-    several: list[list[str]] = []
-    size = 0
-    for document in documents:
-        several.append(document)
-        size += sum(map(len, document))
-        if size >= ENCODED_AT_ONCE:
-            yield several
-            several, size = [], 0
-    if several:
-        yield several
-
-
-def _split(documents: Iterable[Document], held_out: float, seed: int) -> Iterator[tuple[str, Document]]:
-    """("train" or "valid", document): each draws a number from its index, and draws below `held_out` are valid.
-
-    The three lowest draws wait until the end, when it is known whether the corpus has documents enough to hold out.
-    """
-    waiting: list[tuple[float, int, Document]] = []  # a heap, highest draw first
-    train = valid = 0
-    for index, document in enumerate(documents):
-        heapq.heappush(waiting, (-_draw(seed, index), index, document))
-        if len(waiting) > 3:
-            negative, _, document = heapq.heappop(waiting)
-            held = -negative < held_out and train > valid + 2
-            train, valid = train + (not held), valid + held
-            yield "valid" if held else "train", document
-    enough = held_out > 0 and train + valid + len(waiting) >= 4
-    for rank, (_, _, document) in enumerate(sorted(waiting, reverse=True)):
-        yield "valid" if enough and rank < 2 else "train", document
-
-
-def _draw(seed: int, index: int) -> float:
-    digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return {split: writer.finish() for split, writer in writers.items()}
 
 
 class _SplitWriter:
     """Cuts one split into shards; holds the last full one back until the next has the two documents it needs."""
 
-    def __init__(self, out: Path, split: str, shard_tokens: int) -> None:
-        self.out, self.split, self.shard_tokens = out, split, shard_tokens
-        self._files: list[ShardFile] = []
-        self._full: list[Document] = []
-        self._current: list[Document] = []
-        self._tokens = 0  # of the current shard
+    def __init__(self, journal: Journal, split: str, shard_tokens: int, unk_id: int) -> None:
+        self.journal, self.split, self.shard_tokens, self.unk_id = journal, split, shard_tokens, unk_id
+        whole = journal.of(split)
+        self._files = [entry.shard for entry in whole]
+        self.documents = sum(file.documents for file in self._files)  # that have tokens
+        self.tally = sum((entry.tally for entry in whole), Tally())
+        self._full: list[Encoded] = []
+        self._begin()
 
-    def add(self, document: Document) -> None:
-        self._current.append(document)
-        self._tokens += len(document.tokens)
-        if len(self._current) == 2 and self._full:
-            self._write(self._full)
+    def _begin(self) -> None:
+        self._current: list[Encoded] = []
+        self._documents = self._tokens = 0  # of the current shard
+
+    def add(self, item: Encoded) -> None:
+        """Append a document; one without tokens is only tallied."""
+        self._current.append(item)
+        size = len(item.document.tokens)
+        self.documents += size > 0
+        self._documents += size > 0
+        self._tokens += size
+        if self._documents == 2 and self._full:
+            self.journal.add(self._write(self._full))
             self._full = []
-        if len(self._current) >= 2 and self._tokens >= self.shard_tokens:
-            self._full, self._current, self._tokens = self._current, [], 0
+        if self._documents >= 2 and self._tokens >= self.shard_tokens:
+            self._full = self._current
+            self._begin()
 
-    def finish(self) -> list[ShardFile]:
-        """Write what is left and list all shards."""
-        lots = [self._full + self._current] if len(self._current) < 2 else [self._full, self._current]
-        for documents in lots:
-            if documents:
-                self._write(documents)
-        return self._files
+    def take(self, other: _SplitWriter) -> None:
+        """Append what another split has not written."""
+        for item in other._full + other._current:
+            self.add(item)
+        other._full = []
+        other._begin()
 
-    def _write(self, documents: list[Document]) -> None:
-        path = self.out / f"{self.split}-{len(self._files):05d}.array_record"
+    def finish(self) -> tuple[ShardFile, ...]:
+        """Write what is left and list all shards. The journal is not told: `take` may have moved documents."""
+        lots = [self._full + self._current] if self._documents < 2 else [self._full, self._current]
+        for items in lots:
+            if items:
+                self._write(items)
+        return tuple(self._files)
+
+    def _write(self, items: list[Encoded]) -> Entry:
+        documents = [item.document for item in items if len(item.document.tokens)]
+        path = self.journal.out / f"{self.split}-{len(self._files):05d}.array_record"
         new = path.with_name(path.name + ".new")
         writer = ArrayRecordWriter(str(new), "group_size:1")
         for block in pack(documents):
             writer.write(block)
         writer.close()
-        with new.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = file_hash(new)
         os.replace(new, path)
         sentences = sum(len(document.lengths) for document in documents)
         tokens = sum(len(document.tokens) for document in documents)
-        self._files.append(ShardFile(path.name, len(documents), sentences, tokens, sha256))
+        shard, tally = ShardFile(path.name, len(documents), sentences, tokens, sha256), Tally.of(items, self.unk_id)
+        self._files.append(shard)
+        self.tally += tally
+        return Entry(self.split, shard, len(items), tally)
+
+
+def _samples(path: Path, tokenizer: Tokenizer) -> list[list[str]]:
+    """Sentences from all over a shard, as the pieces that a model will see."""
+    shard = read_shard(path)
+    chosen = range(0, len(shard.sentence_starts) - 1, -(-(len(shard.sentence_starts) - 1) // SAMPLES))
+    spans = [(shard.sentence_starts[i], shard.sentence_starts[i + 1]) for i in chosen]
+    rows = [shard.tokens[start : min(stop, start + SAMPLE_TOKENS)].tolist() for start, stop in spans]
+    return [[tokenizer.vocabulary[token] for token in row] for row in rows]
 
 
 def read_shard(path: str | Path) -> Shard:

@@ -1,4 +1,7 @@
 import json
+import multiprocessing
+import os
+import signal
 import time
 from collections import Counter
 from itertools import chain, pairwise
@@ -6,9 +9,11 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 
-from bertjax.data import blocks, shards
+from bertjax.data import blocks, encode, tally
 from bertjax.data.blocks import Document, pack, unpack
-from bertjax.data.shards import Meta, _split, read_shard, write
+from bertjax.data.corpus import sentences
+from bertjax.data.held_out import split
+from bertjax.data.shards import Meta, read_shard, write
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 
@@ -86,15 +91,15 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.49])
 def test_small_corpora_keep_two_documents_on_either_side(count, share):
     for seed in range(20):
-        parts = Counter(split for split, _ in _split(range(count), share, seed))
+        parts = Counter(side for side, _ in split(range(count), share, seed))
         assert parts["train"] >= 2 and sum(parts.values()) == count
         assert parts["valid"] >= 2 if share and count >= 4 else parts["valid"] == 0
 
 
 def test_the_held_out_share(documents):
-    parts = Counter(split for split, _ in _split(range(20_000), 0.05, 7))
+    parts = Counter(side for side, _ in split(range(20_000), 0.05, 7))
     assert parts["valid"] / 20_000 == pytest.approx(0.05, abs=0.006)
-    valid = [{number for split, number in _split(range(500), 0.1, seed) if split == "valid"} for seed in (1, 1, 2)]
+    valid = [{number for side, number in split(range(500), 0.1, seed) if side == "valid"} for seed in (1, 1, 2)]
     assert valid[0] == valid[1] != valid[2]
 
 
@@ -103,7 +108,7 @@ def test_what_has_no_tokens_is_dropped_and_counted(tokenizer, tmp_path):
     counts = Counter({"lines over": 3})
     heard = []
     meta = prepare(text, tokenizer, tmp_path, counts=counts, progress=lambda *now: heard.append(now))
-    assert meta.counts == {"lines over": 3, shards.EMPTY_SENTENCES: 4, shards.EMPTY_DOCUMENTS: 1}
+    assert meta.counts == {"lines over": 3, tally.EMPTY_SENTENCES: 4, tally.EMPTY_DOCUMENTS: 1}
     assert heard[-1] == (3, meta.total("train", "tokens"))
 
 
@@ -160,3 +165,47 @@ def test_damaged_meta_and_shards(prepared, tmp_path):
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="cannot be read"):
         read_shard(shard)
+
+
+def test_shards_do_not_depend_on_the_number_of_workers(documents, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "ENCODED_AT_ONCE", 500)
+    text = [*documents, ["\u200b", "the cat."], ["\u200b"], ["a dog. a bird."]]
+    metas = [
+        prepare(text, tokenizer, tmp_path / str(n), held_out=0.1, counts=Counter(), sentences=sentences, workers=n)
+        for n in (0, 1, 3)
+    ]
+    assert metas[0] == metas[1] == metas[2]
+    assert metas[0].counts == {tally.EMPTY_SENTENCES: 2, tally.EMPTY_DOCUMENTS: 1}
+    assert len(metas[0].splits["train"]) > 3
+    for name in (file.name for files in metas[0].splits.values() for file in files):
+        contents = {(tmp_path / str(n) / name).read_bytes() for n in (0, 1, 3)}
+        assert len(contents) == 1
+
+
+class Dies:
+    """Sentences whose making ends the process, or fails."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def __call__(self, lines):
+        if lines[0] == "here":
+            os.kill(os.getpid(), signal.SIGKILL) if self.how == "killed" else 1 / 0
+        return lines
+
+
+@pytest.mark.parametrize("how, error", [("killed", DataError), ("raises", ZeroDivisionError)])
+def test_a_worker_that_dies_leaves_no_corpus(documents, tokenizer, tmp_path, how, error):
+    text = [*documents, ["here"], *documents]
+    with pytest.raises(error):
+        prepare(text, tokenizer, tmp_path, sentences=Dies(how), workers=2)
+    assert not multiprocessing.active_children()
+    assert not (tmp_path / "meta.json").exists()
+
+
+def test_documents_without_tokens_never_leave_a_split_of_one(tokenizer, tmp_path):
+    for seed in range(12):
+        text = [["the cat."], ["\u200b"], ["a dog."], ["\u200b"], ["the mat."]]
+        meta = prepare(text, tokenizer, tmp_path / str(seed), held_out=0.3, seed=seed)
+        sizes = {split: meta.total(split, "documents") for split in ("train", "valid")}
+        assert sizes == {"train": 3, "valid": 0}, seed

@@ -219,7 +219,7 @@ def test_a_line_of_10_mb_is_cut_in_bounded_memory(home, tmp_path):
         [*command, "--out", str(tmp_path / "new"), "--vocab-size", "120"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "lines over 1 MB (cut at white space): 1" in done.stderr
+    assert "lines over --max-line (cut at white space): 1" in done.stderr
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_500_000  # kB
 
 

@@ -1,0 +1,116 @@
+"""What lets a killed `prepare` go on: which shards are whole, and how many documents of each split they took."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bertjax.data.encode import Raw
+from bertjax.data.meta import ShardFile, file_hash
+from bertjax.data.tally import Tally
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import ConfigError, DataError
+
+LEFTOVERS = ("train-*", "valid-*", "report.*", "*.json.new", "tokenizer.new")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole shard; `taken` documents of its split went into it, those without tokens among them."""
+
+    split: str
+    shard: ShardFile
+    taken: int
+    tally: Tally
+
+
+class Journal:
+    """prepare.jsonl, in the folder that is being prepared until meta.json is there.
+
+    Its first line tells of the preparation: `inputs`, a hash of the text and the options, and the tokenizer; each
+    further one is an Entry. The entries of a preparation of other inputs, or of none (""), are not taken up.
+    """
+
+    def __init__(self, out: Path, inputs: str) -> None:
+        if (out / "meta.json").exists():
+            raise ConfigError(f"{out}: holds a prepared corpus already; choose another folder or remove this one")
+        self.out, self.file, self.inputs = out, out / "prepare.jsonl", inputs
+        self.entries: list[Entry] = []
+        self.foreign = self.file.exists()  # whether there are leftovers that are not ours
+        self._tokenizer_hash = ""
+        if self.foreign:
+            self._read()
+
+    def _read(self) -> None:
+        first, *rest = self.file.read_bytes().split(b"\n")
+        damaged = set()  # splits
+        with suppress(ValueError, TypeError, KeyError):  # a line that was being written
+            head = json.loads(first)
+            if not self.inputs or head["inputs"] != self.inputs:
+                return
+            self.foreign, self._tokenizer_hash = False, head["tokenizer"]
+            for line in filter(None, rest):
+                data = json.loads(line)
+                data |= {"shard": ShardFile(**data["shard"]), "tally": Tally(**data["tally"])}
+                entry = Entry(**data)
+                path = self.out / entry.shard.name
+                if path.is_file() and file_hash(path) == entry.shard.sha256 and entry.split not in damaged:
+                    self.entries.append(entry)
+                else:
+                    damaged.add(entry.split)
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The one that was trained before the preparation was killed."""
+        with suppress(DataError):
+            tokenizer = Tokenizer.load(self.out / "tokenizer") if self._tokenizer_hash else None
+            return tokenizer if tokenizer and tokenizer.hash == self._tokenizer_hash else None
+        return None
+
+    def begin(self, tokenizer: Tokenizer) -> None:
+        """Save the tokenizer, remove what cannot be taken up, and write down what is."""
+        if tokenizer.hash != self._tokenizer_hash:
+            self.entries = []
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.file.unlink(missing_ok=True)
+        kept = {entry.shard.name for entry in self.entries}
+        for path in (path for pattern in LEFTOVERS for path in self.out.glob(pattern) if path.name not in kept):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        new, folder = self.out / "tokenizer.new", self.out / "tokenizer"
+        tokenizer.save(new)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(new, folder)
+        lines = [json.dumps({"inputs": self.inputs, "tokenizer": tokenizer.hash}), *map(_line, self.entries)]
+        written = self.file.with_name("prepare.json.new")
+        written.write_text("".join(f"{line}\n" for line in lines))
+        os.replace(written, self.file)
+
+    def add(self, entry: Entry) -> None:
+        """A shard is whole."""
+        with self.file.open("a") as stream:
+            stream.write(f"{_line(entry)}\n")
+
+    def end(self) -> None:
+        """All is done."""
+        self.file.unlink()
+
+    def of(self, split: str) -> list[Entry]:
+        """The whole shards of a split."""
+        return [entry for entry in self.entries if entry.split == split]
+
+    def remaining(self, documents: Iterable[Raw]) -> Iterator[Raw]:
+        """The documents that are in no whole shard."""
+        taken = {split: sum(entry.taken for entry in self.of(split)) for split in ("train", "valid")}
+        for split, lines in documents:
+            if taken[split]:
+                taken[split] -= 1
+            else:
+                yield split, lines
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(asdict(entry))

@@ -1,0 +1,66 @@
+"""A function over a stream, in other processes: results in order, a bounded number in flight, nobody left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from bertjax.errors import DataError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+IN_FLIGHT = 3  # items for each worker: one at work, one waiting for it, one waiting to be taken
+
+
+def ordered(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Generator[Out, None, None]:
+    """`function` of each item, in order: here, or in processes that each get a copy of it. Close it when done early."""
+    if not workers:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has threads can hang
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(function,))
+    waiting: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(_call, item))
+            if len(waiting) >= IN_FLIGHT * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process died; was it killed, perhaps for want of memory? Fewer --workers take less; "
+            "the same command goes on"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_function: Callable[[Any], Any]  # in a worker
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent says when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot tell its workers, and they hold both ends of the pipe they wait on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _call(item: Any) -> Any:  # noqa: ANN401
+    return _function(item)
