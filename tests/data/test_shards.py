@@ -10,6 +10,7 @@ from bertjax.data import blocks, shards
 from bertjax.data.blocks import Document, pack, unpack
 from bertjax.data.shards import Meta, _split, read_shard, write
 from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import ConfigError, DataError
 
 
@@ -76,7 +77,7 @@ def test_a_last_document_joins_the_shard_before(tokenizer, tmp_path):
 
 def test_large_vocabularies_take_four_bytes(tmp_path):
     words = [f"w{i}" for i in range(70_000)]
-    tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words], lowercase=True)
+    tokenizer = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words], lowercase=True)
     prepare([["w69999 w1"], ["w2"]], tokenizer, tmp_path)
     shard = read_shard(tmp_path / "train-00000.array_record")
     assert (shard.tokens.dtype, shard.tokens.tolist()) == (np.uint32, [70_004, 6, 7])
