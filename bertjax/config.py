@@ -29,11 +29,13 @@ class Prepare:
     out: str = ""
     """folder to write"""
     tokenizer: str = ""
-    """vocab.txt, or a folder with one; without it a WordPiece vocabulary is trained"""
+    """vocab.txt, or vocab.json with merges.txt beside it, or a folder with them; without it one is trained"""
+    tokenizer_kind: Literal["wordpiece", "bpe"] = "wordpiece"
+    """of the vocabulary to train: BERT's WordPiece, or byte-level BPE as in RoBERTa"""
     vocab_size: int = 8_192
     """of the vocabulary to train"""
     lowercase: bool = True
-    """of the vocabulary to train: lower-case and strip accents, as BERT uncased (not for Korean)"""
+    """of the vocabulary to train: lower-case, and strip accents (not bpe), as BERT uncased (not for Korean)"""
     wrapped: bool = False
     """lines are wrapped at a fixed width: join them inside a document"""
     held_out: float = 0.01
@@ -46,6 +48,10 @@ class Prepare:
         if not 0.0 < self.held_out < 0.5:
             raise ConfigError(f"held_out={self.held_out} must be a share above 0 and below 0.5")
         _at_least(1, self, "vocab_size", "shard_tokens")
+        if self.tokenizer and self.tokenizer_kind != "wordpiece":
+            raise ConfigError(
+                f"tokenizer_kind={self.tokenizer_kind} is for training one; leave it out with --tokenizer"
+            )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ def prepare(config: Prepare) -> None:
             tokenizer = Tokenizer.load(config.tokenizer)
         else:
             sentences = (sentence for document in documents() for sentence in document)
-            tokenizer = Tokenizer.train(sentences, config.vocab_size, lowercase=config.lowercase)
+            tokenizer = Tokenizer.train(
+                sentences, config.vocab_size, lowercase=config.lowercase, kind=config.tokenizer_kind
+            )
         progress.update(bar, description="tokenising")
         meta = shards.write(
             documents(),

@@ -55,10 +55,6 @@ class Tokenizer(ABC):
         """The text that ids are read as."""
 
     @abstractmethod
-    def fill(self, text: str, row: int) -> str:
-        """A text with a row of the vocabulary in the place of its one `mask_token`."""
-
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values: how a tokenizer travels inside a checkpoint."""
 
@@ -113,6 +109,11 @@ class Tokenizer(ABC):
         first, *rest = self.encode_batch([*(part.rstrip(" ") for part in before), last])
         return first + [row for part in rest for row in (self.mask_id, *part)]
 
+    def fill(self, text: str, row: int) -> str:
+        """A text with a row of the vocabulary in the place of its one `mask_token`."""
+        before, after = text.split(self.mask_token)
+        return (before.rstrip(" ") + self.join([row])).lstrip(" ") + after
+
     def tokens(self, text: str) -> list[str]:
         """The pieces of a text, as the vocabulary has them: "playing" -> ["play", "##ing"]."""
         return [self.vocabulary[row] for row in self.encode_batch([text])[0]]
@@ -161,26 +162,42 @@ class Tokenizer(ABC):
     # -- making and loading --------------------------------------------------------------------------------------
 
     @staticmethod
-    def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool) -> Tokenizer:
+    def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool, kind: str = "wordpiece") -> Tokenizer:
         """A vocabulary of at most `vocab_size` rows learnt from texts: the same texts give the same bytes."""
-        from bertjax.data.wordpiece import WordPiece
-
-        return WordPiece.learn(texts, vocab_size, lowercase=lowercase)
+        return _kinds()[kind].learn(texts, vocab_size, lowercase=lowercase)
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Tokenizer:
         """The tokenizer that `to_json` described."""
-        from bertjax.data.wordpiece import WordPiece
-
-        return WordPiece(data["vocabulary"], lowercase=data["lowercase"])
+        options = {name: value for name, value in data.items() if name != "kind"}
+        return _kinds()[data["kind"]](**options)
 
     @staticmethod
     def load(path: str | Path) -> Tokenizer:
-        """From a folder with a tokenizer's files, or one of them."""
-        from bertjax.data.wordpiece import WordPiece
-
+        """From a folder with a tokenizer's files, or one of them: what is there tells the kind."""
         path = Path(path)
-        return WordPiece.read(path / "vocab.txt" if path.is_dir() else path)
+        kinds = _kinds()
+        if path.is_dir():
+            found = [name for name in FILES if (path / name).is_file()]
+            if not found:
+                raise DataError(f"{path}: no such vocabulary; give {' or '.join(FILES)}, or a folder that has one")
+            path = path / found[0]
+        elif path.name.endswith("merges.txt"):
+            path = path.with_name(path.name.removesuffix("merges.txt") + "vocab.json")
+        return kinds[
+            next((kind for name, kind in FILES.items() if path.suffix == Path(name).suffix), "wordpiece")
+        ].read(path)
+
+
+FILES = {"vocab.txt": "wordpiece", "vocab.json": "bpe"}  # the first that a folder has tells the kind
+
+
+def _kinds() -> dict[str, Any]:
+    """Kind -> its class; imported here, as each stands on this module."""
+    from bertjax.data.bpe import ByteBPE
+    from bertjax.data.wordpiece import WordPiece
+
+    return {"wordpiece": WordPiece, "bpe": ByteBPE}
 
 
 def shares(a: int, b: int, room: int) -> tuple[int, int]:

@@ -46,3 +46,17 @@ def write_config(folder: str | Path, tokenizer_class: str, specials: Specials, *
     names = {f"{role}_token": name for role, name in specials._asdict().items()}
     config = {"tokenizer_class": tokenizer_class, **options, **names}
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def in_order(rows: dict[str, Any], file: Path) -> list[str]:
+    """The tokens of a {token: id} table by their ids, which must be 0, 1, 2 ... each once."""
+    if not rows:
+        raise DataError(f"{file}: the vocabulary is empty")
+    tokens: list[str | None] = [None] * len(rows)
+    for token, row in rows.items():
+        if type(row) is not int or not 0 <= row < len(rows):
+            raise DataError(f"{file}: {token!r} has id {row!r}; {len(rows)} tokens have the ids 0 to {len(rows) - 1}")
+        if tokens[row] is not None:
+            raise DataError(f"{file}: {token!r} and {tokens[row]!r} have the same id {row}; every token has its own")
+        tokens[row] = token
+    return [token for token in tokens if token is not None]
