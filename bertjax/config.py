@@ -29,9 +29,9 @@ class Prepare:
     out: str = ""
     """folder to write"""
     tokenizer: str = ""
-    """vocab.txt, or vocab.json with merges.txt beside it, or a folder with them; without it one is trained"""
-    tokenizer_kind: Literal["wordpiece", "bpe"] = "wordpiece"
-    """of the vocabulary to train: BERT's WordPiece, or byte-level BPE as in RoBERTa"""
+    """vocab.txt, vocab.json (and merges.txt), spiece.model, or a folder with them; without it one is trained"""
+    tokenizer_kind: Literal["wordpiece", "bpe", "unigram", "sentencepiece-bpe"] = "wordpiece"
+    """of the vocabulary to train: BERT's WordPiece, byte-level BPE as in RoBERTa, SentencePiece as in ALBERT"""
     vocab_size: int = 8_192
     """of the vocabulary to train"""
     lowercase: bool = True

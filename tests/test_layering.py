@@ -32,6 +32,7 @@ ONLY_IN = {
     "absl": ("data/loader.py",),
     "array_record": ("data/shards.py",),
     "tyro": ("cli.py",),
+    "sentencepiece": ("data/spiece.py",),
     "tokenizers": ("data/wordpiece.py", "data/bpe.py"),
     "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "cli.py"),
     "optax": ("train/",),

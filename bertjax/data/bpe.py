@@ -18,8 +18,9 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from bertjax.data.sampling import sample
 from bertjax.data.specials import ROBERTA, named_in
-from bertjax.data.tokenizer import Tokenizer, encodable
+from bertjax.data.tokenizer import encodable
 from bertjax.data.vocabulary_files import in_order, read_bytes, read_config, read_object, write_config
+from bertjax.data.word_cache import WordTokenizer
 from bertjax.errors import ConfigError, DataError
 
 SAMPLE = 100_000_000  # characters to learn from
@@ -32,7 +33,7 @@ _BYTES = {chr(byte): byte for byte in _PRINTED} | {
 }
 
 
-class ByteBPE(Tokenizer):
+class ByteBPE(WordTokenizer):
     """Words (with the space before them) as bytes, joined by the merges in the order of their rank."""
 
     def __init__(

@@ -19,15 +19,16 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from bertjax.data.specials import BERT as SPECIALS
-from bertjax.data.tokenizer import CACHED_LENGTH, Tokenizer, encodable
+from bertjax.data.tokenizer import encodable
 from bertjax.data.vocabulary_files import read_bytes, read_config, write_config
+from bertjax.data.word_cache import CACHED_LENGTH, WordTokenizer
 from bertjax.data.wordpiece_training import learn_pieces
 from bertjax.errors import DataError
 
 _MARKS = re.compile(r"([!-/:-@\[-`{-~])")  # what is neither letter nor digit in ASCII
 
 
-class WordPiece(Tokenizer):
+class WordPiece(WordTokenizer):
     """Words cut at spaces and punctuation, then into the longest pieces there are; "##" goes on with a word."""
 
     def __init__(self, vocabulary: Sequence[str], *, lowercase: bool) -> None:

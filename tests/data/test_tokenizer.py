@@ -56,7 +56,7 @@ def test_the_word_cache_changes_nothing(lowercase, texts):
 
 
 def test_the_word_cache_is_bounded(small, monkeypatch):
-    monkeypatch.setattr("bertjax.data.tokenizer.CACHED_WORDS", 10)
+    monkeypatch.setattr("bertjax.data.word_cache.CACHED_WORDS", 10)
     for start in range(0, 100, 10):
         small.encode_corpus([" ".join(f"w{i}" for i in range(start, start + 10)) + " " + "long" * 20])
     assert len(small._known) <= 20
