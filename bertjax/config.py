@@ -29,7 +29,7 @@ class Prepare:
     out: str = ""
     """folder to write"""
     tokenizer: str = ""
-    """vocab.txt, vocab.json (and merges.txt), spiece.model, or a folder with them; without it one is trained"""
+    """vocab.txt, vocab.json (and merges.txt), spiece.model, tokenizer.json, or a folder; without it one is trained"""
     tokenizer_kind: Literal["wordpiece", "bpe", "unigram", "sentencepiece-bpe"] = "wordpiece"
     """of the vocabulary to train: BERT's WordPiece, byte-level BPE as in RoBERTa, SentencePiece as in ALBERT"""
     vocab_size: int = 8_192

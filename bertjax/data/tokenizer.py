@@ -146,51 +146,23 @@ class Tokenizer(ABC):
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool, kind: str = "wordpiece") -> Tokenizer:
         """A vocabulary of at most `vocab_size` rows learnt from texts: the same texts give the same bytes."""
-        learn, options = {
-            "wordpiece": ("wordpiece", {}),
-            "bpe": ("bpe", {}),
-            "unigram": ("sentencepiece", {"model_type": "unigram"}),
-            "sentencepiece-bpe": ("sentencepiece", {"model_type": "bpe"}),
-        }[kind]
-        return _kinds()[learn].learn(texts, vocab_size, lowercase=lowercase, **options)
+        from bertjax.data import kinds
+
+        return kinds.TRAINERS[kind](texts, vocab_size, lowercase=lowercase)
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Tokenizer:
         """The tokenizer that `to_json` described."""
-        options = {name: value for name, value in data.items() if name != "kind"}
-        return _kinds()[data["kind"]](**options)
+        from bertjax.data import kinds
+
+        return kinds.KINDS[data["kind"]](**{name: value for name, value in data.items() if name != "kind"})
 
     @staticmethod
     def load(path: str | Path) -> Tokenizer:
         """From a folder with a tokenizer's files, or one of them: what is there tells the kind."""
-        path = Path(path)
-        kinds = _kinds()
-        if path.is_dir():
-            found = [name for name in FILES if (path / name).is_file()]
-            if not found:
-                raise DataError(f"{path}: no such vocabulary; give {' or '.join(FILES)}, or a folder that has one")
-            path = path / found[0]
-        elif path.name.endswith("merges.txt"):
-            path = path.with_name(path.name.removesuffix("merges.txt") + "vocab.json")
-        return kinds[
-            next((kind for name, kind in FILES.items() if path.suffix == Path(name).suffix), "wordpiece")
-        ].read(path)
+        from bertjax.data import kinds  # here and above, as every kind stands on this module
 
-
-FILES = {
-    "vocab.txt": "wordpiece",
-    "vocab.json": "bpe",
-    "spiece.model": "sentencepiece",
-}  # the first that a folder has tells the kind
-
-
-def _kinds() -> dict[str, Any]:
-    """Kind -> its class; imported here, as each stands on this module."""
-    from bertjax.data.bpe import ByteBPE
-    from bertjax.data.spiece import SentencePiece
-    from bertjax.data.wordpiece import WordPiece
-
-    return {"wordpiece": WordPiece, "bpe": ByteBPE, "sentencepiece": SentencePiece}
+        return kinds.read(Path(path))
 
 
 def shares(a: int, b: int, room: int) -> tuple[int, int]:
