@@ -1,23 +1,15 @@
 """Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them."""
 
-import importlib.util
-import re
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
-from types import ModuleType
-from typing import Literal, NamedTuple, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, NamedTuple
 
 from bertjax import tasks
 from bertjax.contracts import ModelConfig, ObjectiveConfig
-from bertjax.errors import ConfigError, UserError, closest
+from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig
 from bertjax.train.optim import Optimizer
-
-Run = TypeVar("Run")
 
 
 @dataclass(frozen=True)
@@ -29,11 +21,13 @@ class Prepare:
     out: str = ""
     """folder to write"""
     tokenizer: str = ""
-    """vocab.txt, or a folder with one; without it a WordPiece vocabulary is trained"""
+    """vocab.txt, vocab.json (and merges.txt), spiece.model, tokenizer.json, or a folder; without it one is trained"""
+    tokenizer_kind: Literal["wordpiece", "bpe", "unigram", "sentencepiece-bpe"] = "wordpiece"
+    """of the vocabulary to train: BERT's WordPiece, byte-level BPE as in RoBERTa, SentencePiece as in ALBERT"""
     vocab_size: int = 8_192
     """of the vocabulary to train"""
     lowercase: bool = True
-    """of the vocabulary to train: lower-case and strip accents, as BERT uncased (not for Korean)"""
+    """of the vocabulary to train: lower-case, and strip accents (not bpe), as BERT uncased (not for Korean)"""
     text_column: str = "text"
     """name of the text in JSON lines and Parquet"""
     wrapped: bool = False
@@ -60,6 +54,10 @@ class Prepare:
         _at_least(0, self, "workers")
         if self.max_document < self.max_line:
             raise ConfigError(f"max_document={self.max_document} must be at least max_line={self.max_line}")
+        if self.tokenizer and self.tokenizer_kind != "wordpiece":
+            raise ConfigError(
+                f"tokenizer_kind={self.tokenizer_kind} is for training one; leave it out with --tokenizer"
+            )
 
 
 @dataclass(frozen=True)
@@ -232,41 +230,6 @@ def require(config: object, *names: str) -> None:
     if missing:
         flags = ", ".join(SPELLED.get(name, f"--{name}") for name in missing)
         raise ConfigError(f"missing: {flags}; see --help")
-
-
-def load_recipe(path: str, kind: type[Run]) -> Run:
-    """Calls `config()` of a recipe file; it must return a `kind`."""
-    if not Path(path).is_file():
-        raise ConfigError(f"{path}: no such recipe; the ones that come with bertjax are in configs/")
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    assert spec is not None and spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        make: Callable[[], object] | None = getattr(module, "config", None)
-        recipe = make() if make else None
-    except UserError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except Exception as error:  # a recipe is the user's program: a misspelt field, a name that is not imported
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        place = f"{path}:{lines[-1]}" if lines else path
-        raise ConfigError(f"{place}: {type(error).__name__}: {error}{_nearest_field(error, module)}") from None
-    if make is None:
-        raise ConfigError(f"{path}: a recipe defines `def config() -> {kind.__name__}`")
-    if not isinstance(recipe, kind):
-        raise ConfigError(f"{path}: config() gives a {type(recipe).__name__}, this command needs a {kind.__name__}")
-    return recipe
-
-
-def _nearest_field(error: Exception, recipe: ModuleType) -> str:
-    """What an unknown keyword of a config class was meant to be; nothing for other errors."""
-    found = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", str(error))
-    if not found:
-        return ""
-    owners = [recipe, *(value for value in vars(recipe).values() if isinstance(value, ModuleType))]
-    classes = (getattr(owner, found[1], None) for owner in owners)
-    names = [field.name for known in classes if known is not None and is_dataclass(known) for field in fields(known)]
-    return closest(found[2], names) if names else ""
 
 
 # What may differ when a run is taken up again; all else would make another run of it.

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bertjax import registry, tasks
-from bertjax.config import PhaseConfig, Pretrain, load_recipe
+from bertjax.config import PhaseConfig, Pretrain
 from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
 from bertjax.data.sources import Position
 from bertjax.errors import ConfigError, DataError, closest
 from bertjax.jsonio import read_json, to_json
+from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
 from bertjax.train.log import answers, console, describe, read_metrics

@@ -62,7 +62,9 @@ def prepare(config: Prepare) -> None:
         tokenizer = given or journal.tokenizer()
         if tokenizer is None:
             sentences = (sentence for document in documents() for sentence in corpus.sentences(document))
-            tokenizer = Tokenizer.train(sentences, config.vocab_size, config.lowercase)
+            tokenizer = Tokenizer.train(
+                sentences, config.vocab_size, lowercase=config.lowercase, kind=config.tokenizer_kind
+            )
         progress.update(bar, description="tokenising")
         meta = shards.write(
             documents(),

@@ -8,6 +8,7 @@ from bertjax import config
 from bertjax.config import Finetune, Prepare, Pretrain
 from bertjax.errors import ConfigError
 from bertjax.models import bert
+from bertjax.recipe import load_recipe
 
 FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
 PRETRAIN = Pretrain(data="data", out="out")
@@ -168,16 +169,16 @@ def test_what_is_wrong_in_a_recipe(tmp_path, text, message):
     path = tmp_path / "recipe.py"
     path.write_text(text + "\n")
     with pytest.raises(ConfigError) as error:
-        config.load_recipe(str(path), Pretrain)
+        load_recipe(str(path), Pretrain)
     assert str(error.value).startswith(str(path)) and message in str(error.value)
 
 
 def test_a_recipe_that_is_not_there():
     with pytest.raises(ConfigError, match=r"nowhere\.py: no such recipe; the ones that come with bertjax are in conf"):
-        config.load_recipe("nowhere.py", Pretrain)
+        load_recipe("nowhere.py", Pretrain)
 
 
 def test_a_recipe_gives_its_config(tmp_path):
     path = tmp_path / "recipe.py"
     path.write_text(HEAD + "def config():\n    return Pretrain(steps=5)\n")
-    assert config.load_recipe(str(path), Pretrain) == Pretrain(steps=5)
+    assert load_recipe(str(path), Pretrain) == Pretrain(steps=5)

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax.config import Finetune, Pretrain, load_recipe
+from bertjax.config import Finetune, Pretrain
 from bertjax.jsonio import from_json
+from bertjax.recipe import load_recipe
 from bertjax.saved import open_run
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from bertjax import api, cli, run, session
-from bertjax.config import Finetune, load_recipe
+from bertjax.config import Finetune
 from bertjax.errors import DataError
+from bertjax.recipe import load_recipe
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
 from bertjax.train.loop import Interrupted
