@@ -48,7 +48,11 @@ def test_the_ids_are_the_library_s(wordpiece, bpe, texts, tmp_path):
         assert tokenizer.mask_id not in tokenizer.encode_batch([f"the {tokenizer.mask_token} cat"])[0]
         tokenizer.save(folder / "saved")
         assert Tokenizer.load(folder / "saved").hash == tokenizer.hash
-    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id) == (1, tokenizer.vocab_size - 2, tokenizer.vocab_size - 1)
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id) == (
+        1,
+        tokenizer.vocab_size - 2,
+        tokenizer.vocab_size - 1,
+    )
 
 
 def test_merges_as_older_files_have_them(bpe, tmp_path):
