@@ -173,3 +173,8 @@ def test_merges_that_are_not_there(gpt2):
     (gpt2 / "merges.txt").unlink()
     with pytest.raises(DataError, match=r"merges\.txt: no such vocabulary; give a merges\.txt beside the vocab\.json"):
         Tokenizer.load(gpt2)
+
+
+def test_words_of_any_length(trained):
+    for word in ("cat" * 500, "고양이" * 500):
+        assert trained.decode(trained.encode_batch([word])[0]) == word

@@ -202,3 +202,8 @@ def test_errors(tmp_path, texts, trained):
         (tmp_path / "spiece.model").write_bytes(content)
         with pytest.raises(DataError, match=r"spiece\.model: not a SentencePiece model"):
             Tokenizer.load(tmp_path)
+
+
+def test_words_of_any_length(trained):
+    for word in ("cat" * 500, "고양이" * 500):
+        assert trained.decode(trained.encode_batch([word])[0]) == word
