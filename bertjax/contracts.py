@@ -23,7 +23,8 @@ Params = Mapping[str, Any]  # plain nested dict of arrays, one layout on disk an
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (total, weight); divided only at the edge
 Example = dict[str, Any]  # one row before it is padded and stacked: numpy arrays and numbers
 Vocab = Any  # a data.masking.Vocab: data/ stands below jax and so below this page
-Corruption = Callable[[Example, np.random.Generator], Example]  # picklable, runs on the host
+# (example, generator, how much of the training is done, from 0 to 1) -> example; picklable, runs on the host
+Corruption = Callable[[Example, np.random.Generator, float], Example]
 
 
 class Encoded(NamedTuple):
@@ -100,7 +101,7 @@ class ObjectiveConfig:
         raise NotImplementedError
 
     def corruption(self, vocab: Vocab, length: int) -> Corruption:
-        """A picklable host function (example, rng) -> example with static shapes for rows of `length`."""
+        """A picklable host function (example, rng, progress) -> example with static shapes for rows of `length`."""
         raise NotImplementedError
 
 

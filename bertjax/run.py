@@ -77,7 +77,7 @@ def pretrain(config: Pretrain) -> None:
 
     def evaluation(mesh: Mesh) -> Hook:
         step = make_eval_step(objective)
-        batches = list(islice(one_epoch(held_out), config.eval_batches))
+        batches = list(islice(one_epoch(held_out, config.steps), config.eval_batches))
         return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
 
     session.train(
@@ -119,14 +119,15 @@ def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str) -> P
         seed=config.seed,
         vocab=vocab,
         corruption=config.objective.corruption(vocab, config.length),
+        steps=config.steps,
     )
 
 
-def one_epoch(source: Source) -> Iterator[Mapping[str, np.ndarray]]:
-    """All batches of a source's first epoch, in order."""
+def one_epoch(source: Source, step: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """All batches of a source's first epoch, in order, each as it would be at a step of the run."""
     for window in range(source.windows):
         for batch in range(source.batches(0, window)):
-            yield source.batch(Position(0, window, batch))
+            yield source.batch(Position(0, window, batch, step))
 
 
 def finetune(config: Finetune) -> None:

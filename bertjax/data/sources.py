@@ -14,16 +14,17 @@ from bertjax.data.shards import Meta, Shard, read_shard
 from bertjax.errors import ConfigError
 
 Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n], labels, slots
-Corruption = Callable[[Example, np.random.Generator], Example]
+Corruption = Callable[[Example, np.random.Generator, float], Example]  # (example, rng, progress) -> example
 HostBatch = dict[str, np.ndarray]
 
 
 class Position(NamedTuple):
-    """A place in the stream of batches."""
+    """A place in the stream of batches; `step` is how many came before, for what changes in the course of a run."""
 
     epoch: int = 0
     window: int = 0
     batch: int = 0
+    step: int = 0
 
 
 START = Position()
@@ -140,7 +141,8 @@ class PairSource:
     """NSP pairs of one split of a prepared corpus, planned and corrupted anew in every epoch.
 
     An epoch permutes the shards and takes them `window_shards` at a time; the rows of a window are mixed. Memory is
-    that of one window. What does not fill a batch at the end of a window waits for another epoch's plan.
+    that of one window. What does not fill a batch at the end of a window waits for another epoch's plan. `steps` is
+    the length of the run, in the course of which the corruption may change.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class PairSource:
         seed: int,
         vocab: Vocab,
         corruption: Corruption,
+        steps: int,
         short_probability: float = 0.1,
         window_shards: int = 8,
     ) -> None:
@@ -171,6 +174,7 @@ class PairSource:
         self.windows = -(-len(files) // window_shards)
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.vocab, self.corruption, self.short_probability = vocab, corruption, short_probability
+        self.steps = steps
         self._at = (-1, -1)
         self._window = _Window([], [], np.empty((0, 2), np.int64))
         # A row takes at most about `length` tokens, so only little data needs to be planned to know.
@@ -191,13 +195,14 @@ class PairSource:
 
     def batch(self, position: Position) -> HostBatch:
         """The batch at a position, each row corrupted with a generator of its own."""
-        epoch, window, number = position
+        epoch, window, number, step = position
+        progress = min(1.0, step / self.steps)
         shards, rows, order = self._load(epoch, window)
         examples = []
         for index in range(number * self.batch_size, (number + 1) * self.batch_size):
             shard, row = order[index]
             example = row_example(shards[shard], rows[shard], row, self.vocab)
-            examples.append(self.corruption(example, _rng(CORRUPT, self.seed, epoch, window, index)))
+            examples.append(self.corruption(example, _rng(CORRUPT, self.seed, epoch, window, index), progress))
         return stack(examples, length=self.length, pad=self.vocab.pad)
 
     def _load(self, epoch: int, window: int) -> _Window:

@@ -1,7 +1,6 @@
 """BERT's pretraining: masked language model + next sentence prediction (Devlin et al. 2018, section 3.1)."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,8 +18,7 @@ from bertjax.contracts import (
     Objective,
     ObjectiveConfig,
 )
-from bertjax.data.masking import Vocab, mask_tokens
-from bertjax.errors import ConfigError
+from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.nn.dense import Dense, truncated_normal
 from bertjax.nn.heads import MlmHead, gather_tokens, pool
 from bertjax.nn.losses import classification
@@ -29,31 +27,13 @@ from bertjax.nn.mlp import ACTIVATIONS
 
 @dataclass(frozen=True)
 class Config(ObjectiveConfig):
-    """How much is masked, and with what."""
+    """What is masked."""
 
-    mask_rate: float = 0.15
-    """share of the tokens to predict"""
-    mask_share: float = 0.8
-    """of those, replaced by [MASK]"""
-    random_share: float = 0.1
-    """of those, replaced by a random token; the others stay as they are"""
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.mask_rate < 1.0:
-            raise ConfigError(f"objective.mask_rate={self.mask_rate} must lie between 0 and 1; BERT's is 0.15")
-        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1.0:
-            raise ConfigError(
-                f"objective.mask_share={self.mask_share} and random_share={self.random_share} must be shares that "
-                "sum to at most 1; BERT's are 0.8 and 0.1"
-            )
-
-    def slots(self, length: int) -> int:
-        """Masked positions a row has room for: 20 at 128, 77 at 512."""
-        return max(1, math.ceil(self.mask_rate * length))
+    masking: Masking = field(default_factory=Masking)
 
     def masked_fraction(self, length: int) -> float:
         """The slots of a row, used or not, over its length."""
-        return self.slots(length) / length
+        return self.masking.slots(length) / length
 
     def build(self, model: ModelConfig) -> "MlmNsp":
         """The module over an encoder of `model`."""
@@ -61,18 +41,14 @@ class Config(ObjectiveConfig):
 
     def corruption(self, vocab: Vocab, length: int) -> Corruption:
         """Masks an example anew each time it is called with another generator."""
-        return partial(_corrupt, vocab=vocab, slots=self.slots(length), config=self)
+        return partial(_corrupt, vocab=vocab, slots=self.masking.slots(length), masking=self.masking)
 
 
-def _corrupt(example: Example, rng: np.random.Generator, *, vocab: Vocab, slots: int, config: Config) -> Example:
+def _corrupt(
+    example: Example, rng: np.random.Generator, progress: float, *, vocab: Vocab, slots: int, masking: Masking
+) -> Example:
     tokens, positions, targets, weights = mask_tokens(
-        example["tokens"],
-        rng,
-        vocab=vocab,
-        slots=slots,
-        rate=config.mask_rate,
-        mask_share=config.mask_share,
-        random_share=config.random_share,
+        example["tokens"], rng, vocab=vocab, masking=masking, slots=slots, progress=progress
     )
     masked = {"masked_positions": positions, "masked_targets": targets, "masked_weights": weights}
     return {**example, "tokens": tokens, **masked}

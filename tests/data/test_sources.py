@@ -3,26 +3,26 @@ import pickle
 import numpy as np
 import pytest
 
-from bertjax.data.masking import Vocab, mask_tokens
+from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.shards import Meta, read_shard
 from bertjax.data.sources import ExampleSource, PairSource, Position, _rng, stack
 from bertjax.errors import ConfigError
 
 
-def corrupt(example, rng):
-    out = mask_tokens(example["tokens"], rng, vocab=Vocab(50, 0, 1, 2, 3, 4), slots=6)
+def corrupt(example, rng, progress):
+    out = mask_tokens(example["tokens"], rng, vocab=Vocab(50, 0, 1, 2, 3, 4), masking=Masking(), slots=6)
     masked = {"masked_positions": out.positions, "masked_targets": out.targets, "masked_weights": out.weights}
     return {**example, "tokens": out.tokens, **masked}
 
 
-def leave(example, rng):
+def leave(example, rng, progress):
     return example
 
 
 @pytest.fixture
 def pairs(prepared, tokenizer):
     def make(split="train", **options):
-        defaults = {"length": 32, "batch_size": 8, "seed": 5, "corruption": corrupt, "window_shards": 2}
+        defaults = {"length": 32, "batch_size": 8, "seed": 5, "corruption": corrupt, "steps": 100, "window_shards": 2}
         return PairSource(prepared, split, vocab=Vocab.of(tokenizer), **{**defaults, **options})
 
     return make
@@ -76,6 +76,15 @@ def test_a_batch_depends_on_its_position_alone(pairs):
     assert not same(first[0], pairs(seed=6).batch(positions[0]))
 
 
+def test_corruption_hears_how_far_the_training_is(pairs):
+    def mark(example, rng, progress):
+        return {**example, "progress": np.float32(progress)}
+
+    source = pairs(corruption=mark, steps=8)
+    for step, progress in ((0, 0), (2, 0.25), (8, 1), (99, 1)):
+        assert (source.batch(Position(0, 0, 0, step))["progress"] == progress).all()
+
+
 def test_epochs_differ_and_each_covers_the_text(pairs, prepared):
     meta = Meta.load(prepared)
     total = meta.total("train", "tokens")
@@ -115,7 +124,16 @@ def test_pair_source_errors(pairs, prepared, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match="length=5 is too short"):
         pairs(length=5)
     with pytest.raises(ConfigError, match="tokenised with"):
-        PairSource(prepared, "train", length=32, batch_size=8, seed=0, vocab=Vocab(9, 0, 1, 2, 3, 4), corruption=leave)
+        PairSource(
+            prepared,
+            "train",
+            length=32,
+            batch_size=8,
+            seed=0,
+            vocab=Vocab(9, 0, 1, 2, 3, 4),
+            corruption=leave,
+            steps=1,
+        )
 
 
 def examples(count, label=int):

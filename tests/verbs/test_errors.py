@@ -34,7 +34,8 @@ OPTIONS = [
     (PRETRAIN + " --model.activation gleu", ["'gleu'", "did you mean 'gelu'?"]),
     (PRETRAIN + " --model.dropout 1", ["model.dropout=1.0", "[0, 1)"]),
     (PRETRAIN + " --optimizer.kind adam", ["optimizer.kind='adam'", "adamw"]),
-    (PRETRAIN + " --objective.mask-rate 15", ["objective.mask_rate=15.0", "0.15"]),
+    (PRETRAIN + " --objective.masking.rate 15", ["objective.masking.rate=15.0", "0.15"]),
+    (PRETRAIN + " --objective.masking.kind words", ["--objective.masking.kind", "words", "ngram"]),
     (PRETRAIN + " --length 64", ["length=64", "model.max_length=40"]),
     (PRETRAIN + " --steps 0", ["steps=0", "at least 1"]),
     (PRETRAIN + " --preset tinny", ["--preset tinny", "did you mean 'tiny'?"]),
@@ -99,7 +100,7 @@ RESUMES = [
     (AGAIN + " --preset tiny --model.max-length 40", ["model.width: was 32, now 128", "model.layers: was 1, now 2"]),
     (AGAIN + " --steps 20 --seed 3", ["steps: was 16, now 20", "seed: was 0, now 3"]),
     (AGAIN + " --optimizer.kind lamb", ["optimizer.kind: was 'bert-adam', now 'lamb'"]),
-    (AGAIN + " --objective.mask-rate 0.2", ["objective.mask_rate: was 0.15, now 0.2"]),
+    (AGAIN + " --objective.masking.rate 0.2 0.1", ["objective.masking.rate: was (0.15,), now (0.2, 0.1)"]),
     (FINETUNE + " --out {finetuned} --epochs 4", ["epochs: was 3, now 4"]),
     (FINETUNE + " --out {finetuned} --encoder random", ["encoder: was 'pretrained', now 'random'"]),
 ]

@@ -16,7 +16,9 @@ import pytest
 
 from bertjax import api, cli, run, session
 from bertjax.config import Finetune, load_recipe
+from bertjax.data.masking import Masking
 from bertjax.errors import DataError
+from bertjax.objectives import mlm
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
 from bertjax.train.loop import Interrupted
@@ -120,6 +122,15 @@ def test_stopped_and_resumed_is_the_run_left_alone(stop_at, pretrained, tiny, tm
         stop_at(stop, run.pretrain, replace(config, workers=count))
     run.pretrain(replace(config, workers=workers[-1]))
     equal_runs(pretrained, tmp_path / "run")
+
+
+def test_a_schedule_of_masking_goes_on_where_it_stopped(stop_at, tiny, tmp_path):
+    objective = mlm.Config(Masking(kind="span", rate=(0.5, 0.1)))
+    config = replace(tiny, objective=objective, steps=10, batch_size=16, eval_every=10)
+    stop_at(6, run.pretrain, replace(config, out=str(tmp_path / "stopped")))
+    for name, workers in (("stopped", 2), ("alone", 0)):
+        run.pretrain(replace(config, out=str(tmp_path / name), workers=workers))
+    equal_runs(tmp_path / "alone", tmp_path / "stopped")
 
 
 def test_resuming_a_finished_run_changes_nothing(pretrained, tiny, tmp_path):

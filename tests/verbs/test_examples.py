@@ -1,0 +1,49 @@
+"""What is asked for on the command line is what the encoder is trained on."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """Every batch of training that goes to the device."""
+    from bertjax.train import loop
+
+    seen, put = [], loop.put_batch
+
+    def spy(batch, mesh):
+        seen.append(batch)
+        return put(batch, mesh)
+
+    monkeypatch.setattr(loop, "put_batch", spy)
+    return seen
+
+
+@pytest.fixture
+def pretrain(bertjax, home, data, tmp_path):
+    """pretrain(options) -> the folder of a run of 4 steps."""
+
+    def call(options):
+        arguments = f"pretrain {home}/pretrain.py --data {data} --out {tmp_path}/run --steps 4 {options}"
+        outcome = bertjax(*arguments.split())
+        assert outcome.code == 0, outcome.err
+        return tmp_path / "run"
+
+    return call
+
+
+def test_a_schedule_of_span_masking(pretrain, spied):
+    run = pretrain(
+        "--objective.masking.kind span --objective.masking.rate 0.5 0.1 "
+        "--objective.masking.mask-share 1 --objective.masking.random-share 0"
+    )
+    stored = json.loads((run / "config.json").read_text())["config"]["objective"]["masking"]
+    assert stored == {"kind": "span", "rate": [0.5, 0.1], "mask_share": 1.0, "random_share": 0.0}
+    held_out, trained = spied[0], spied[2:6]
+    assert {batch["masked_weights"].shape[1] for batch in spied} == {16}  # half of 32
+    shares = [batch["masked_weights"].sum() / batch["sequence"].sum() for batch in trained]
+    assert shares == pytest.approx([0.5, 0.4, 0.3, 0.2], abs=0.04)
+    assert held_out["masked_weights"].sum() / held_out["sequence"].sum() == pytest.approx(0.1, abs=0.04)
+    for batch in trained:
+        assert ((batch["tokens"] == 4).sum(1) == batch["masked_weights"].sum(1)).all()
