@@ -133,15 +133,16 @@ def _presets(family: str) -> list[str]:
 def report(runs: Sequence[str], out: str) -> None:
     """How runs did: pretraining at its start and end, fine-tuned runs by their scores beside their baselines."""
     pretrained = Table(title="pretraining, held-out text", title_justify="left")
-    for column in ("run", "step", "loss", "masked accuracy", "next-sentence accuracy"):
+    for column in ("run", "step", "loss", "masked accuracy", "sentence accuracy (NSP or SOP)"):
         pretrained.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     scores: list[tuple[str, dict[str, float]]] = []
     for run in runs:
         config = read_json(Path(run) / "config.json", "pretrain and finetune")
         if config["command"] == "pretrain":
             for line in _first_and_last(run):
-                figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy", "nsp_accuracy"))
-                pretrained.add_row(run, str(line["step"]), *figures)
+                pairs = next((f"{line[name]:.3f}" for name in ("nsp_accuracy", "sop_accuracy") if name in line), "-")
+                figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy"))
+                pretrained.add_row(run, str(line["step"]), *figures, pairs)
         else:
             scores += _scores(run)
     tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores)

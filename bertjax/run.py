@@ -16,7 +16,7 @@ from bertjax.contracts import Params
 from bertjax.data import corpus, shards
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
-from bertjax.data.sources import PairSource, Position, Source
+from bertjax.data.sources import CorpusSource, Position, Source
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError
 from bertjax.objectives import supervised
@@ -108,16 +108,17 @@ def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
     return tokenizer, with_vocabulary(config, meta.vocab_size)
 
 
-def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str) -> PairSource:
-    """Masked sentence pairs of a split ("train" or "valid") of the prepared corpus."""
+def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str) -> CorpusSource:
+    """Masked rows of a split ("train" or "valid") of the prepared corpus."""
     vocab = Vocab.of(tokenizer)
-    return PairSource(
+    return CorpusSource(
         config.data,
         split,
         length=config.length,
         batch_size=config.batch_size if split == "train" else config.batch_size // config.micro_batches,
         seed=config.seed,
         vocab=vocab,
+        planner=config.objective.planner(),
         corruption=config.objective.corruption(vocab, config.length),
         steps=config.steps,
     )
@@ -141,7 +142,8 @@ def finetune(config: Finetune) -> None:
     steps = source.batches(0, 0)
 
     def trained_parts(mesh: Mesh) -> Params:
-        return saved.params(objective, mesh, ("encoder", "pooler")) if config.encoder == "pretrained" else {}
+        parts = tuple(part for part in ("encoder", "pooler") if part in saved.parts)
+        return saved.params(objective, mesh, parts) if config.encoder == "pretrained" else {}
 
     session.train(
         session.Session(

@@ -23,7 +23,7 @@ VALUES = [
         config.Pretrain(
             data="d",
             model=bert.Config(width=64, layers=1, heads=2, dtype="bfloat16"),
-            objective=mlm.Config(Masking(rate=(0.3, 0.15))),
+            objective=mlm.Config("sop", Masking(rate=(0.3, 0.15))),
             optimizer=Optimizer(kind="lamb", warmup=100),
             mesh=MeshConfig(data=2, tensor=4),
         ),
@@ -34,7 +34,7 @@ VALUES = [
     (Optimizer, Optimizer(epsilon=1e-12, peak_lr=0.1 + 0.2)),
     (MeshConfig, MeshConfig(fsdp=8)),
     (ModelConfig, bert.PRESETS["tiny"]),
-    (ObjectiveConfig, mlm.Config(Masking(kind="span", mask_share=0.7, random_share=0.15))),
+    (ObjectiveConfig, mlm.Config("segments", Masking(kind="span", mask_share=0.7, random_share=0.15))),
     (ObjectiveConfig, supervised.Config(classes=5)),
 ]
 

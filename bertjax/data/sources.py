@@ -9,12 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from bertjax.data.masking import Vocab
-from bertjax.data.plan import Rows, plan_pairs, row_example
+from bertjax.data.rows import Sequences, row_example
 from bertjax.data.shards import Meta, Shard, read_shard
 from bertjax.errors import ConfigError
 
-Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n], labels, slots
+Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n], perhaps more
 Corruption = Callable[[Example, np.random.Generator, float], Example]  # (example, rng, progress) -> example
+Planner = Callable[..., Sequences]  # (shard, *, length, rng) -> what an epoch makes of it
 HostBatch = dict[str, np.ndarray]
 
 
@@ -28,10 +29,10 @@ class Position(NamedTuple):
 
 
 START = Position()
-SHORTEST = 8  # tokens a row of pairs must have room for
+SHORTEST = 8  # tokens a row must have room for
 
 # What a generator is for comes first, as numpy gives (seed, epoch) and (seed, epoch, 0) the same stream.
-SHARDS, PAIRS, ROWS, CORRUPT, EXAMPLES = range(1, 6)
+SHARDS, PLAN, ROWS, CORRUPT, EXAMPLES = range(1, 6)
 
 
 def _rng(purpose: int, *counters: int) -> np.random.Generator:
@@ -53,33 +54,24 @@ class Source(Protocol):
 
 
 def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:
-    """B examples as one batch (as in contracts): tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,1].
+    """B examples as one batch (as in contracts): tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,S].
 
-    A `next_label` becomes next_labels i32[B,1] and next_weights f32[B,1]; other arrays (a corruption's slots) have
-    one shape in all examples and are stacked under their own names.
+    An example that says nothing of them is one sequence. Other arrays (labels of sequences, a corruption's slots)
+    have one shape in all examples and are stacked under their own names.
     """
     rows = len(examples)
-    tokens, types = np.full((rows, length), pad, np.int32), np.zeros((rows, length), np.int32)
+    batch = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "types", "sequence", "positions")}
+    batch["tokens"][:] = pad
     for i, example in enumerate(examples):
         size = len(example["tokens"])
         assert size <= length, f"an example of {size} tokens for rows of {length}"
-        tokens[i, :size] = example["tokens"]
-        types[i, :size] = example["types"]
-    sizes = np.array([len(example["tokens"]) for example in examples])
-    sequence = (np.arange(length) < sizes[:, None]).astype(np.int32)
-    batch = {
-        "tokens": tokens,
-        "types": types,
-        "sequence": sequence,
-        "positions": np.arange(length, dtype=np.int32) * sequence,
-        "first_tokens": np.zeros((rows, 1), np.int32),
-    }
-    for name in examples[0].keys() - {"tokens", "types", "label", "next_label"}:
+        batch["tokens"][i, :size] = example["tokens"]
+        batch["types"][i, :size] = example["types"]
+        batch["sequence"][i, :size] = example.get("sequence", 1)
+        batch["positions"][i, :size] = example["positions"] if "positions" in example else np.arange(size)
+    for name in examples[0].keys() - batch.keys() - {"label"}:
         batch[name] = np.stack([example[name] for example in examples])
-    if "next_label" in examples[0]:
-        batch["next_labels"] = np.array([[example["next_label"]] for example in examples], np.int32)
-        batch["next_weights"] = np.ones((rows, 1), np.float32)
-    return batch
+    return {"first_tokens": np.zeros((rows, 1), np.int32), **batch}
 
 
 class ExampleSource:
@@ -133,12 +125,12 @@ class ExampleSource:
 
 class _Window(NamedTuple):
     shards: list[Shard]
-    rows: list[Rows]
+    rows: list[Sequences]
     order: np.ndarray  # i64[R, 2]: (shard, row) of each row of the window as it comes
 
 
-class PairSource:
-    """NSP pairs of one split of a prepared corpus, planned and corrupted anew in every epoch.
+class CorpusSource:
+    """Rows of one split of a prepared corpus, planned and corrupted anew in every epoch.
 
     An epoch permutes the shards and takes them `window_shards` at a time; the rows of a window are mixed. Memory is
     that of one window. What does not fill a batch at the end of a window waits for another epoch's plan. `steps` is
@@ -154,9 +146,9 @@ class PairSource:
         batch_size: int,
         seed: int,
         vocab: Vocab,
+        planner: Planner,
         corruption: Corruption,
         steps: int,
-        short_probability: float = 0.1,
         window_shards: int = 8,
     ) -> None:
         meta = Meta.load(data_dir)
@@ -169,12 +161,11 @@ class PairSource:
                 f"{data_dir}: tokenised with {meta.vocab_size} pieces, but the vocabulary has {vocab.size}"
             )
         if length < SHORTEST:
-            raise ConfigError(f"length={length} is too short for a pair of sentences; at least {SHORTEST}")
+            raise ConfigError(f"length={length} is too short for a row of text; at least {SHORTEST}")
         self.paths = [Path(data_dir) / file.name for file in files]
         self.windows = -(-len(files) // window_shards)
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.vocab, self.corruption, self.short_probability = vocab, corruption, short_probability
-        self.steps = steps
+        self.vocab, self.planner, self.corruption, self.steps = vocab, planner, corruption, steps
         self._at = (-1, -1)
         self._window = _Window([], [], np.empty((0, 2), np.int64))
         # A row takes at most about `length` tokens, so only little data needs to be planned to know.
@@ -201,7 +192,7 @@ class PairSource:
         examples = []
         for index in range(number * self.batch_size, (number + 1) * self.batch_size):
             shard, row = order[index]
-            example = row_example(shards[shard], rows[shard], row, self.vocab)
+            example = row_example(shards[shard].tokens, rows[shard], [row], vocab=self.vocab, most=1)
             examples.append(self.corruption(example, _rng(CORRUPT, self.seed, epoch, window, index), progress))
         return stack(examples, length=self.length, pad=self.vocab.pad)
 
@@ -216,14 +207,9 @@ class PairSource:
         numbers = np.array_split(order, self.windows)[window].tolist()
         shards = [read_shard(self.paths[number]) for number in numbers]
         rows = [
-            plan_pairs(
-                shard,
-                length=self.length,
-                short_probability=self.short_probability,
-                rng=_rng(PAIRS, self.seed, epoch, number),
-            )
+            self.planner(shard, length=self.length, rng=_rng(PLAN, self.seed, epoch, number))
             for shard, number in zip(shards, numbers, strict=True)
         ]
-        sizes = [len(plan.label) for plan in rows]
+        sizes = [len(plan) for plan in rows]
         every = np.stack([np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(n) for n in sizes])], 1)
         return _Window(shards, rows, _rng(ROWS, self.seed, epoch, window).permutation(every))

@@ -1,8 +1,8 @@
-"""BERT's pretraining: masked language model + next sentence prediction (Devlin et al. 2018, section 3.1)."""
+"""Masked language model (Devlin et al. 2018, section 3.1), alone or with BERT's NSP or ALBERT's SOP."""
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,12 @@ from bertjax.contracts import (
     ModelConfig,
     Objective,
     ObjectiveConfig,
+    Planner,
 )
+from bertjax.data.contiguous import doc_sentences, full_sentences, segments
 from bertjax.data.masking import Masking, Vocab, mask_tokens
+from bertjax.data.plan import next_sentence, sentence_order
+from bertjax.errors import ConfigError, closest
 from bertjax.nn.dense import Dense, truncated_normal
 from bertjax.nn.heads import MlmHead, gather_tokens, pool
 from bertjax.nn.losses import classification
@@ -27,17 +31,34 @@ from bertjax.nn.mlp import ACTIVATIONS
 
 @dataclass(frozen=True)
 class Config(ObjectiveConfig):
-    """What is masked."""
+    """What a row is made of, and what is masked in it."""
 
+    examples: Literal["nsp", "sop", "full-sentences", "doc-sentences", "segments"] = "nsp"
+    """pairs with next sentence prediction (BERT) or sentence order prediction (ALBERT); or masking alone, in sentences
+    across documents or of one document (RoBERTa), or in documents cut wherever a row is full"""
     masking: Masking = field(default_factory=Masking)
+
+    def __post_init__(self) -> None:
+        if self.examples not in PLANNERS:
+            raise ConfigError(f"objective.examples={self.examples!r}{closest(self.examples, PLANNERS)}")
 
     def masked_fraction(self, length: int) -> float:
         """The slots of a row, used or not, over its length."""
         return self.masking.slots(length) / length
 
-    def build(self, model: ModelConfig) -> "MlmNsp":
+    def build(self, model: ModelConfig) -> "Mlm":
         """The module over an encoder of `model`."""
-        return MlmNsp(encoder=model.build(), model=model)
+        kind = MODULES.get(self.examples, Mlm)
+        if kind is not Mlm and model.type_count < 2:
+            raise ConfigError(
+                f"model.type_count={model.type_count} but objective.examples={self.examples!r} are pairs of two types; "
+                "set model.type_count=2"
+            )
+        return kind(encoder=model.build(), model=model)
+
+    def planner(self) -> Planner:
+        """Makes the sequences of an epoch out of a shard."""
+        return PLANNERS[self.examples]
 
     def corruption(self, vocab: Vocab, length: int) -> Corruption:
         """Masks an example anew each time it is called with another generator."""
@@ -54,10 +75,10 @@ def _corrupt(
     return {**example, "tokens": tokens, **masked}
 
 
-class MlmNsp(Objective):
-    """The encoder with its two pretraining heads."""
+class Mlm(Objective):
+    """The encoder with the masked-language-model head."""
 
-    loss_terms = ("mlm_loss", "nsp_loss")
+    loss_terms: ClassVar[tuple[str, ...]] = ("mlm_loss",)
 
     encoder: Any
     model: ModelConfig
@@ -66,31 +87,69 @@ class MlmNsp(Objective):
         m = self.model
         init, dtype = truncated_normal(m.init_std), jnp.dtype(m.dtype)
         self.mlm = MlmHead(m.width, m.vocab_size, ACTIVATIONS[m.activation], m.norm_epsilon, init, dtype)
-        self.pooler = Dense((m.width,), (m.width,), init, dtype)
-        self.nsp = Dense((m.width,), (2,), init, dtype)
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
-        return {"mlm_loss": jnp.sum(batch["masked_weights"]), "nsp_loss": jnp.sum(batch["next_weights"])}
+        return {"mlm_loss": jnp.sum(batch["masked_weights"])}
 
     def __call__(self, batch: Batch, *, train: bool) -> Metrics:
-        hidden = self.encoder(batch, train=train).hidden
-        return {
-            **classification("mlm", self.mlm_logits(hidden, batch), batch["masked_targets"], batch["masked_weights"]),
-            **classification("nsp", self.nsp_logits(hidden, batch), batch["next_labels"], batch["next_weights"]),
-        }
+        return self.metrics(self.encoder(batch, train=train).hidden, batch)
+
+    def metrics(self, hidden: jax.Array, batch: Batch) -> Metrics:
+        """Loss and accuracy of the heads over hidden states f[B,L,D]."""
+        return classification("mlm", self.mlm_logits(hidden, batch), batch["masked_targets"], batch["masked_weights"])
 
     def mlm_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
         """f32[B,M,V]; masked positions are gathered before the projection, which is most of a small model's work."""
         return self.mlm(gather_tokens(hidden, batch["masked_positions"]), self.encoder.attend)
 
-    def nsp_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """f32[B,S,2] from the first token of each packed sequence."""
-        return self.nsp(pool(self.pooler, hidden, batch["first_tokens"])).astype(jnp.float32)
-
-    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array]:
-        encoded = self.encoder(batch, train=False)
-        return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
+        return self.encoder(batch, train=False), None
 
     def fill(self, batch: Batch) -> jax.Array:
         """f32[B,M,V] at batch["masked_positions"], without dropout."""
         return self.mlm_logits(self.encoder(batch, train=False).hidden, batch)
+
+
+class MlmNsp(Mlm):
+    """With a second head, over the pooled first token of each packed sequence."""
+
+    loss_terms = ("mlm_loss", "nsp_loss")
+
+    def setup(self) -> None:
+        super().setup()
+        m = self.model
+        init, dtype = truncated_normal(m.init_std), jnp.dtype(m.dtype)
+        self.pooler = Dense((m.width,), (m.width,), init, dtype)
+        self.nsp = Dense((m.width,), (2,), init, dtype)
+
+    def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
+        return {**super().loss_weights(batch), self.loss_terms[1]: jnp.sum(batch["next_weights"])}
+
+    def metrics(self, hidden: jax.Array, batch: Batch) -> Metrics:
+        name, logits = self.loss_terms[1].removesuffix("_loss"), self.nsp_logits(hidden, batch)
+        pairs = classification(name, logits, batch["next_labels"], batch["next_weights"])
+        return {**super().metrics(hidden, batch), **pairs}
+
+    def nsp_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
+        """f32[B,S,2] from the first token of each packed sequence."""
+        return self.nsp(pool(self.pooler, hidden, batch["first_tokens"])).astype(jnp.float32)
+
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
+        encoded = self.encoder(batch, train=False)
+        return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
+
+
+class MlmSop(MlmNsp):
+    """The same head (also called nsp, as in google-research/albert), trained to tell swapped segments."""
+
+    loss_terms = ("mlm_loss", "sop_loss")
+
+
+MODULES: dict[str, type[Mlm]] = {"nsp": MlmNsp, "sop": MlmSop}
+PLANNERS: dict[str, Planner] = {
+    "nsp": next_sentence,
+    "sop": sentence_order,
+    "full-sentences": full_sentences,
+    "doc-sentences": doc_sentences,
+    "segments": segments,
+}

@@ -6,7 +6,8 @@ import pytest
 
 from bertjax.data.loader import Loader
 from bertjax.data.masking import Masking, Vocab, mask_tokens
-from bertjax.data.sources import ExampleSource, PairSource, Position
+from bertjax.data.plan import next_sentence
+from bertjax.data.sources import CorpusSource, ExampleSource, Position
 from bertjax.errors import ConfigError
 
 
@@ -17,13 +18,14 @@ def corrupt(example, rng, progress):
 
 @pytest.fixture
 def source(prepared, tokenizer):
-    return PairSource(
+    return CorpusSource(
         prepared,
         "train",
         length=24,
         batch_size=16,
         seed=5,
         vocab=Vocab.of(tokenizer),
+        planner=next_sentence,
         corruption=corrupt,
         steps=100,
         window_shards=2,

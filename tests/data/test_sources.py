@@ -3,9 +3,11 @@ import pickle
 import numpy as np
 import pytest
 
+from bertjax.data.contiguous import doc_sentences, full_sentences, segments
 from bertjax.data.masking import Masking, Vocab, mask_tokens
+from bertjax.data.plan import next_sentence, sentence_order
 from bertjax.data.shards import Meta, read_shard
-from bertjax.data.sources import ExampleSource, PairSource, Position, _rng, stack
+from bertjax.data.sources import CorpusSource, ExampleSource, Position, _rng, stack
 from bertjax.errors import ConfigError
 
 
@@ -22,8 +24,16 @@ def leave(example, rng, progress):
 @pytest.fixture
 def pairs(prepared, tokenizer):
     def make(split="train", **options):
-        defaults = {"length": 32, "batch_size": 8, "seed": 5, "corruption": corrupt, "steps": 100, "window_shards": 2}
-        return PairSource(prepared, split, vocab=Vocab.of(tokenizer), **{**defaults, **options})
+        defaults = {
+            "length": 32,
+            "batch_size": 8,
+            "seed": 5,
+            "planner": next_sentence,
+            "corruption": corrupt,
+            "steps": 100,
+            "window_shards": 2,
+        }
+        return CorpusSource(prepared, split, vocab=Vocab.of(tokenizer), **{**defaults, **options})
 
     return make
 
@@ -76,6 +86,18 @@ def test_a_batch_depends_on_its_position_alone(pairs):
     assert not same(first[0], pairs(seed=6).batch(positions[0]))
 
 
+def test_a_sentence_objective_brings_its_labels_and_others_none(pairs):
+    batch = pairs(planner=sentence_order, corruption=leave).batch(Position())
+    assert (
+        set(batch["next_weights"].ravel().tolist()) <= {0, 1}
+        and (batch["types"].max(1) == batch["next_weights"][:, 0]).all()
+    )
+    for planner in (full_sentences, doc_sentences, segments):
+        batch = pairs(planner=planner).batch(Position())
+        assert not batch["types"].any() and not {"next_labels", "next_weights"} & batch.keys()
+        assert batch["first_tokens"].shape == (8, 1) and (batch["tokens"][:, 0] == 2).all()
+
+
 def test_corruption_hears_how_far_the_training_is(pairs):
     def mark(example, rng, progress):
         return {**example, "progress": np.float32(progress)}
@@ -124,13 +146,14 @@ def test_pair_source_errors(pairs, prepared, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match="length=5 is too short"):
         pairs(length=5)
     with pytest.raises(ConfigError, match="tokenised with"):
-        PairSource(
+        CorpusSource(
             prepared,
             "train",
             length=32,
             batch_size=8,
             seed=0,
             vocab=Vocab(9, 0, 1, 2, 3, 4),
+            planner=next_sentence,
             corruption=leave,
             steps=1,
         )

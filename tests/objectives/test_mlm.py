@@ -1,6 +1,8 @@
 """Pretraining: losses by a second implementation, weights known beforehand, corruption that can be replayed."""
 
 import pickle
+from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import reference
 from helpers import TINY, apply, init, make_batch
 
 from bertjax.data.masking import Masking, Vocab
+from bertjax.errors import ConfigError
 from bertjax.objectives import mlm
 
 BATCH = make_batch(rows=8)
@@ -103,6 +106,40 @@ def test_encode_gives_the_pooled_first_token(params):
     np.testing.assert_allclose(pooled, expected, atol=1e-5)
 
 
+def test_sentence_order_is_the_same_head_under_its_own_name(params, compute):
+    sop = mlm.Config(examples="sop").build(TINY)
+    assert sop.loss_terms == ("mlm_loss", "sop_loss")
+    metrics = apply(sop, {"params": params}, BATCH, train=False)
+    assert metrics.keys() == {"mlm_loss", "mlm_accuracy", "sop_loss", "sop_accuracy"}
+    assert float(metrics["sop_loss"][0]) == pytest.approx(compute(BATCH)["nsp_loss"][0], rel=1e-6)
+    assert {name: float(w) for name, w in sop.loss_weights(BATCH).items()} == {
+        name: float(metrics[name][1]) for name in sop.loss_terms
+    }
+
+
+@pytest.mark.parametrize("examples", ["full-sentences", "doc-sentences", "segments"])
+def test_masking_alone_has_one_head_and_needs_no_labels(params, compute, examples):
+    alone = mlm.Config(examples=examples).build(replace(TINY, type_count=1))
+    batch = {name: x for name, x in BATCH.items() if not name.startswith("next_")} | {"types": BATCH["types"] * 0}
+    made = jax.eval_shape(partial(alone.init, train=False), jax.random.key(0), batch)["params"]
+    assert made.keys() == {"encoder", "mlm"}
+    alone = mlm.Config(examples=examples).build(TINY)
+    some = {"encoder": params["encoder"], "mlm": params["mlm"]}
+    metrics = apply(alone, {"params": some}, batch, train=False)
+    assert metrics.keys() == {"mlm_loss", "mlm_accuracy"} and set(alone.loss_weights(batch)) == {"mlm_loss"}
+    both = compute({**batch, **{name: x for name, x in BATCH.items() if name.startswith("next_")}})
+    assert float(metrics["mlm_loss"][0]) == pytest.approx(both["mlm_loss"][0], rel=1e-6)
+    assert apply(alone, {"params": some}, batch, method="encode")[1] is None
+    assert apply(alone, {"params": some}, batch, method="fill").shape == (8, 4, 128)
+
+
+def test_config_errors():
+    with pytest.raises(ConfigError, match=r"objective.examples='nps'.*did you mean 'nsp'"):
+        mlm.Config(examples="nps")
+    with pytest.raises(ConfigError, match=r"model.type_count=1 but objective.examples='sop'"):
+        mlm.Config(examples="sop").build(replace(TINY, type_count=1))
+
+
 def test_corruption_is_picklable_and_a_function_of_its_generator():
     vocab = Vocab(size=128, pad=0, unk=1, cls=2, sep=3, mask=4)
     corrupt = mlm.Config().corruption(vocab, 32)
@@ -125,7 +162,7 @@ def test_corruption_is_picklable_and_a_function_of_its_generator():
 def test_corruption_follows_its_config_and_the_training():
     vocab = Vocab(size=128, pad=0, unk=1, cls=2, sep=3, mask=4)
     masking = Masking(rate=(0.5, 0.25), mask_share=1.0, random_share=0.0)
-    corrupt = mlm.Config(masking).corruption(vocab, 64)
+    corrupt = mlm.Config(masking=masking).corruption(vocab, 64)
     tokens = np.r_[2, np.arange(5, 67), 3].astype(np.int32)
     for progress, count in ((0.0, 32), (0.5, 24), (1.0, 16)):
         got = corrupt({"tokens": tokens}, np.random.default_rng(0), progress)

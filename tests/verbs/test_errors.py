@@ -35,6 +35,8 @@ OPTIONS = [
     (PRETRAIN + " --model.dropout 1", ["model.dropout=1.0", "[0, 1)"]),
     (PRETRAIN + " --optimizer.kind adam", ["optimizer.kind='adam'", "adamw"]),
     (PRETRAIN + " --objective.masking.rate 15", ["objective.masking.rate=15.0", "0.15"]),
+    (PRETRAIN + " --objective.examples pairs", ["--objective.examples", "pairs", "doc-sentences"]),
+    (PRETRAIN + " --model.type-count 1", ["model.type_count=1", "set model.type_count=2"]),
     (PRETRAIN + " --objective.masking.kind words", ["--objective.masking.kind", "words", "ngram"]),
     (PRETRAIN + " --length 64", ["length=64", "model.max_length=40"]),
     (PRETRAIN + " --steps 0", ["steps=0", "at least 1"]),

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from bertjax import load
+
 
 @pytest.fixture
 def spied(monkeypatch):
@@ -47,3 +49,32 @@ def test_a_schedule_of_span_masking(pretrain, spied):
     assert held_out["masked_weights"].sum() / held_out["sequence"].sum() == pytest.approx(0.1, abs=0.04)
     for batch in trained:
         assert ((batch["tokens"] == 4).sum(1) == batch["masked_weights"].sum(1)).all()
+
+
+def test_sentence_order_in_place_of_next_sentences(bertjax, pretrain, spied):
+    run = pretrain("--objective.examples sop")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["mlm_loss"] + line["sop_loss"]) and "nsp_loss" not in line
+    assert all(batch["types"].any() and "next_labels" in batch for batch in spied)
+    report = bertjax("report", run).out
+    assert f"{lines[-1]['sop_accuracy']:.3f}" in report
+
+
+@pytest.mark.parametrize("examples", ["full-sentences", "doc-sentences", "segments"])
+def test_masking_alone_from_text_to_a_score(bertjax, pretrain, spied, home, tmp_path, examples):
+    run = pretrain(f"--objective.examples {examples}")
+    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        assert line["loss"] == line["mlm_loss"] and not {"nsp_loss", "sop_loss"} & line.keys()
+    assert all(not batch["types"].any() and "next_labels" not in batch for batch in spied)
+    assert "nsp" not in bertjax("inspect", run).out and " - " in bertjax("report", run).out
+    model = load(run)
+    output = model(**model.tokenize(["the cat sat"]))
+    assert output.pooler_output is None and output.last_hidden_state.shape == (1, 5, 32)
+    assert len(model.fill_mask("the [MASK] sat", k=3)) == 3
+    if examples == "segments":  # the pooler, which was not trained, begins anew
+        out = tmp_path / "tuned"
+        arguments = ["--task", "sms_spam", "--from", run, "--data", home, "--out", out, "--epochs", "1"]
+        outcome = bertjax("finetune", home / "finetune.py", *arguments)
+        assert outcome.code == 0, outcome.err
+        assert (out / "scores.json").is_file()
