@@ -67,6 +67,8 @@ class Pretrain:
     """pieces a batch is cut into to save memory; the gradient stays the same"""
     length: int = 128
     """tokens in a row"""
+    packing: bool = False
+    """fill a row with several sequences, up to one for every 8 tokens, none of which sees another"""
     seed: int = 0
     workers: int = 0
     """processes that make batches; 0: one thread"""

@@ -99,6 +99,7 @@ def _print_work(config: Pretrain, state: Any, example: dict[str, np.ndarray]) ->
     table = Table("work", "")
     table.add_row("parameters", f"{count:,}")
     table.add_row("tokens a step", f"{slots:,} ({real / slots:.0%} of them real in the first batch)")
+    table.add_row("sequences a row", f"{example['sequence'].max(axis=1).mean():.1f}")
     table.add_row("steps", f"{config.steps:,} (about {epochs:,.1f} epochs)")
     table.add_row("tokens in all", f"{slots * config.steps:,}")
     table.add_row("FLOP a step, in all", f"{flops:.3g}, {flops * config.steps:.3g}")

@@ -121,6 +121,7 @@ def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str) -> C
         planner=config.objective.planner(),
         corruption=config.objective.corruption(vocab, config.length),
         steps=config.steps,
+        packing=config.packing,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from bertjax.data.masking import Vocab
+from bertjax.data.packing import Rows, most_sequences, one_each, pack
 from bertjax.data.rows import Sequences, row_example
 from bertjax.data.shards import Meta, Shard, read_shard
 from bertjax.errors import ConfigError
@@ -32,7 +33,7 @@ START = Position()
 SHORTEST = 8  # tokens a row must have room for
 
 # What a generator is for comes first, as numpy gives (seed, epoch) and (seed, epoch, 0) the same stream.
-SHARDS, PLAN, ROWS, CORRUPT, EXAMPLES = range(1, 6)
+SHARDS, PLAN, ROWS, CORRUPT, EXAMPLES, PACK = range(1, 7)
 
 
 def _rng(purpose: int, *counters: int) -> np.random.Generator:
@@ -125,16 +126,20 @@ class ExampleSource:
 
 class _Window(NamedTuple):
     shards: list[Shard]
-    rows: list[Sequences]
+    sequences: list[Sequences]
+    rows: list[Rows]
     order: np.ndarray  # i64[R, 2]: (shard, row) of each row of the window as it comes
+
+
+NO_WINDOW = _Window([], [], [], np.empty((0, 2), np.int64))
 
 
 class CorpusSource:
     """Rows of one split of a prepared corpus, planned and corrupted anew in every epoch.
 
     An epoch permutes the shards and takes them `window_shards` at a time; the rows of a window are mixed. Memory is
-    that of one window. What does not fill a batch at the end of a window waits for another epoch's plan. `steps` is
-    the length of the run, in the course of which the corruption may change.
+    that of one window. What does not fill a batch at the end of a window waits for another epoch's plan. With
+    `packing` a row has several sequences. `steps` is the length of the run, in which the corruption may change.
     """
 
     def __init__(
@@ -149,6 +154,7 @@ class CorpusSource:
         planner: Planner,
         corruption: Corruption,
         steps: int,
+        packing: bool = False,
         window_shards: int = 8,
     ) -> None:
         meta = Meta.load(data_dir)
@@ -166,8 +172,9 @@ class CorpusSource:
         self.windows = -(-len(files) // window_shards)
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.vocab, self.planner, self.corruption, self.steps = vocab, planner, corruption, steps
+        self.packing = packing
         self._at = (-1, -1)
-        self._window = _Window([], [], np.empty((0, 2), np.int64))
+        self._window = NO_WINDOW
         # A row takes at most about `length` tokens, so only little data needs to be planned to know.
         if meta.total(split, "tokens") < 8 * batch_size * length and not any(
             self.batches(0, window) for window in range(self.windows)
@@ -178,7 +185,7 @@ class CorpusSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes read their own window
-        return {**self.__dict__, "_at": (-1, -1), "_window": _Window([], [], np.empty((0, 2), np.int64))}
+        return {**self.__dict__, "_at": (-1, -1), "_window": NO_WINDOW}
 
     def batches(self, epoch: int, window: int) -> int:
         """Full batches in a window of an epoch."""
@@ -188,11 +195,13 @@ class CorpusSource:
         """The batch at a position, each row corrupted with a generator of its own."""
         epoch, window, number, step = position
         progress = min(1.0, step / self.steps)
-        shards, rows, order = self._load(epoch, window)
+        shards, sequences, rows, order = self._load(epoch, window)
+        most = most_sequences(self.length) if self.packing else 1
         examples = []
         for index in range(number * self.batch_size, (number + 1) * self.batch_size):
             shard, row = order[index]
-            example = row_example(shards[shard].tokens, rows[shard], [row], vocab=self.vocab, most=1)
+            text, members = shards[shard].tokens, rows[shard].row(row)
+            example = row_example(text, sequences[shard], members, vocab=self.vocab, most=most)
             examples.append(self.corruption(example, _rng(CORRUPT, self.seed, epoch, window, index), progress))
         return stack(examples, length=self.length, pad=self.vocab.pad)
 
@@ -206,10 +215,16 @@ class CorpusSource:
         order = _rng(SHARDS, self.seed, epoch).permutation(len(self.paths))
         numbers = np.array_split(order, self.windows)[window].tolist()
         shards = [read_shard(self.paths[number]) for number in numbers]
-        rows = [
+        sequences = [
             self.planner(shard, length=self.length, rng=_rng(PLAN, self.seed, epoch, number))
             for shard, number in zip(shards, numbers, strict=True)
         ]
-        sizes = [len(plan) for plan in rows]
-        every = np.stack([np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(n) for n in sizes])], 1)
-        return _Window(shards, rows, _rng(ROWS, self.seed, epoch, window).permutation(every))
+        rows = [
+            pack(plan.sizes, length=self.length, rng=_rng(PACK, self.seed, epoch, number))
+            if self.packing
+            else one_each(len(plan))
+            for plan, number in zip(sequences, numbers, strict=True)
+        ]
+        counts = [len(made.bounds) - 1 for made in rows]
+        every = np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(n) for n in counts])], 1)
+        return _Window(shards, sequences, rows, _rng(ROWS, self.seed, epoch, window).permutation(every))

@@ -16,18 +16,19 @@ def corrupt(example, rng, progress):
     return {**example, "tokens": out.tokens, "masked_positions": out.positions}
 
 
-@pytest.fixture
-def source(prepared, tokenizer):
+@pytest.fixture(params=[False, True], ids=["one sequence a row", "packed"])
+def source(request, prepared, tokenizer):
     return CorpusSource(
         prepared,
         "train",
         length=24,
-        batch_size=16,
+        batch_size=12,
         seed=5,
         vocab=Vocab.of(tokenizer),
         planner=next_sentence,
         corruption=corrupt,
         steps=100,
+        packing=request.param,
         window_shards=2,
     )
 

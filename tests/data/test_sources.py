@@ -98,6 +98,46 @@ def test_a_sentence_objective_brings_its_labels_and_others_none(pairs):
         assert batch["first_tokens"].shape == (8, 1) and (batch["tokens"][:, 0] == 2).all()
 
 
+def sequences_of(batches):
+    """(tokens, types, label) of every sequence of the batches."""
+    for batch in batches:
+        for row, sequence in enumerate(batch["sequence"]):
+            for number in range(1, sequence.max() + 1):
+                places = np.flatnonzero(sequence == number)
+                assert (batch["positions"][row, places] == np.arange(len(places))).all()
+                assert batch["first_tokens"][row, number - 1] == places[0]
+                assert (np.diff(places) == 1).all() and batch["next_weights"][row, number - 1] == 1
+                label = int(batch["next_labels"][row, number - 1])
+                yield batch["tokens"][row, places].tobytes(), batch["types"][row, places].tobytes(), label
+
+
+def test_packed_rows_hold_the_sequences_of_unpacked_ones(pairs):
+    options = {"length": 48, "corruption": leave, "batch_size": 1, "window_shards": 100}
+    plain, packed = (list(an_epoch(pairs(packing=packing, **options))) for packing in (False, True))
+    assert sorted(sequences_of(packed)) == sorted(sequences_of(plain))
+    assert len(packed) < 0.95 * len(plain)
+    shapes = {name: array.shape for name, array in packed[0].items()}
+    assert shapes["first_tokens"] == shapes["next_labels"] == shapes["next_weights"] == (1, 6)
+    for batch in packed:
+        unused = batch["next_weights"] == 0
+        assert unused.sum() == 6 - batch["sequence"].max()
+        assert not batch["first_tokens"][unused].any() and not batch["next_labels"][unused].any()
+
+
+def test_packed_rows_are_masked_as_one(pairs):
+    for batch in an_epoch(pairs(packing=True, length=64)):
+        used = batch["masked_weights"].sum(1)
+        assert (used == np.minimum(6, np.round(batch["sequence"].astype(bool).sum(1) * 0.15))).all()
+
+
+def test_packed_rows_are_planned_anew_each_epoch_as_a_function_of_the_position(pairs):
+    source = pairs(packing=True)
+    positions = [Position(0, 0, 1), Position(1, 0, 1), Position(0, 1, 0)]
+    first = [source.batch(position) for position in positions]
+    assert all(same(a, pairs(packing=True).batch(at)) for a, at in zip(first, positions, strict=True))
+    assert not same(first[0], first[1]) and not same(first[0], pairs(packing=True, seed=6).batch(positions[0]))
+
+
 def test_corruption_hears_how_far_the_training_is(pairs):
     def mark(example, rng, progress):
         return {**example, "progress": np.float32(progress)}

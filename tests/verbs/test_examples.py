@@ -1,7 +1,9 @@
 """What is asked for on the command line is what the encoder is trained on."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 
 from bertjax import load
@@ -78,3 +80,16 @@ def test_masking_alone_from_text_to_a_score(bertjax, pretrain, spied, home, tmp_
         outcome = bertjax("finetune", home / "finetune.py", *arguments)
         assert outcome.code == 0, outcome.err
         assert (out / "scores.json").is_file()
+
+
+def test_packing(bertjax, pretrain, spied, home, data, tmp_path):
+    run = pretrain("--packing --length 40")
+    assert json.loads((run / "config.json").read_text())["config"]["packing"] is True
+    fill = [np.count_nonzero(batch["sequence"]) / batch["sequence"].size for batch in spied]
+    assert all(batch["first_tokens"].shape[1] == batch["next_weights"].shape[1] == 5 for batch in spied)
+    assert np.mean(fill) > 0.85 and max(batch["sequence"].max() for batch in spied) > 1
+    for options in ("--packing", "--no-packing"):
+        dry = f"pretrain {home}/pretrain.py --data {data} --out {tmp_path}/dry --length 40 --batch-size 16 --dry-run"
+        arguments = f"{dry} --objective.examples segments {options}"
+        shown = re.search(r"sequences a row\D+([\d.]+)", bertjax(*arguments.split()).out)
+        assert (float(shown[1]) > 1) == (options == "--packing")

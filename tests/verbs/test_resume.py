@@ -124,9 +124,9 @@ def test_stopped_and_resumed_is_the_run_left_alone(stop_at, pretrained, tiny, tm
     equal_runs(pretrained, tmp_path / "run")
 
 
-def test_a_schedule_of_masking_goes_on_where_it_stopped(stop_at, tiny, tmp_path):
+def test_packed_rows_and_a_schedule_of_masking_go_on_where_they_stopped(stop_at, tiny, tmp_path):
     objective = mlm.Config(masking=Masking(kind="span", rate=(0.5, 0.1)))
-    config = replace(tiny, objective=objective, steps=10, batch_size=16, eval_every=10)
+    config = replace(tiny, objective=objective, steps=10, packing=True, eval_every=10)
     stop_at(6, run.pretrain, replace(config, out=str(tmp_path / "stopped")))
     for name, workers in (("stopped", 2), ("alone", 0)):
         run.pretrain(replace(config, out=str(tmp_path / name), workers=workers))
