@@ -23,7 +23,7 @@ class Output(NamedTuple):
     """What a model returns, under the names that users of other libraries know."""
 
     last_hidden_state: np.ndarray  # f32[B,L,D]
-    pooler_output: np.ndarray  # f32[B,D]
+    pooler_output: np.ndarray | None  # f32[B,D]; None after pretraining without a sentence objective
     hidden_states: tuple[np.ndarray, ...]  # L+1 of f32[B,L,D], the embeddings first
 
 
@@ -76,7 +76,7 @@ class Model:
 
     def fill_mask(self, text: str, *, k: int = 5) -> list[Filled]:
         """The `k` likeliest tokens for the one mask (`tokenizer.mask_token`) in a text, the likeliest first."""
-        if not isinstance(self.objective, mlm.MlmNsp):
+        if not isinstance(self.objective, mlm.Mlm):
             raise ConfigError(f"{self.saved.path} has no masked-language-model head: load a pretraining run")
         tokenizer, mask = self.tokenizer, self.tokenizer.mask_token
         if text.count(mask) != 1:
@@ -110,7 +110,7 @@ class Model:
 
     @cached_property
     def _encode(self) -> Any:  # noqa: ANN401 (a jitted function)
-        def encode(params: Params, batch: Batch) -> tuple[Encoded, jax.Array]:
+        def encode(params: Params, batch: Batch) -> tuple[Encoded, jax.Array | None]:
             encoded = self.objective.apply({"params": params}, batch, method="encode")
             return jax.tree.map(lambda x: x.astype(jnp.float32), encoded)
 

@@ -81,6 +81,8 @@ class Pretrain:
     """tokens in a row"""
     later_phases: tuple[tuple[float, int, int], ...] = ()
     """phases after the first, each: share of all steps, length, batch size; 0.1 512 64 as BERT's last tenth"""
+    packing: bool = False
+    """fill a row with several sequences, up to one for every 8 tokens, none of which sees another"""
     seed: int = 0
     workers: int = 0
     """processes that make batches; 0: one thread"""

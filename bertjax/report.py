@@ -102,6 +102,7 @@ def _print_work(config: Pretrain, phase: PhaseConfig, state: TrainState, example
     table = Table("work", "")
     table.add_row("parameters", f"{count:,}")
     table.add_row("tokens a step", f"{slots:,} ({real / slots:.0%} of them real in the first batch)")
+    table.add_row("sequences a row", f"{example['sequence'].max(axis=1).mean():.1f}")
     table.add_row("steps", f"{phase.steps:,} (about {epochs:,.1f} epochs)")
     table.add_row("tokens in all", f"{slots * phase.steps:,}")
     table.add_row("FLOP a step, in all", f"{flops:.3g}, {flops * phase.steps:.3g}")
@@ -136,7 +137,7 @@ def _presets(family: str) -> list[str]:
 def report(runs: Sequence[str], out: str) -> None:
     """How runs did: pretraining at its start and end, fine-tuned runs by their scores beside their baselines."""
     pretrained = Table(title="pretraining, held-out text", title_justify="left")
-    for column in ("run", "step", "loss", "masked accuracy", "next-sentence accuracy"):
+    for column in ("run", "step", "loss", "masked accuracy", "sentence accuracy (NSP or SOP)"):
         pretrained.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     scores: list[tuple[str, dict[str, float]]] = []
     baselines: list[tuple[str, dict[str, float]]] = []
@@ -144,8 +145,9 @@ def report(runs: Sequence[str], out: str) -> None:
         config = read_json(Path(run) / "config.json", "pretrain and finetune")
         if config["command"] == "pretrain":
             for line in _first_and_last(run):
-                figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy", "nsp_accuracy"))
-                pretrained.add_row(run, str(line["step"]), *figures)
+                pairs = next((f"{line[name]:.3f}" for name in ("nsp_accuracy", "sop_accuracy") if name in line), "-")
+                figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy"))
+                pretrained.add_row(run, str(line["step"]), *figures, pairs)
         else:
             model, *beside = _scores(run)
             scores.append(model)

@@ -22,7 +22,7 @@ from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
 from bertjax.data.phases import Phase
-from bertjax.data.sources import PairSource, Position, Source
+from bertjax.data.sources import CorpusSource, Position, Source
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError
 from bertjax.objectives import supervised
@@ -107,7 +107,7 @@ def pretrain(config: Pretrain) -> None:
 
     def evaluation(mesh: Mesh) -> Hook:
         step = make_eval_step(objective)
-        batches = list(islice(one_epoch(held_out), config.eval_batches))
+        batches = list(islice(one_epoch(held_out, config.steps), config.eval_batches))
         return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
 
     session.train(
@@ -139,25 +139,28 @@ def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
     return tokenizer, with_vocabulary(config, meta.vocab_size)
 
 
-def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phase: PhaseConfig) -> PairSource:
-    """Masked sentence pairs of a split ("train" or "valid") of the prepared corpus, in the shape of a phase."""
+def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phase: PhaseConfig) -> CorpusSource:
+    """Masked rows of a split ("train" or "valid") of the prepared corpus, in the shape of a phase."""
     vocab = Vocab.of(tokenizer)
-    return PairSource(
+    return CorpusSource(
         config.data,
         split,
         length=phase.length,
         batch_size=phase.batch_size if split == "train" else phase.batch_size // config.micro_batches,
         seed=config.seed,
         vocab=vocab,
+        planner=config.objective.planner(),
         corruption=config.objective.corruption(vocab, phase.length),
+        steps=config.steps,
+        packing=config.packing,
     )
 
 
-def one_epoch(source: Source) -> Iterator[Mapping[str, np.ndarray]]:
-    """All batches of a source's first epoch, in order."""
+def one_epoch(source: Source, step: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """All batches of a source's first epoch, in order, each as it would be at a step of the run."""
     for window in range(source.windows):
         for batch in range(source.batches(0, window)):
-            yield source.batch(Position(0, window, batch))
+            yield source.batch(Position(0, window, batch, step))
 
 
 def finetune(config: Finetune) -> None:
@@ -171,7 +174,8 @@ def finetune(config: Finetune) -> None:
     steps = source.batches(0, 0)
 
     def trained_parts(mesh: Mesh) -> Params:
-        return saved.params(objective, mesh, ("encoder", "pooler")) if config.encoder == "pretrained" else {}
+        parts = tuple(part for part in ("encoder", "pooler") if part in saved.parts)
+        return saved.params(objective, mesh, parts) if config.encoder == "pretrained" else {}
 
     session.train(
         session.Session(

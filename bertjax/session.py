@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from bertjax.config import Finetune, Pretrain, check_resume
 from bertjax.contracts import ModelConfig, Objective, Params
 from bertjax.data.phases import Phase, Phases
-from bertjax.data.sources import Position
+from bertjax.data.sources import START, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
@@ -52,7 +52,7 @@ def train(session: Session) -> TrainState:
     mesh = make_mesh(config.mesh)
     for phase in session.phases:
         check_batch(phase.source.batch_size, config.micro_batches, mesh)
-    number, extra = _resume(session, run) or (0, {"loader": [0, 0, 0], "window": {}})
+    number, extra = _resume(session, run) or (0, {"loader": START, "window": {}})
     optimizer = config.optimizer.build(session.total_steps)
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:

@@ -12,7 +12,8 @@ from bertjax.recipe import load_recipe
 
 FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
 PRETRAIN = Pretrain(data="data", out="out")
-OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf"}  # fmt: skip  # noqa: E501
+OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop"}  # fmt: skip  # noqa: E501
+KINDS = {"token": "span", "lamb": "adamw"}  # what has several kinds, by its default
 
 
 def leaves(value, prefix=()):
@@ -30,11 +31,11 @@ def changed(value, path):
         inner, old, new = changed(old, rest)
         return replace(value, **{name: inner}), old, new
     if isinstance(old, str):
-        new = OTHER.get(name, old + "2") if name != "kind" or old != "lamb" else "adamw"
-    elif isinstance(old, tuple):
-        new = (*old, (0.1, 32, 4))
+        new = KINDS.get(old, OTHER.get(name, old + "2"))
     elif isinstance(old, int):
         new = 2 * old if old > 0 else 2
+    elif isinstance(old, tuple):
+        new = (*old, (0.1, 32, 4) if name == "later_phases" else 0.1)
     else:
         new = old / 2
     return replace(value, **{name: new}), old, new

@@ -40,7 +40,7 @@ def test_the_quickstart_ends_with_a_table_that_pretraining_wins(tmp_path):
     pretrained, random = (json.loads((tmp_path / f"spam-{name}/scores.json").read_text())["metrics"] for name in names)
     assert pretrained["f1"] > random["f1"] + 0.05
     report = (tmp_path / "report.txt").read_text()
-    shown = ("masked accuracy", "next-sentence accuracy", "accuracy", f"{pretrained['f1']:.4f}", f"{random['f1']:.4f}")
+    shown = ("masked accuracy", "sentence accuracy", "accuracy", f"{pretrained['f1']:.4f}", f"{random['f1']:.4f}")
     assert all(text in report for text in (*shown, "tfidf")), report
     assert "Next: bertjax" in done.stdout
 

@@ -29,7 +29,7 @@ class Phases:
         self._done = done
         self._at = next((i for i, end in enumerate(self._ends) if done < end), len(phases) - 1)
         begins = done == self._ends[self._at] - phases[self._at].steps
-        self._loader = self._open(START if begins else position)
+        self._loader = self._open(START._replace(step=done) if begins else position)
 
     def _open(self, position: Position) -> Loader:
         return Loader(self._phases[self._at].source, position, workers=self._workers)
@@ -43,7 +43,7 @@ class Phases:
         if self._done == self._ends[self._at] and self._at + 1 < len(self._phases):
             self._loader.close()
             self._at += 1
-            self._loader = self._open(START)
+            self._loader = self._open(START._replace(step=self._done))
         self._done += 1
         return next(self._loader)
 

@@ -58,7 +58,7 @@ def test_at_the_end_the_position_is_that_of_the_last_phase(phases):
     batches = Phases(phases, done=0, position=START, workers=0)
     tokens(batches, sum(STEPS))
     epoch, rest = divmod(STEPS[-1], 3)
-    assert batches.position == START._replace(epoch=epoch, batch=rest)
+    assert batches.position == START._replace(epoch=epoch, batch=rest, step=sum(STEPS))
     again = Phases(phases, done=sum(STEPS), position=batches.position, workers=0)
     assert again.position == batches.position
     batches.close()

@@ -16,7 +16,9 @@ import pytest
 
 from bertjax import api, cli, run, session
 from bertjax.config import Finetune
+from bertjax.data.masking import Masking
 from bertjax.errors import DataError
+from bertjax.objectives import mlm
 from bertjax.recipe import load_recipe
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
@@ -138,6 +140,15 @@ def phased(tiny, tmp_path_factory):
     assert [phase.steps for phase in config.phases] == [4, 3]
     run.pretrain(config)
     return config
+
+
+def test_packed_rows_and_a_schedule_of_masking_go_on_where_they_stopped(stop_at, tiny, tmp_path):
+    objective = mlm.Config(masking=Masking(kind="span", rate=(0.5, 0.1)))
+    config = replace(tiny, objective=objective, steps=10, packing=True, eval_every=10)
+    stop_at(6, run.pretrain, replace(config, out=str(tmp_path / "stopped")))
+    for name, workers in (("stopped", 2), ("alone", 0)):
+        run.pretrain(replace(config, out=str(tmp_path / name), workers=workers))
+    equal_runs(tmp_path / "alone", tmp_path / "stopped")
 
 
 def test_resuming_a_finished_run_changes_nothing(pretrained, tiny, tmp_path):
