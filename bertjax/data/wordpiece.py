@@ -1,7 +1,8 @@
 """BERT's WordPiece (google-research/bert, tokenization.py), trained here or loaded from a vocab.txt.
 
-Two habits of the `tokenizers` library are mended: words of up to 200 characters are cut into pieces (its default
-is 100), and a literal "[MASK]" or "[SEP]" in raw text is three ordinary pieces, never a special id.
+Three habits of the `tokenizers` library are mended: words of up to 200 characters are cut into pieces (its default
+is 100), a literal "[MASK]" or "[SEP]" in raw text is three ordinary pieces, never a special id, and a capital sigma at
+the end of a word becomes "ς", as Python has it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ class WordPiece(WordTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
-        return [encoding.ids for encoding in self._backend.encode_batch_fast([encodable(text) for text in texts])]
+        return [
+            encoding.ids
+            for encoding in self._backend.encode_batch_fast([_clean(text, self.lowercase) for text in texts])
+        ]
 
     def words(self, text: str) -> list[str]:
         """BERT ends a word at every space, whatever stands around it."""
@@ -54,7 +58,7 @@ class WordPiece(WordTokenizer):
 
     def _encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """BERT makes a word of every ASCII mark: "cat," and "cat." need the ids of "cat" only once."""
-        parts = [_MARKS.split(word) for word in words]
+        parts = [_MARKS.split(_clean(word, self.lowercase)) for word in words]
         new = list(set(chain.from_iterable(parts)).difference(self._known))
         ids = dict(zip(new, self.encode_batch(new), strict=True))
         self._known.update((part, row) for part, row in ids.items() if len(part) <= CACHED_LENGTH)
@@ -88,7 +92,7 @@ class WordPiece(WordTokenizer):
         splitter = pre_tokenizers.BertPreTokenizer()
 
         def split(word: str) -> list[str]:
-            return [part for part, _ in splitter.pre_tokenize_str(normalizer.normalize_str(encodable(word)))]
+            return [part for part, _ in splitter.pre_tokenize_str(normalizer.normalize_str(_clean(word, lowercase)))]
 
         return cls(learn_pieces(texts, split, vocab_size), lowercase=lowercase)
 
@@ -101,6 +105,10 @@ class WordPiece(WordTokenizer):
             return cls(vocabulary, lowercase=lowercase)
         cased = any("A" <= letter <= "Z" for token in vocabulary if not token.startswith("[") for letter in token)
         return cls(vocabulary, lowercase=not cased)
+
+
+def _clean(text: str, lowercase: bool) -> str:
+    return encodable(text.lower() if lowercase and "Σ" in text else text)
 
 
 def _read_vocabulary(file: Path) -> list[str]:

@@ -38,6 +38,14 @@ def test_pieces(small, text, pieces):
     assert small.encode_corpus([text]) == small.encode_batch([text])
 
 
+def test_a_sigma_that_ends_a_word():
+    tokenizer = WordPiece([*SPECIALS, "σας", "σασ", "."], lowercase=True)
+    for encode in (tokenizer.encode_batch, tokenizer.encode_corpus):
+        ids = encode(["ΣΑΣ, ΣΑΣ.ΣΑΣ"])[0]
+        assert [tokenizer.vocabulary[row] for row in ids] == ["σας", "[UNK]", "σασ", ".", "σας"]
+    assert "ος" in Tokenizer.train(["ΛΟΓΟΣ ος"] * 9, 64, lowercase=True).vocabulary
+
+
 def test_words_of_up_to_200_letters_are_cut():
     tokenizer = WordPiece([*SPECIALS, "x", "##x"], lowercase=True)
     assert [len(ids) for ids in tokenizer.encode_batch(["x" * 200, "x" * 201])] == [200, 1]
@@ -46,12 +54,14 @@ def test_words_of_up_to_200_letters_are_cut():
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.text(max_size=40) | st.text("a=-.[]\u0301\u0338\u200b 한京MASK\t\x1c\x85\u2028", max_size=12), max_size=8
+        st.text(max_size=40) | st.text("a=-.[]\u0301\u0338\u200b 한京MASKΣ.Α\t\x1c\x85\u2028", max_size=12), max_size=8
     )
 )
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_the_word_cache_changes_nothing(lowercase, texts):
-    tokenizer = WordPiece([*VOCABULARY, "=", ".", "\u0338", "=\u0338", "##\u0338", "M", "##A"], lowercase=lowercase)
+    tokenizer = WordPiece(
+        [*VOCABULARY, "=", ".", "\u0338", "=\u0338", "##\u0338", "M", "##A", "σ", "ς", "##ς"], lowercase=lowercase
+    )
     assert tokenizer.encode_corpus(texts) == tokenizer.encode_batch(texts)
 
 

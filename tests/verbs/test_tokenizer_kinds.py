@@ -8,6 +8,7 @@ import pytest
 import bertjax as api
 from bertjax import cli, run
 from bertjax.config import Pretrain
+from bertjax.data.meta import Meta
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError
 from bertjax.recipe import load_recipe
@@ -38,6 +39,13 @@ def test_what_was_trained_is_what_is_loaded(kind, home, model):
         assert api.load_tokenizer(path).hash == tokenizer.hash
     assert Tokenizer.from_json(tokenizer.to_json()).hash == tokenizer.hash
     assert tokenizer.unk_id not in tokenizer.encode_batch(["the small red bird"])[0]
+
+
+def test_a_vocabulary_that_was_made_before(kind, home, model, bertjax):
+    folder = home / kind
+    arguments = ["--corpus", home / "corpus.txt", "--held-out", 0.15, "--tokenizer", folder / "data" / "tokenizer"]
+    assert bertjax("prepare", *arguments, "--out", folder / "again").code == 0
+    assert Meta.load(folder / "again").content_hash == Meta.load(folder / "data").content_hash
 
 
 def test_fill_mask(kind, model):
