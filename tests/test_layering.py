@@ -33,6 +33,7 @@ ONLY_IN = {
     "array_record": ("data/shards.py",),
     "pyarrow": ("data/formats.py",),
     "zstandard": ("data/lines.py",),
+    "tensorflow_datasets": ("data/tfds.py",),
     "tyro": ("cli.py",),
     "tokenizers": ("data/tokenizer.py", "data/wordpiece.py"),
     "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "cli.py"),

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from bertjax.data import corpus, formats, lines
-from bertjax.data.corpus import Caps, documents, files, sentences
+from bertjax.data.corpus import Caps, documents, sentences, sources
 from bertjax.errors import ConfigError, DataError
 
 PACK = {"": lambda data: data, ".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstandard.compress}
@@ -114,7 +114,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 def test_globs_name_each_file_once_in_order(tmp_path):
     for name in ("b.txt", "a.txt", "c.md"):
         put(tmp_path, name, "x")
-    found = files([str(tmp_path / "b.txt"), str(tmp_path / "*.txt")])
+    found = sources([str(tmp_path / "b.txt"), str(tmp_path / "*.txt")])
     assert [path.name for path in found] == ["b.txt", "a.txt"]
 
 
