@@ -96,6 +96,9 @@ def test_what_cannot_be_read(data_dir, tmp_path, monkeypatch):
         read("tfds:tiny_texts", copied(data_dir, tmp_path / "a", as_tfrecord))
     with pytest.raises(DataError, match=r"1\.2\.0: examples \d+ to \d+ of train cannot be read.*tfds build tiny"):
         read("tfds:tiny_texts", copied(data_dir, tmp_path / "b", damage))
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ConfigError, match=r"tfds:tiny_texts: gs://bucket/tfds cannot be read: .*gcsfs"):
+        read("tfds:tiny_texts", "gs://bucket/tfds")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'bertjax\[tfds\]'"):
         read("tfds:tiny_texts", data_dir)
