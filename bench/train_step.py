@@ -74,7 +74,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     model = replace(bert.PRESETS[arguments.preset], vocab_size=arguments.vocab_size)
     if arguments.worker == "no dropout":
         model = replace(model, dropout=0.0, attention_dropout=0.0)
-    slots = length if arguments.worker == "all positions" else config.slots(length)
+    slots = length if arguments.worker == "all positions" else config.masking.slots(length)
     objective, optimizer = config.build(model), Optimizer(kind="adamw").build(1_000)
     rng, mesh = np.random.default_rng(0), make_mesh(MeshConfig())
 

@@ -23,12 +23,12 @@ class Output(NamedTuple):
     """What a model returns, under the names that users of other libraries know."""
 
     last_hidden_state: np.ndarray  # f32[B,L,D]
-    pooler_output: np.ndarray  # f32[B,D]
+    pooler_output: np.ndarray | None  # f32[B,D]; None after pretraining without a sentence objective
     hidden_states: tuple[np.ndarray, ...]  # L+1 of f32[B,L,D], the embeddings first
 
 
 class Filled(NamedTuple):
-    """One candidate for a [MASK]."""
+    """One candidate for a mask: its row of the vocabulary, and the text with it."""
 
     token: str
     probability: float
@@ -75,20 +75,20 @@ class Model:
         return np.asarray(mean_pool(jnp.asarray(hidden), jnp.asarray(inputs["attention_mask"], bool)))
 
     def fill_mask(self, text: str, *, k: int = 5) -> list[Filled]:
-        """The `k` likeliest tokens for the one [MASK] in a text, the likeliest first."""
-        if not isinstance(self.objective, mlm.MlmNsp):
+        """The `k` likeliest tokens for the one mask (`tokenizer.mask_token`) in a text, the likeliest first."""
+        if not isinstance(self.objective, mlm.Mlm):
             raise ConfigError(f"{self.saved.path} has no masked-language-model head: load a pretraining run")
-        if text.count("[MASK]") != 1:
-            raise DataError(f"{text!r} has {text.count('[MASK]')} [MASK] tokens; fill_mask takes exactly one")
-        ids, types = self.tokenizer.pair_ids(self.tokenizer.encode_with_mask(text), None, self.saved.model.max_length)
-        place = np.flatnonzero(ids == self.tokenizer.mask_id)
+        tokenizer, mask = self.tokenizer, self.tokenizer.mask_token
+        if text.count(mask) != 1:
+            raise DataError(f"{text!r} has {text.count(mask)} {mask} tokens; fill_mask takes exactly one")
+        ids, types = tokenizer.pair_ids(tokenizer.encode_with_mask(text), None, self.saved.model.max_length)
+        place = np.flatnonzero(ids == tokenizer.mask_id)
         if not len(place):
-            raise DataError(f"the [MASK] lies beyond the {self.saved.model.max_length} tokens the model takes")
+            raise DataError(f"the {mask} lies beyond the {self.saved.model.max_length} tokens the model takes")
         batch = self._batch(ids[None], types[None], None) | {"masked_positions": place[None].astype(np.int32)}
         chances = np.asarray(jax.nn.softmax(self._fill(self.params, batch)[0, 0]))
         best = np.argsort(-chances, kind="stable")[:k]
-        words = [self.tokenizer.vocabulary[row] for row in best]
-        return [Filled(w, float(chances[row]), text.replace("[MASK]", w)) for w, row in zip(words, best, strict=True)]
+        return [Filled(tokenizer.vocabulary[row], float(chances[row]), tokenizer.fill(text, row)) for row in best]
 
     def _batch(self, ids: np.ndarray, types: np.ndarray | None, mask: np.ndarray | None) -> dict[str, np.ndarray]:
         tokens = np.asarray(ids, np.int32)
@@ -110,7 +110,7 @@ class Model:
 
     @cached_property
     def _encode(self) -> Any:  # noqa: ANN401 (a jitted function)
-        def encode(params: Params, batch: Batch) -> tuple[Encoded, jax.Array]:
+        def encode(params: Params, batch: Batch) -> tuple[Encoded, jax.Array | None]:
             encoded = self.objective.apply({"params": params}, batch, method="encode")
             return jax.tree.map(lambda x: x.astype(jnp.float32), encoded)
 
@@ -130,6 +130,6 @@ def load(path: str | Path) -> Model:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a run or of prepared data, or a vocab.txt."""
+    """The tokenizer of a run or of prepared data, or what `prepare --tokenizer` takes."""
     folder = Path(path) / "tokenizer"
     return Tokenizer.load(folder if folder.is_dir() else path)

@@ -6,6 +6,7 @@ from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
 from bertjax.errors import ConfigError, UserError, closest
+from bertjax.recipe import load_recipe
 
 VERBS = {
     "prepare": "text files -> tokenizer and token shards",
@@ -68,7 +69,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     dry = verb == "pretrain" and "--dry-run" in rest
     rest = [argument for argument in rest if not (dry and argument == "--dry-run")]
     if verb in ("pretrain", "finetune") and rest and not rest[0].startswith("-"):
-        default, rest = config.load_recipe(rest[0], kind), rest[1:]
+        default, rest = load_recipe(rest[0], kind), rest[1:]
     elif verb in ("pretrain", "finetune") and not {"-h", "--help"} & set(rest):
         raise ConfigError(f"the first argument is a recipe: bertjax {verb} configs/NAME.py ...")
     if verb == "pretrain":

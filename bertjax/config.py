@@ -1,23 +1,15 @@
 """Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them."""
 
-import importlib.util
-import re
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
-from types import ModuleType
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, NamedTuple
 
 from bertjax import tasks
 from bertjax.contracts import ModelConfig, ObjectiveConfig
-from bertjax.errors import ConfigError, UserError, closest
+from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig
 from bertjax.train.optim import Optimizer
-
-Run = TypeVar("Run")
 
 
 @dataclass(frozen=True)
@@ -30,11 +22,13 @@ class Prepare:
     out: str = ""
     """folder to write"""
     tokenizer: str = ""
-    """vocab.txt, or a folder with one; without it a WordPiece vocabulary is trained"""
+    """vocab.txt, vocab.json (and merges.txt), spiece.model, tokenizer.json, or a folder; without it one is trained"""
+    tokenizer_kind: Literal["wordpiece", "bpe", "unigram", "sentencepiece-bpe"] = "wordpiece"
+    """of the vocabulary to train: BERT's WordPiece, byte-level BPE as in RoBERTa, SentencePiece as in ALBERT"""
     vocab_size: int = 8_192
     """of the vocabulary to train"""
     lowercase: bool = True
-    """of the vocabulary to train: lower-case and strip accents, as BERT uncased (not for Korean)"""
+    """of the vocabulary to train: lower-case, and strip accents (not bpe), as BERT uncased (not for Korean)"""
     text_column: str = "text"
     """name of the text in JSON lines, Parquet and TFDS"""
     data_dir: str = ""
@@ -63,6 +57,10 @@ class Prepare:
         _at_least(0, self, "workers")
         if self.max_document < self.max_line:
             raise ConfigError(f"max_document={self.max_document} must be at least max_line={self.max_line}")
+        if self.tokenizer and self.tokenizer_kind != "wordpiece":
+            raise ConfigError(
+                f"tokenizer_kind={self.tokenizer_kind} is for training one; leave it out with --tokenizer"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,10 @@ class Pretrain:
     """pieces a batch is cut into to save memory; the gradient stays the same"""
     length: int = 128
     """tokens in a row"""
+    later_phases: tuple[tuple[float, int, int], ...] = ()
+    """phases after the first, each: share of all steps, length, batch size; 0.1 512 64 as BERT's last tenth"""
+    packing: bool = False
+    """fill a row with several sequences, up to one for every 8 tokens, none of which sees another"""
     seed: int = 0
     workers: int = 0
     """processes that make batches; 0: one thread"""
@@ -101,7 +103,28 @@ class Pretrain:
         )
         _at_least(0, self, "workers", "seed")
         _at_least(1, self, "keep_last")
-        check_length(self.length, self.model)
+        shares = [share for share, _, _ in self.later_phases]
+        if shares and not (min(shares) > 0 and sum(shares) < 1):
+            raise ConfigError(f"later_phases={self.later_phases}: the shares must be above 0 and sum to below 1")
+        for phase in self.phases:
+            check_length(phase.length, self.model)
+            if min(phase.steps, phase.batch_size) < 1:
+                raise ConfigError(f"later_phases: {phase} needs a step and a row; raise its share or --steps")
+
+    @property
+    def phases(self) -> list["PhaseConfig"]:
+        """The first phase, which takes what steps the later ones leave, and these."""
+        later = [PhaseConfig(round(share * self.steps), *shape) for share, *shape in self.later_phases]
+        first = self.steps - sum(phase.steps for phase in later)
+        return [PhaseConfig(first, self.length, self.batch_size), *later]
+
+
+class PhaseConfig(NamedTuple):
+    """A part of a pretraining run with batches of one shape."""
+
+    steps: int
+    length: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -212,41 +235,6 @@ def require(config: object, *names: str) -> None:
     if missing:
         flags = ", ".join(SPELLED.get(name, f"--{name}") for name in missing)
         raise ConfigError(f"missing: {flags}; see --help")
-
-
-def load_recipe(path: str, kind: type[Run]) -> Run:
-    """Calls `config()` of a recipe file; it must return a `kind`."""
-    if not Path(path).is_file():
-        raise ConfigError(f"{path}: no such recipe; the ones that come with bertjax are in configs/")
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    assert spec is not None and spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        make: Callable[[], object] | None = getattr(module, "config", None)
-        recipe = make() if make else None
-    except UserError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except Exception as error:  # a recipe is the user's program: a misspelt field, a name that is not imported
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        place = f"{path}:{lines[-1]}" if lines else path
-        raise ConfigError(f"{place}: {type(error).__name__}: {error}{_nearest_field(error, module)}") from None
-    if make is None:
-        raise ConfigError(f"{path}: a recipe defines `def config() -> {kind.__name__}`")
-    if not isinstance(recipe, kind):
-        raise ConfigError(f"{path}: config() gives a {type(recipe).__name__}, this command needs a {kind.__name__}")
-    return recipe
-
-
-def _nearest_field(error: Exception, recipe: ModuleType) -> str:
-    """What an unknown keyword of a config class was meant to be; nothing for other errors."""
-    found = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", str(error))
-    if not found:
-        return ""
-    owners = [recipe, *(value for value in vars(recipe).values() if isinstance(value, ModuleType))]
-    classes = (getattr(owner, found[1], None) for owner in owners)
-    names = [field.name for known in classes if known is not None and is_dataclass(known) for field in fields(known)]
-    return closest(found[2], names) if names else ""
 
 
 # What may differ when a run is taken up again; all else would make another run of it.

@@ -16,14 +16,16 @@ import numpy as np
 # tokens i32[B,L]; types i32[B,L] (token_type_ids); sequence i32[B,L]: 0 padding, 1..S which packed sequence;
 # positions i32[B,L], restarting in every sequence; first_tokens i32[B,S]: where each sequence starts.
 # MLM adds masked_positions i32[B,M], masked_targets i32[B,M], masked_weights f32[B,M];
-# NSP adds next_labels i32[B,S] (0 is next, 1 random), next_weights f32[B,S];
+# NSP and SOP add next_labels i32[B,S] (0 is next, 1 random or swapped), next_weights f32[B,S];
 # a task adds labels i32[B] or f32[B] and weights f32[B].
 Batch = Mapping[str, jax.Array]
 Params = Mapping[str, Any]  # plain nested dict of arrays, one layout on disk and in memory, layers unstacked
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (total, weight); divided only at the edge
 Example = dict[str, Any]  # one row before it is padded and stacked: numpy arrays and numbers
 Vocab = Any  # a data.masking.Vocab: data/ stands below jax and so below this page
-Corruption = Callable[[Example, np.random.Generator], Example]  # picklable, runs on the host
+# (example, generator, how much of the training is done, from 0 to 1) -> example; picklable, runs on the host
+Corruption = Callable[[Example, np.random.Generator, float], Example]
+Planner = Callable[..., Any]  # (Shard, *, length, rng) -> a data.rows.Sequences; picklable, runs on the host
 
 
 class Encoded(NamedTuple):
@@ -83,8 +85,8 @@ class Objective(nn.Module):
         """(total, weight) of every loss term and of every figure worth logging."""
         raise NotImplementedError
 
-    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array]:
-        """Hidden states, and the pooled first tokens f[B,D], without dropout."""
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
+        """Hidden states, and the pooled first tokens f[B,D] where there is a pooler, without dropout."""
         raise NotImplementedError
 
 
@@ -99,8 +101,12 @@ class ObjectiveConfig:
         """Share of the tokens of a row that are projected onto the vocabulary."""
         raise NotImplementedError
 
+    def planner(self) -> Planner:
+        """Makes the sequences of an epoch out of a shard."""
+        raise NotImplementedError
+
     def corruption(self, vocab: Vocab, length: int) -> Corruption:
-        """A picklable host function (example, rng) -> example with static shapes for rows of `length`."""
+        """A picklable host function (example, rng, progress) -> example with static shapes for rows of `length`."""
         raise NotImplementedError
 
 

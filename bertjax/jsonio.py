@@ -23,7 +23,7 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
         kind = next((kind for base, kind in NAMED.items() if isinstance(value, base)), None)
         name = {"name": registry.name_of(kind, value)} if kind else {}
         return name | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
-    return list(value) if isinstance(value, tuple) else value
+    return [to_json(item) for item in value] if isinstance(value, tuple) else value
 
 
 def from_json(kind: type[Config], data: Any, where: str) -> Config:  # noqa: ANN401 (any JSON value)
@@ -58,7 +58,11 @@ def _plain(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a type and
     if origin is tuple:
         if not isinstance(data, list):
             raise ConfigError(f"{where}: needs a list, is {data!r}")
-        return tuple(from_json(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+        kinds = get_args(kind)
+        kinds = kinds[:1] * len(data) if kinds[1:] == (...,) else kinds
+        if len(kinds) != len(data):
+            raise ConfigError(f"{where}: needs {len(kinds)} values, is {data!r}")
+        return tuple(from_json(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(data))
     if origin is Literal:
         if data not in get_args(kind):
             raise ConfigError(f"{where}: {data!r}{closest(str(data), map(str, get_args(kind)))}")

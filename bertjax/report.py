@@ -11,18 +11,19 @@ from rich.console import Console
 from rich.table import Table
 
 from bertjax import registry, tasks
-from bertjax.config import Pretrain, load_recipe
+from bertjax.config import PhaseConfig, Pretrain
 from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
 from bertjax.data.sources import Position
 from bertjax.errors import ConfigError, DataError, closest
 from bertjax.jsonio import read_json, to_json
+from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
 from bertjax.train.log import answers, console, describe, read_metrics
 from bertjax.train.mesh import ROWS, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
-from bertjax.train.step import init_params, make_train_step, planned_state
+from bertjax.train.step import TrainState, init_params, make_train_step, planned_state
 
 
 def inspect(path: str) -> None:
@@ -66,23 +67,25 @@ def dry_run(config: Pretrain) -> None:
     """What a pretraining run would take: the step is compiled, nothing is trained."""
     tokenizer, config = resolve(config)
     mesh = make_mesh(config.mesh)
-    check_batch(config.batch_size, config.micro_batches, mesh)
     objective = config.objective.build(config.model)
     optimizer = config.optimizer.build(config.steps)
     state = planned_state(objective, optimizer, mesh)
-    example = pretraining_batches(config, tokenizer, "train").batch(Position())
     rows = NamedSharding(mesh, ROWS)
-    batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in example.items()}
     step = make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
-    console.print("compiling the step ...")
-    memory = step.lower(state, batch).compile().memory_analysis()
-    sizes = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
-    table = Table("memory on each device", "MiB", title_justify="left")
-    for name, tree in sizes.items():
-        table.add_row(name, f"{_bytes_on_device(tree) / 2**20:,.1f}")
-    table.add_row("gradients, activations and other temporaries", f"{memory.temp_size_in_bytes / 2**20:,.1f}")
-    answers.print(table)
-    _print_work(config, state, example)
+    for phase in config.phases:
+        check_batch(phase.batch_size, config.micro_batches, mesh)
+        example = pretraining_batches(config, tokenizer, "train", phase).batch(Position())
+        batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in example.items()}
+        console.print("compiling the step ...")
+        memory = step.lower(state, batch).compile().memory_analysis()
+        sizes = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
+        title = f"{phase.steps:,} steps of {phase.batch_size:,} x {phase.length:,}"
+        table = Table("memory on each device", "MiB", title=title, title_justify="left")
+        for name, tree in sizes.items():
+            table.add_row(name, f"{_bytes_on_device(tree) / 2**20:,.1f}")
+        table.add_row("gradients, activations and other temporaries", f"{memory.temp_size_in_bytes / 2**20:,.1f}")
+        answers.print(table)
+        _print_work(config, phase, state, example)
 
 
 def _bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
@@ -90,18 +93,19 @@ def _bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
     return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _print_work(config: Pretrain, state: Any, example: dict[str, np.ndarray]) -> None:  # noqa: ANN401 (a TrainState)
+def _print_work(config: Pretrain, phase: PhaseConfig, state: TrainState, example: dict[str, np.ndarray]) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    slots = config.batch_size * config.length
+    slots = phase.batch_size * phase.length
     real = int(np.count_nonzero(example["sequence"]))
-    epochs = config.steps * real / Meta.load(config.data).total("train", "tokens")
-    flops = slots * config.model.flops_per_token(config.length, config.objective.masked_fraction(config.length))
+    epochs = phase.steps * real / Meta.load(config.data).total("train", "tokens")
+    flops = slots * config.model.flops_per_token(phase.length, config.objective.masked_fraction(phase.length))
     table = Table("work", "")
     table.add_row("parameters", f"{count:,}")
     table.add_row("tokens a step", f"{slots:,} ({real / slots:.0%} of them real in the first batch)")
-    table.add_row("steps", f"{config.steps:,} (about {epochs:,.1f} epochs)")
-    table.add_row("tokens in all", f"{slots * config.steps:,}")
-    table.add_row("FLOP a step, in all", f"{flops:.3g}, {flops * config.steps:.3g}")
+    table.add_row("sequences a row", f"{example['sequence'].max(axis=1).mean():.1f}")
+    table.add_row("steps", f"{phase.steps:,} (about {epochs:,.1f} epochs)")
+    table.add_row("tokens in all", f"{slots * phase.steps:,}")
+    table.add_row("FLOP a step, in all", f"{flops:.3g}, {flops * phase.steps:.3g}")
     answers.print(table)
 
 
@@ -133,18 +137,22 @@ def _presets(family: str) -> list[str]:
 def report(runs: Sequence[str], out: str) -> None:
     """How runs did: pretraining at its start and end, fine-tuned runs by their scores beside their baselines."""
     pretrained = Table(title="pretraining, held-out text", title_justify="left")
-    for column in ("run", "step", "loss", "masked accuracy", "next-sentence accuracy"):
+    for column in ("run", "step", "loss", "masked accuracy", "sentence accuracy (NSP or SOP)"):
         pretrained.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     scores: list[tuple[str, dict[str, float]]] = []
+    baselines: list[tuple[str, dict[str, float]]] = []
     for run in runs:
         config = read_json(Path(run) / "config.json", "pretrain and finetune")
         if config["command"] == "pretrain":
             for line in _first_and_last(run):
-                figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy", "nsp_accuracy"))
-                pretrained.add_row(run, str(line["step"]), *figures)
+                pairs = next((f"{line[name]:.3f}" for name in ("nsp_accuracy", "sop_accuracy") if name in line), "-")
+                figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy"))
+                pretrained.add_row(run, str(line["step"]), *figures, pairs)
         else:
-            scores += _scores(run)
-    tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores)
+            model, *beside = _scores(run)
+            scores.append(model)
+            baselines += [row for row in beside if row not in baselines]  # runs on the same rows share them
+    tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores + baselines)
     answers.print(*tables, sep="\n")
     if out:
         with Path(out).open("w") as file:
@@ -160,10 +168,12 @@ def _first_and_last(run: str) -> list[dict[str, Any]]:
 
 def _scores(run: str) -> list[tuple[str, dict[str, float]]]:
     scores = read_json(Path(run) / "scores.json", "finetune")
-    rows = scores["data"]["train"]["rows"]
-    what = f"{run}: {scores['encoder']} encoder, {rows:,} rows of {scores['task']}"
+    rows = f"{scores['data']['train']['rows']:,} rows of {scores['task']}"
     baselines = scores.get("baseline", {}).items()
-    return [(what, scores["metrics"]), *((f"{name} on the same rows", values) for name, values in baselines)]
+    return [
+        (f"{run}: {scores['encoder']} encoder, {rows}", scores["metrics"]),
+        *((f"{name}, {rows}", values) for name, values in baselines),
+    ]
 
 
 def _score_tables(scores: Sequence[tuple[str, dict[str, float]]]) -> list[Table]:

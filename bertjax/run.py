@@ -14,14 +14,15 @@ from jax.sharding import Mesh
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from bertjax import scoring, session, tasks
-from bertjax.config import Evaluate, Finetune, Predict, Prepare, Pretrain, check_length, with_vocabulary
+from bertjax.config import Evaluate, Finetune, PhaseConfig, Predict, Prepare, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Params
 from bertjax.data import corpus, shards
 from bertjax.data.journal import Journal
 from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
-from bertjax.data.sources import PairSource, Position, Source
+from bertjax.data.phases import Phase
+from bertjax.data.sources import CorpusSource, Position, Source
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError
 from bertjax.objectives import supervised
@@ -62,7 +63,9 @@ def prepare(config: Prepare) -> None:
         tokenizer = given or journal.tokenizer()
         if tokenizer is None:
             sentences = (sentence for document in documents() for sentence in corpus.sentences(document))
-            tokenizer = Tokenizer.train(sentences, config.vocab_size, config.lowercase)
+            tokenizer = Tokenizer.train(
+                sentences, config.vocab_size, lowercase=config.lowercase, kind=config.tokenizer_kind
+            )
         progress.update(bar, description="tokenising")
         meta = shards.write(
             documents(),
@@ -100,11 +103,11 @@ def pretrain(config: Pretrain) -> None:
     """A prepared corpus -> RUN with checkpoints and metrics."""
     tokenizer, config = resolve(config)
     objective = config.objective.build(config.model)
-    held_out = pretraining_batches(config, tokenizer, "valid")
+    held_out = pretraining_batches(config, tokenizer, "valid", config.phases[0])
 
     def evaluation(mesh: Mesh) -> Hook:
         step = make_eval_step(objective)
-        batches = list(islice(one_epoch(held_out), config.eval_batches))
+        batches = list(islice(one_epoch(held_out, config.steps), config.eval_batches))
         return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
 
     session.train(
@@ -115,8 +118,9 @@ def pretrain(config: Pretrain) -> None:
             objective=objective,
             tokenizer=tokenizer,
             data_hash=Meta.load(config.data).content_hash,
-            source=pretraining_batches(config, tokenizer, "train"),
-            total_steps=config.steps,
+            phases=[
+                Phase(phase.steps, pretraining_batches(config, tokenizer, "train", phase)) for phase in config.phases
+            ],
             every=Every(config.log_every, config.eval_every, config.save_every),
             best="-loss",
             keep_last=config.keep_last,
@@ -135,25 +139,28 @@ def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
     return tokenizer, with_vocabulary(config, meta.vocab_size)
 
 
-def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str) -> PairSource:
-    """Masked sentence pairs of a split ("train" or "valid") of the prepared corpus."""
+def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phase: PhaseConfig) -> CorpusSource:
+    """Masked rows of a split ("train" or "valid") of the prepared corpus, in the shape of a phase."""
     vocab = Vocab.of(tokenizer)
-    return PairSource(
+    return CorpusSource(
         config.data,
         split,
-        length=config.length,
-        batch_size=config.batch_size if split == "train" else config.batch_size // config.micro_batches,
+        length=phase.length,
+        batch_size=phase.batch_size if split == "train" else phase.batch_size // config.micro_batches,
         seed=config.seed,
         vocab=vocab,
-        corruption=config.objective.corruption(vocab, config.length),
+        planner=config.objective.planner(),
+        corruption=config.objective.corruption(vocab, phase.length),
+        steps=config.steps,
+        packing=config.packing,
     )
 
 
-def one_epoch(source: Source) -> Iterator[Mapping[str, np.ndarray]]:
-    """All batches of a source's first epoch, in order."""
+def one_epoch(source: Source, step: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """All batches of a source's first epoch, in order, each as it would be at a step of the run."""
     for window in range(source.windows):
         for batch in range(source.batches(0, window)):
-            yield source.batch(Position(0, window, batch))
+            yield source.batch(Position(0, window, batch, step))
 
 
 def finetune(config: Finetune) -> None:
@@ -167,7 +174,8 @@ def finetune(config: Finetune) -> None:
     steps = source.batches(0, 0)
 
     def trained_parts(mesh: Mesh) -> Params:
-        return saved.params(objective, mesh, ("encoder", "pooler")) if config.encoder == "pretrained" else {}
+        parts = tuple(part for part in ("encoder", "pooler") if part in saved.parts)
+        return saved.params(objective, mesh, parts) if config.encoder == "pretrained" else {}
 
     session.train(
         session.Session(
@@ -177,8 +185,7 @@ def finetune(config: Finetune) -> None:
             objective=objective,
             tokenizer=saved.tokenizer,
             data_hash=scoring.digest(rows["train"] + rows["dev"]),
-            source=source,
-            total_steps=config.epochs * steps,
+            phases=[Phase(config.epochs * steps, source)],
             every=Every(config.log_every, evaluate=steps, save=steps),
             best=task.metrics[0],
             keep_last=1,

@@ -42,6 +42,11 @@ class SavedRun:
         task = tasks.find(self.config.task)
         return supervised.Config(len(task.labels), self.config.dropout).build(self.model)
 
+    @property
+    def parts(self) -> list[str]:
+        """Names of the top-level parameters of the checkpoint; without a sentence objective there is no pooler."""
+        return self.checkpoints.parts(self.step)
+
     def params(self, objective: Objective, mesh: Mesh, parts: tuple[str, ...] = ()) -> Params:
         """Trained parameters of an objective over `self.model`; only the top-level `parts` where some are named."""
         like = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))

@@ -1,6 +1,6 @@
 """What pretraining and fine-tuning have in common: a run folder that is begun or resumed, and trained to the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 
 from bertjax.config import Finetune, Pretrain, check_resume
 from bertjax.contracts import ModelConfig, Objective, Params
-from bertjax.data.loader import Loader
-from bertjax.data.sources import Position, Source
+from bertjax.data.phases import Phase, Phases
+from bertjax.data.sources import START, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
@@ -32,8 +32,7 @@ class Session:
     objective: Objective
     tokenizer: Tokenizer
     data_hash: str
-    source: Source
-    total_steps: int
+    phases: Sequence[Phase]
     every: Every
     best: str  # the figure that chooses the best checkpoint, "-loss" for the lowest loss
     keep_last: int
@@ -41,13 +40,19 @@ class Session:
     evaluation: Callable[[Mesh], Hook]
     trained_parts: Callable[[Mesh], Params]  # top-level parameters that do not start at random
 
+    @property
+    def total_steps(self) -> int:
+        """Of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
 
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
     mesh = make_mesh(config.mesh)
-    check_batch(config.batch_size, config.micro_batches, mesh)
-    number, extra = _resume(session, run) or (0, {"loader": [0, 0, 0], "window": {}})
+    for phase in session.phases:
+        check_batch(phase.source.batch_size, config.micro_batches, mesh)
+    number, extra = _resume(session, run) or (0, {"loader": START, "window": {}})
     optimizer = config.optimizer.build(session.total_steps)
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:
@@ -69,7 +74,8 @@ def train(session: Session) -> TrainState:
         total_steps=session.total_steps,
     )
     saver = Saver(run, keep_last=session.keep_last, best=session.best, constant=constant)
-    batches = Loader(session.source, Position(*extra["loader"]), workers=session.workers)
+    position = Position(*extra["loader"])
+    batches = Phases(session.phases, done=number, position=position, workers=session.workers)
     writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
     try:
         return fit(fixed, state, batches, window=Window.from_json(extra["window"]), saver=saver, writer=writer)

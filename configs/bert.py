@@ -1,4 +1,4 @@
-"""BERT as published (Devlin et al. 2018, appendix A.2), first phase: length 128, 90% of all steps.
+"""BERT as published (Devlin et al. 2018, appendix A.2), rows of 128 for 90% of the steps, then of 512.
 
     bertjax prepare --corpus 'corpus/*.jsonl' --tokenizer vocab.txt --out data
     bertjax pretrain configs/bert.py --data data --out runs/base [--preset tiny|mini|small|medium|base|large]
@@ -21,5 +21,6 @@ def config() -> Pretrain:
         steps=1_000_000,
         batch_size=256,
         length=128,
+        later_phases=((0.1, 512, 256),),
         workers=2,
     )

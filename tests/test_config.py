@@ -8,10 +8,12 @@ from bertjax import config
 from bertjax.config import Finetune, Prepare, Pretrain
 from bertjax.errors import ConfigError
 from bertjax.models import bert
+from bertjax.recipe import load_recipe
 
 FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
 PRETRAIN = Pretrain(data="data", out="out")
-OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf"}  # fmt: skip  # noqa: E501
+OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop"}  # fmt: skip  # noqa: E501
+KINDS = {"token": "span", "lamb": "adamw"}  # what has several kinds, by its default
 
 
 def leaves(value, prefix=()):
@@ -29,9 +31,11 @@ def changed(value, path):
         inner, old, new = changed(old, rest)
         return replace(value, **{name: inner}), old, new
     if isinstance(old, str):
-        new = OTHER.get(name, old + "2") if name != "kind" or old != "lamb" else "adamw"
+        new = KINDS.get(old, OTHER.get(name, old + "2"))
     elif isinstance(old, int):
         new = 2 * old if old > 0 else 2
+    elif isinstance(old, tuple):
+        new = (*old, (0.1, 32, 4) if name == "later_phases" else 0.1)
     else:
         new = old / 2
     return replace(value, **{name: new}), old, new
@@ -60,6 +64,12 @@ def test_the_keys_that_decide_nothing_are_these():
     assert free == config.MAY_CHANGE
     for name in ("seed", "micro_batches", "batch_size", "steps", "model", "optimizer", "objective", "length"):
         assert name not in config.MAY_CHANGE
+
+
+def test_the_first_phase_takes_the_steps_that_the_later_ones_leave():
+    phases = Pretrain(steps=1000, later_phases=((0.1, 512, 64), (0.25, 256, 32))).phases
+    assert phases == [(650, 128, 256), (100, 512, 64), (250, 256, 32)]
+    assert Pretrain(steps=10).phases == [(10, 128, 256)]
 
 
 def test_all_differences_are_listed_at_once():
@@ -93,6 +103,14 @@ def test_another_family_is_one_difference():
         (lambda: Pretrain(micro_batches=0), "micro_batches=0 must be at least 1"),
         (lambda: Pretrain(save_every=0), "save_every=0 must be at least 1"),
         (lambda: Pretrain(keep_last=0), "keep_last=0 must be at least 1"),
+        (lambda: Pretrain(later_phases=((0.5, 64, 8), (0.5, 128, 8))), "the shares must be above 0 and sum to below 1"),
+        (lambda: Pretrain(later_phases=((0.0, 64, 8),)), "the shares must be above 0"),
+        (lambda: Pretrain(later_phases=((0.1, 1024, 8),)), "length=1024 must lie between 8 and model.max_length=512"),
+        (lambda: Pretrain(later_phases=((0.1, 512, 0),)), "needs a step and a row"),
+        (
+            lambda: Pretrain(steps=3, later_phases=((0.1, 512, 8),)),
+            "PhaseConfig(steps=0, length=512, batch_size=8) needs",
+        ),
         (lambda: Pretrain(workers=-1), "workers=-1 must be at least 0"),
         (lambda: Pretrain(seed=-1), "seed=-1 must be at least 0"),
         (lambda: Pretrain(length=7), "length=7 must lie between 8 and model.max_length=512"),
@@ -152,16 +170,16 @@ def test_what_is_wrong_in_a_recipe(tmp_path, text, message):
     path = tmp_path / "recipe.py"
     path.write_text(text + "\n")
     with pytest.raises(ConfigError) as error:
-        config.load_recipe(str(path), Pretrain)
+        load_recipe(str(path), Pretrain)
     assert str(error.value).startswith(str(path)) and message in str(error.value)
 
 
 def test_a_recipe_that_is_not_there():
     with pytest.raises(ConfigError, match=r"nowhere\.py: no such recipe; the ones that come with bertjax are in conf"):
-        config.load_recipe("nowhere.py", Pretrain)
+        load_recipe("nowhere.py", Pretrain)
 
 
 def test_a_recipe_gives_its_config(tmp_path):
     path = tmp_path / "recipe.py"
     path.write_text(HEAD + "def config():\n    return Pretrain(steps=5)\n")
-    assert config.load_recipe(str(path), Pretrain) == Pretrain(steps=5)
+    assert load_recipe(str(path), Pretrain) == Pretrain(steps=5)

@@ -7,6 +7,7 @@ import pytest
 
 from bertjax import config
 from bertjax.contracts import ModelConfig, ObjectiveConfig
+from bertjax.data.masking import Masking
 from bertjax.errors import ConfigError, DataError
 from bertjax.jsonio import from_json, read_json, to_json, write_json
 from bertjax.models import bert
@@ -22,7 +23,7 @@ VALUES = [
         config.Pretrain(
             data="d",
             model=bert.Config(width=64, layers=1, heads=2, dtype="bfloat16"),
-            objective=mlm.Config(mask_rate=0.3),
+            objective=mlm.Config("sop", Masking(rate=(0.3, 0.15))),
             optimizer=Optimizer(kind="lamb", warmup=100),
             mesh=MeshConfig(data=2, tensor=4),
         ),
@@ -33,7 +34,7 @@ VALUES = [
     (Optimizer, Optimizer(epsilon=1e-12, peak_lr=0.1 + 0.2)),
     (MeshConfig, MeshConfig(fsdp=8)),
     (ModelConfig, bert.PRESETS["tiny"]),
-    (ObjectiveConfig, mlm.Config(mask_share=0.7, random_share=0.15)),
+    (ObjectiveConfig, mlm.Config("segments", Masking(kind="span", mask_share=0.7, random_share=0.15))),
     (ObjectiveConfig, supervised.Config(classes=5)),
 ]
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
     ("errors",),
-    ("contracts", "registry"),
+    ("contracts", "registry", "recipe"),
     ("nn", "data"),
     ("models", "train"),
     ("objectives", "tasks"),
@@ -35,7 +35,8 @@ ONLY_IN = {
     "zstandard": ("data/lines.py",),
     "tensorflow_datasets": ("data/tfds.py",),
     "tyro": ("cli.py",),
-    "tokenizers": ("data/tokenizer.py", "data/wordpiece.py"),
+    "sentencepiece": ("data/spiece.py",),
+    "tokenizers": ("data/wordpiece.py", "data/bpe.py"),
     "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "cli.py"),
     "optax": ("train/",),
     "torch": (),

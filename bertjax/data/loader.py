@@ -1,7 +1,7 @@
-"""Batches by position: what comes next is a pure function of (epoch, window, batch), never of workers or history.
+"""Batches by position: what comes next is a pure function of (epoch, window, batch, step), never of workers or history.
 
 A source knows how many batches each window of an epoch has and makes any of them; a loader walks forward from a
-position. So a run's state in the data is three integers, a restart costs nothing, and worker processes may differ
+position. So a run's state in the data is four integers, a restart costs nothing, and worker processes may differ
 in number from one run to the next.
 """
 
@@ -30,6 +30,7 @@ class _Walk:
         self.source, self.epochs = source, epochs
         self._firsts = [0]  # index of the first batch of each window walked so far
         self._windows = [start]
+        self._step = start.step
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -39,13 +40,13 @@ class _Walk:
         return ENDLESS
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        position = self._locate(index)
+        position = self._locate(index)._replace(step=self._step + index)
         if position.epoch >= self.epochs:
             return {"batch": {}, "next": np.array(position)}
         following = position._replace(batch=position.batch + 1)
         if following.batch >= self.source.batches(position.epoch, position.window):
             following = self._next_window(position)
-        return {"batch": self.source.batch(position), "next": np.array(following)}
+        return {"batch": self.source.batch(position), "next": np.array(following._replace(step=position.step + 1))}
 
     def _next_window(self, at: Position) -> Position:
         last = at.window + 1 == self.source.windows

@@ -1,132 +1,124 @@
-"""Learning a WordPiece vocabulary: merges of the most frequent pairs, in pure Python so that ties are ours to break.
+"""BERT's WordPiece (google-research/bert, tokenization.py), trained here or loaded from a vocab.txt.
 
-The trainers of the `tokenizers` library number the alphabet in the order of a hash map, so two runs over one text
-can give two vocabularies; here equal counts are ordered by the pieces themselves.
+Two habits of the `tokenizers` library are mended: words of up to 200 characters are cut into pieces (its default
+is 100), and a literal "[MASK]" or "[SEP]" in raw text is three ordinary pieces, never a special id.
 """
 
-import heapq
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from itertools import pairwise
+from __future__ import annotations
 
-from bertjax.errors import ConfigError, DataError
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # rows 0 to 4 of a vocabulary trained here
-SMALLEST = 64  # below this not even the letters fit
-MAX_WORDS = 4_000_000  # distinct words in memory; beyond it those seen once are forgotten
-LONGEST_WORD = 100  # characters; longer ones (addresses, hashes, noise) teach nothing
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
 
-Pair = tuple[str, str]
+from bertjax.data.specials import BERT as SPECIALS
+from bertjax.data.tokenizer import encodable
+from bertjax.data.vocabulary_files import read_bytes, read_config, write_config
+from bertjax.data.word_cache import CACHED_LENGTH, WordTokenizer
+from bertjax.data.wordpiece_training import learn_pieces
+from bertjax.errors import DataError
+
+_MARKS = re.compile(r"([!-/:-@\[-`{-~])")  # what is neither letter nor digit in ASCII
 
 
-def learn_pieces(texts: Iterable[str], split: Callable[[str], list[str]], size: int) -> list[str]:
-    """SPECIALS, the alphabet and merged pieces: at most `size` tokens, fewer where the text has no more to merge.
+class WordPiece(WordTokenizer):
+    """Words cut at spaces and punctuation, then into the longest pieces there are; "##" goes on with a word."""
 
-    `split` normalises a whitespace-free word and cuts it at punctuation.
-    """
-    if size < SMALLEST:
-        raise ConfigError(f"vocab_size={size} is too small; at least {SMALLEST}")
-    counts = _count_words(texts, split)
-    if not counts:
+    def __init__(self, vocabulary: Sequence[str], *, lowercase: bool) -> None:
+        super().__init__(vocabulary, SPECIALS)
+        self.lowercase = lowercase
+        model = models.WordPiece(self.rows, unk_token=SPECIALS.unk, max_input_chars_per_word=200)
+        self._backend = tokenizers.Tokenizer(model)
+        self._backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+        self._backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    @cached_property
+    def hash(self) -> str:
+        """As prepared corpora hold it since before there were other kinds."""
+        return hashlib.sha256(json.dumps([self.lowercase, self.vocabulary]).encode()).hexdigest()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast([encodable(text) for text in texts])]
+
+    def words(self, text: str) -> list[str]:
+        """BERT ends a word at every space, whatever stands around it."""
+        return text.split(" ")
+
+    def _encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """BERT makes a word of every ASCII mark: "cat," and "cat." need the ids of "cat" only once."""
+        parts = [_MARKS.split(word) for word in words]
+        new = list(set(chain.from_iterable(parts)).difference(self._known))
+        ids = dict(zip(new, self.encode_batch(new), strict=True))
+        self._known.update((part, row) for part, row in ids.items() if len(part) <= CACHED_LENGTH)
+        return [[row for part in split for row in (ids[part] if part in ids else self._known[part])] for split in parts]
+
+    def begins_word(self, token: str) -> bool:
+        """Whether a piece does not go on with a word."""
+        return not token.startswith("##")
+
+    def join(self, ids: Iterable[int]) -> str:
+        """Pieces with a space between, those of a word joined."""
+        return " ".join(self.vocabulary[row] for row in ids).replace(" ##", "")
+
+    def fill(self, text: str, row: int) -> str:
+        """A text with a piece in the place of [MASK]."""
+        return text.replace(self.mask_token, self.vocabulary[row])
+
+    def to_json(self) -> dict[str, Any]:
+        """Casing and vocabulary."""
+        return {"kind": "wordpiece", "lowercase": self.lowercase, "vocabulary": self.vocabulary}
+
+    def save(self, folder: str | Path) -> None:
+        """vocab.txt and tokenizer_config.json, as other BERT tools read them."""
+        write_config(folder, "BertTokenizer", self.specials, do_lower_case=self.lowercase)
+        (Path(folder) / "vocab.txt").write_bytes("".join(f"{token}\n" for token in self.vocabulary).encode())
+
+    @classmethod
+    def learn(cls, texts: Iterable[str], vocab_size: int, *, lowercase: bool) -> WordPiece:
+        """A vocabulary learnt from texts."""
+        normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+        splitter = pre_tokenizers.BertPreTokenizer()
+
+        def split(word: str) -> list[str]:
+            return [part for part, _ in splitter.pre_tokenize_str(normalizer.normalize_str(encodable(word)))]
+
+        return cls(learn_pieces(texts, split, vocab_size), lowercase=lowercase)
+
+    @classmethod
+    def read(cls, file: Path) -> WordPiece:
+        """From a vocab.txt; where no tokenizer_config.json beside it says otherwise, capital letters mean cased."""
+        vocabulary = _read_vocabulary(file)
+        lowercase = read_config(file.parent).get("do_lower_case")
+        if isinstance(lowercase, bool):
+            return cls(vocabulary, lowercase=lowercase)
+        cased = any("A" <= letter <= "Z" for token in vocabulary if not token.startswith("[") for letter in token)
+        return cls(vocabulary, lowercase=not cased)
+
+
+def _read_vocabulary(file: Path) -> list[str]:
+    lines = read_bytes(file, "vocab.txt").removesuffix(b"\n").split(b"\n")
+    rows: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            token = line.removesuffix(b"\r").decode()
+        except UnicodeDecodeError:
+            raise DataError(f"{file}:{number}: not UTF-8; save the vocabulary as UTF-8") from None
+        if not token.strip():
+            raise DataError(f"{file}:{number}: empty line; a vocabulary has one token on every line")
+        if token in rows:
+            raise DataError(f"{file}:{number}: {token!r} stands on line {rows[token]} already; remove one of them")
+        rows[token] = number
+    missing = [token for token in SPECIALS if token not in rows]
+    if missing:
         raise DataError(
-            "the corpus has no text to learn a vocabulary from; check that the files are the right ones and not empty"
+            f"{file}:{len(lines)}: ends without {' '.join(missing)}; BERT vocabularies list all of {tuple(SPECIALS)}"
         )
-    alphabet = _alphabet(counts, (size - len(SPECIALS)) // 2)
-    words = {word: count for word, count in counts.items() if all(s in alphabet for s in _symbols(word))}
-    pieces = [*SPECIALS, *sorted(alphabet)]
-    return pieces + _merges(words, known=set(pieces), wanted=size - len(pieces))
-
-
-def _symbols(word: str) -> list[str]:
-    return [word[0], *(f"##{letter}" for letter in word[1:])]
-
-
-def _count_words(texts: Iterable[str], split: Callable[[str], list[str]]) -> Counter[str]:
-    """How often each normalised word occurs: first by whitespace, so that `split` sees each of them once."""
-    raw: Counter[str] = Counter()
-    for text in texts:
-        raw.update(text.split())
-        if len(raw) > MAX_WORDS:
-            raw = Counter({word: count for word, count in raw.items() if count > 1})
-    counts: Counter[str] = Counter()
-    for word, count in raw.items():
-        if len(word) <= LONGEST_WORD:
-            for part in split(word):
-                counts[part] += count
-    return counts
-
-
-def _alphabet(counts: Mapping[str, int], most: int) -> set[str]:
-    """The `most` frequent one-character pieces; words with others will be [UNK]."""
-    found: Counter[str] = Counter()
-    for word, count in counts.items():
-        for symbol in _symbols(word):
-            found[symbol] += count
-    return set(sorted(found, key=lambda symbol: (-found[symbol], symbol))[:most])
-
-
-def _merges(counts: Mapping[str, int], known: set[str], wanted: int) -> list[str]:
-    """Up to `wanted` new pieces: again and again the most frequent pair that occurs twice or more, joined."""
-    words = [_symbols(word) for word in counts]
-    weights = list(counts.values())
-    totals: Counter[Pair] = Counter()
-    holders: defaultdict[Pair, set[int]] = defaultdict(set)  # words that have (or had) the pair
-    for index, word in enumerate(words):
-        for pair in pairwise(word):
-            totals[pair] += weights[index]
-            holders[pair].add(index)
-    heap = [(-count, pair) for pair, count in totals.items()]
-    heapq.heapify(heap)
-    pieces: list[str] = []
-    while heap and len(pieces) < wanted:
-        negative, pair = heapq.heappop(heap)
-        if -negative != totals[pair]:  # an entry from before the count changed
-            if totals[pair] > 1:
-                heapq.heappush(heap, (-totals[pair], pair))
-            continue
-        if -negative < 2:
-            break
-        joined = pair[0] + pair[1].removeprefix("##")
-        if joined not in known:
-            known.add(joined)
-            pieces.append(joined)
-        for new in _join_in_words(pair, joined, words, weights, totals, holders):
-            heapq.heappush(heap, (-totals[new], new))
-    return pieces
-
-
-def _join_in_words(
-    pair: Pair,
-    joined: str,
-    words: list[list[str]],
-    weights: list[int],
-    totals: Counter[Pair],
-    holders: defaultdict[Pair, set[int]],
-) -> set[Pair]:
-    """Join `pair` in every word that has it, keep `totals` and `holders` true, and name the pairs that arose."""
-    arisen: set[Pair] = set()
-    for index in holders.pop(pair):
-        word, weight = words[index], weights[index]
-        for old in pairwise(word):
-            totals[old] -= weight
-        words[index] = word = _join(word, pair, joined)
-        for new in pairwise(word):
-            totals[new] += weight
-            if joined in new:
-                holders[new].add(index)
-                arisen.add(new)
-    del totals[pair]
-    return arisen
-
-
-def _join(word: list[str], pair: Pair, joined: str) -> list[str]:
-    out: list[str] = []
-    at = 0
-    while at < len(word):
-        if at + 1 < len(word) and word[at] == pair[0] and word[at + 1] == pair[1]:
-            out.append(joined)
-            at += 2
-        else:
-            out.append(word[at])
-            at += 1
-    return out
+    return list(rows)

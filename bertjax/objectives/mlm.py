@@ -1,9 +1,8 @@
-"""BERT's pretraining: masked language model + next sentence prediction (Devlin et al. 2018, section 3.1)."""
+"""Masked language model (Devlin et al. 2018, section 3.1), alone or with BERT's NSP or ALBERT's SOP."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,12 @@ from bertjax.contracts import (
     ModelConfig,
     Objective,
     ObjectiveConfig,
+    Planner,
 )
-from bertjax.data.masking import Vocab, mask_tokens
-from bertjax.errors import ConfigError
+from bertjax.data.contiguous import doc_sentences, full_sentences, segments
+from bertjax.data.masking import Masking, Vocab, mask_tokens
+from bertjax.data.plan import next_sentence, sentence_order
+from bertjax.errors import ConfigError, closest
 from bertjax.nn.dense import Dense, truncated_normal
 from bertjax.nn.heads import MlmHead, gather_tokens, pool
 from bertjax.nn.losses import classification
@@ -29,59 +31,54 @@ from bertjax.nn.mlp import ACTIVATIONS
 
 @dataclass(frozen=True)
 class Config(ObjectiveConfig):
-    """How much is masked, and with what."""
+    """What a row is made of, and what is masked in it."""
 
-    mask_rate: float = 0.15
-    """share of the tokens to predict"""
-    mask_share: float = 0.8
-    """of those, replaced by [MASK]"""
-    random_share: float = 0.1
-    """of those, replaced by a random token; the others stay as they are"""
+    examples: Literal["nsp", "sop", "full-sentences", "doc-sentences", "segments"] = "nsp"
+    """pairs with next sentence prediction (BERT) or sentence order prediction (ALBERT); or masking alone, in sentences
+    across documents or of one document (RoBERTa), or in documents cut wherever a row is full"""
+    masking: Masking = field(default_factory=Masking)
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.mask_rate < 1.0:
-            raise ConfigError(f"objective.mask_rate={self.mask_rate} must lie between 0 and 1; BERT's is 0.15")
-        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1.0:
-            raise ConfigError(
-                f"objective.mask_share={self.mask_share} and random_share={self.random_share} must be shares that "
-                "sum to at most 1; BERT's are 0.8 and 0.1"
-            )
-
-    def slots(self, length: int) -> int:
-        """Masked positions a row has room for: 20 at 128, 77 at 512."""
-        return max(1, math.ceil(self.mask_rate * length))
+        if self.examples not in PLANNERS:
+            raise ConfigError(f"objective.examples={self.examples!r}{closest(self.examples, PLANNERS)}")
 
     def masked_fraction(self, length: int) -> float:
         """The slots of a row, used or not, over its length."""
-        return self.slots(length) / length
+        return self.masking.slots(length) / length
 
-    def build(self, model: ModelConfig) -> "MlmNsp":
+    def build(self, model: ModelConfig) -> "Mlm":
         """The module over an encoder of `model`."""
-        return MlmNsp(encoder=model.build(), model=model)
+        kind = MODULES.get(self.examples, Mlm)
+        if kind is not Mlm and model.type_count < 2:
+            raise ConfigError(
+                f"model.type_count={model.type_count} but objective.examples={self.examples!r} are pairs of two types; "
+                "set model.type_count=2"
+            )
+        return kind(encoder=model.build(), model=model)
+
+    def planner(self) -> Planner:
+        """Makes the sequences of an epoch out of a shard."""
+        return PLANNERS[self.examples]
 
     def corruption(self, vocab: Vocab, length: int) -> Corruption:
         """Masks an example anew each time it is called with another generator."""
-        return partial(_corrupt, vocab=vocab, slots=self.slots(length), config=self)
+        return partial(_corrupt, vocab=vocab, slots=self.masking.slots(length), masking=self.masking)
 
 
-def _corrupt(example: Example, rng: np.random.Generator, *, vocab: Vocab, slots: int, config: Config) -> Example:
+def _corrupt(
+    example: Example, rng: np.random.Generator, progress: float, *, vocab: Vocab, slots: int, masking: Masking
+) -> Example:
     tokens, positions, targets, weights = mask_tokens(
-        example["tokens"],
-        rng,
-        vocab=vocab,
-        slots=slots,
-        rate=config.mask_rate,
-        mask_share=config.mask_share,
-        random_share=config.random_share,
+        example["tokens"], rng, vocab=vocab, masking=masking, slots=slots, progress=progress
     )
     masked = {"masked_positions": positions, "masked_targets": targets, "masked_weights": weights}
     return {**example, "tokens": tokens, **masked}
 
 
-class MlmNsp(Objective):
-    """The encoder with its two pretraining heads."""
+class Mlm(Objective):
+    """The encoder with the masked-language-model head."""
 
-    loss_terms = ("mlm_loss", "nsp_loss")
+    loss_terms: ClassVar[tuple[str, ...]] = ("mlm_loss",)
 
     encoder: Any
     model: ModelConfig
@@ -90,31 +87,69 @@ class MlmNsp(Objective):
         m = self.model
         init, dtype = truncated_normal(m.init_std), jnp.dtype(m.dtype)
         self.mlm = MlmHead(m.width, m.vocab_size, ACTIVATIONS[m.activation], m.norm_epsilon, init, dtype)
-        self.pooler = Dense((m.width,), (m.width,), init, dtype)
-        self.nsp = Dense((m.width,), (2,), init, dtype)
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
-        return {"mlm_loss": jnp.sum(batch["masked_weights"]), "nsp_loss": jnp.sum(batch["next_weights"])}
+        return {"mlm_loss": jnp.sum(batch["masked_weights"])}
 
     def __call__(self, batch: Batch, *, train: bool) -> Metrics:
-        hidden = self.encoder(batch, train=train).hidden
-        return {
-            **classification("mlm", self.mlm_logits(hidden, batch), batch["masked_targets"], batch["masked_weights"]),
-            **classification("nsp", self.nsp_logits(hidden, batch), batch["next_labels"], batch["next_weights"]),
-        }
+        return self.metrics(self.encoder(batch, train=train).hidden, batch)
+
+    def metrics(self, hidden: jax.Array, batch: Batch) -> Metrics:
+        """Loss and accuracy of the heads over hidden states f[B,L,D]."""
+        return classification("mlm", self.mlm_logits(hidden, batch), batch["masked_targets"], batch["masked_weights"])
 
     def mlm_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
         """f32[B,M,V]; masked positions are gathered before the projection, which is most of a small model's work."""
         return self.mlm(gather_tokens(hidden, batch["masked_positions"]), self.encoder.attend)
 
-    def nsp_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """f32[B,S,2] from the first token of each packed sequence."""
-        return self.nsp(pool(self.pooler, hidden, batch["first_tokens"])).astype(jnp.float32)
-
-    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array]:
-        encoded = self.encoder(batch, train=False)
-        return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
+        return self.encoder(batch, train=False), None
 
     def fill(self, batch: Batch) -> jax.Array:
         """f32[B,M,V] at batch["masked_positions"], without dropout."""
         return self.mlm_logits(self.encoder(batch, train=False).hidden, batch)
+
+
+class MlmNsp(Mlm):
+    """With a second head, over the pooled first token of each packed sequence."""
+
+    loss_terms = ("mlm_loss", "nsp_loss")
+
+    def setup(self) -> None:
+        super().setup()
+        m = self.model
+        init, dtype = truncated_normal(m.init_std), jnp.dtype(m.dtype)
+        self.pooler = Dense((m.width,), (m.width,), init, dtype)
+        self.nsp = Dense((m.width,), (2,), init, dtype)
+
+    def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
+        return {**super().loss_weights(batch), self.loss_terms[1]: jnp.sum(batch["next_weights"])}
+
+    def metrics(self, hidden: jax.Array, batch: Batch) -> Metrics:
+        name, logits = self.loss_terms[1].removesuffix("_loss"), self.nsp_logits(hidden, batch)
+        pairs = classification(name, logits, batch["next_labels"], batch["next_weights"])
+        return {**super().metrics(hidden, batch), **pairs}
+
+    def nsp_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
+        """f32[B,S,2] from the first token of each packed sequence."""
+        return self.nsp(pool(self.pooler, hidden, batch["first_tokens"])).astype(jnp.float32)
+
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
+        encoded = self.encoder(batch, train=False)
+        return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
+
+
+class MlmSop(MlmNsp):
+    """The same head (also called nsp, as in google-research/albert), trained to tell swapped segments."""
+
+    loss_terms = ("mlm_loss", "sop_loss")
+
+
+MODULES: dict[str, type[Mlm]] = {"nsp": MlmNsp, "sop": MlmSop}
+PLANNERS: dict[str, Planner] = {
+    "nsp": next_sentence,
+    "sop": sentence_order,
+    "full-sentences": full_sentences,
+    "doc-sentences": doc_sentences,
+    "segments": segments,
+}

@@ -57,7 +57,7 @@ class Supervised(Objective):
             return classification("task", logits, batch["labels"], batch["weights"])
         return regression("task", logits[:, 0], batch["labels"], batch["weights"])
 
-    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array]:
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
         encoded = self.encoder(batch, train=False)
         return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
 

@@ -91,8 +91,14 @@ class Writer:
         self._progress.stop()
 
 
-SHORT = {"mlm_accuracy": "masked acc", "nsp_accuracy": "nsp acc", "grad_norm": "grad", "tokens_per_second": "tok/s"}
-HIDDEN = ("mlm_loss", "nsp_loss", "task_loss")  # in the file; the screen shows their sum
+SHORT = {
+    "mlm_accuracy": "masked acc",
+    "nsp_accuracy": "nsp acc",
+    "sop_accuracy": "sop acc",
+    "grad_norm": "grad",
+    "tokens_per_second": "tok/s",
+}
+HIDDEN = ("mlm_loss", "nsp_loss", "sop_loss", "task_loss")  # in the file; the screen shows their sum
 
 
 def describe(figures: dict[str, float]) -> str:

@@ -92,7 +92,7 @@ def make_train_step(
         params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         metrics: Any = objective.apply({"params": params}, batch, train=True, rngs={"dropout": key})
-        return jnp.stack([metrics[name][0] / weight for name, weight in weights.items()]).sum(), metrics
+        return jnp.stack([_mean(metrics[name][0], weight) for name, weight in weights.items()]).sum(), metrics
 
     gradient = jax.grad(loss_and_metrics, has_aux=True)
 
@@ -122,6 +122,11 @@ def make_train_step(
     rows, everywhere = NamedSharding(mesh, ROWS), NamedSharding(mesh, PartitionSpec())
     placed = shardings(planned_state(objective, optimizer, mesh), mesh)
     return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows), out_shardings=(placed, everywhere))
+
+
+def _mean(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """total / weight; 0 where a whole batch has nothing of a term."""
+    return total / jnp.where(weight > 0, weight, 1.0)
 
 
 def make_eval_step(objective: Objective) -> Callable[[Params, Batch], Metrics]:

@@ -5,26 +5,30 @@ import numpy as np
 import pytest
 
 from bertjax.data.loader import Loader
-from bertjax.data.masking import Vocab, mask_tokens
-from bertjax.data.sources import ExampleSource, PairSource, Position
+from bertjax.data.masking import Masking, Vocab, mask_tokens
+from bertjax.data.plan import next_sentence
+from bertjax.data.sources import CorpusSource, ExampleSource, Position
 from bertjax.errors import ConfigError
 
 
-def corrupt(example, rng):
-    out = mask_tokens(example["tokens"], rng, vocab=Vocab(50, 0, 1, 2, 3, 4), slots=6)
+def corrupt(example, rng, progress):
+    out = mask_tokens(example["tokens"], rng, vocab=Vocab(50, 0, 1, 2, 3, 4), masking=Masking(), slots=6)
     return {**example, "tokens": out.tokens, "masked_positions": out.positions}
 
 
-@pytest.fixture
-def source(prepared, tokenizer):
-    return PairSource(
+@pytest.fixture(params=[False, True], ids=["one sequence a row", "packed"])
+def source(request, prepared, tokenizer):
+    return CorpusSource(
         prepared,
         "train",
         length=24,
-        batch_size=16,
+        batch_size=12,
         seed=5,
         vocab=Vocab.of(tokenizer),
+        planner=next_sentence,
         corruption=corrupt,
+        steps=100,
+        packing=request.param,
         window_shards=2,
     )
 
@@ -40,12 +44,13 @@ def take(loader, count):
 
 
 def in_order(source, epochs):
-    return [
-        Position(epoch, window, batch)
+    places = [
+        (epoch, window, batch)
         for epoch in range(epochs)
         for window in range(source.windows)
         for batch in range(source.batches(epoch, window))
     ]
+    return [Position(*place, step) for step, place in enumerate(places)]
 
 
 def test_the_stream_is_the_same_with_any_number_of_workers(source):
@@ -77,7 +82,7 @@ def test_positions_follow_the_order(source):
     loader = Loader(source, epochs=2)
     assert loader.position == order[0]
     # At the end of a window the position may name the next window, which in this data always has batches.
-    assert [position for _, position in take(loader, len(order))] == [*order[1:], Position(2, 0, 0)]
+    assert [position for _, position in take(loader, len(order))] == [*order[1:], Position(2, 0, 0, len(order))]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -87,7 +92,7 @@ def test_the_stream_ends_after_its_epochs(workers):
     loader = Loader(data, workers=workers, epochs=2)
     labels = [batch["labels"].tolist() for batch in loader]
     assert labels == [[0, 1], [2, 3], [4, 0]] * 2
-    assert loader.position == Position(2, 0, 0)
+    assert loader.position == Position(2, 0, 0, 6)
     assert list(loader) == []
     loader.close()
 
@@ -111,11 +116,11 @@ class Nothing(Uneven):
 
 def test_empty_windows_are_passed_over():
     places = [tuple(batch["at"]) for batch in Loader(Uneven(), epochs=2)]
-    assert places == [(0, 0, 0), (0, 0, 1), (0, 2, 0), (1, 0, 0), (1, 0, 1), (1, 2, 0)]
-    late = Loader(Uneven(), Position(0, 1, 0), epochs=1)
-    assert [tuple(batch["at"]) for batch in late] == [(0, 2, 0)]
+    assert places == [(0, 0, 0, 0), (0, 0, 1, 1), (0, 2, 0, 2), (1, 0, 0, 3), (1, 0, 1, 4), (1, 2, 0, 5)]
+    late = Loader(Uneven(), Position(0, 1, 0, 2), epochs=1)
+    assert [tuple(batch["at"]) for batch in late] == [(0, 2, 0, 2)]
     beyond = Loader(Uneven(), Position(0, 0, 7), epochs=1)
-    assert [tuple(batch["at"]) for batch in beyond] == [(0, 2, 0)]
+    assert [tuple(batch["at"]) for batch in beyond] == [(0, 2, 0, 0)]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,11 +1,22 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from bertjax.data.blocks import Shard
-from bertjax.data.masking import Vocab
-from bertjax.data.plan import IS_NEXT, RANDOM, Rows, _spans, _truncate, plan_pairs, row_example
-
-VOCAB = Vocab(size=10**9, pad=0, unk=1, cls=2, sep=3, mask=4)
+from bertjax.data.plan import (
+    IN_ORDER,
+    IS_NEXT,
+    RANDOM,
+    SWAPPED,
+    Pairs,
+    _spans,
+    _truncate,
+    next_sentence,
+    sentence_order,
+)
+from bertjax.data.rows import NO_LABEL
 
 
 def make_shard(documents=40, sentences=60, longest=20, seed=0):
@@ -28,7 +39,7 @@ def document_of(shard, token):
 def raw_spans(shard, *, length=64, short_probability=0.1, seed=0):
     """Rows before truncation."""
     spans = _spans(shard, length - 3, short_probability, np.random.default_rng(seed))
-    return Rows(*np.array(list(spans)).T)
+    return Pairs(*np.array(list(spans)).T)
 
 
 def test_label_0_is_next_and_1_is_another_document(shard):
@@ -84,43 +95,67 @@ def test_a_tenth_are_short(probability, share):
     # A short target is drawn from 2 to 125: below 80 in 63% of the cases. Other rows are so short at the ends of
     # documents alone, of which there are few here.
     shard = make_shard(documents=4, sentences=9000)
-    rows = plan_pairs(shard, length=128, short_probability=probability, rng=np.random.default_rng(0))
-    size = rows.a_stop - rows.a_start + rows.b_stop - rows.b_start
-    assert (size < 80).mean() == pytest.approx(share, abs=0.1 * share + 0.005)
+    pairs = next_sentence(shard, length=128, short_probability=probability, rng=np.random.default_rng(0))
+    assert (pairs.sizes - 3 < 80).mean() == pytest.approx(share, abs=0.1 * share + 0.005)
 
 
 @pytest.mark.parametrize("length", [8, 32, 128])
 def test_rows_fit_and_keep_both_sides(shard, length):
-    rows = plan_pairs(shard, length=length, rng=np.random.default_rng(0))
-    a, b = rows.a_stop - rows.a_start, rows.b_stop - rows.b_start
+    pairs = next_sentence(shard, length=length, rng=np.random.default_rng(0))
+    a, b = (pairs.stops - pairs.starts).reshape(-1, 2).T
+    assert (pairs.bounds == np.arange(0, 2 * len(pairs) + 1, 2)).all() and len(pairs.labels) == len(pairs)
     assert (a >= 1).all() and (b >= 1).all()
-    assert (a + b + 3 <= length).all()
+    assert (a + b + 3 == pairs.sizes).all() and (pairs.sizes <= length).all()
 
 
 def test_truncation_takes_from_the_longer_side_at_both_ends():
     count = 4000
-    rows = Rows(*(np.full(count, value) for value in (1000, 1040, 5000, 5010, IS_NEXT)))
+    rows = Pairs(*(np.full(count, value) for value in (1000, 1040, 5000, 5010, IS_NEXT)))
     cut = _truncate(rows, 30, np.random.default_rng(0))
     assert (cut.b_start == 5000).all() and (cut.b_stop == 5010).all()
     assert (cut.a_stop - cut.a_start == 20).all()
     front = cut.a_start - 1000
     assert front.mean() == pytest.approx(10, abs=0.2)  # binomial(20, 1/2): standard deviation 2.2
     assert front.std() == pytest.approx(5**0.5, abs=0.15)
-    both = _truncate(Rows(*(np.full(1, value) for value in (0, 40, 100, 140, RANDOM))), 31, np.random.default_rng(0))
+    both = _truncate(Pairs(*(np.full(1, value) for value in (0, 40, 100, 140, RANDOM))), 31, np.random.default_rng(0))
     assert (both.a_stop - both.a_start, both.b_stop - both.b_start) == (16, 15)  # the first token goes from B
 
 
-def test_a_plan_is_a_function_of_its_generator(shard):
-    one, two, other = (plan_pairs(shard, length=64, rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert all((a == b).all() for a, b in zip(one, two, strict=True))
-    assert len(one.label) != len(other.label) or (one.a_stop != other.a_stop).any()
+@pytest.mark.parametrize("planner", [next_sentence, sentence_order])
+def test_a_plan_is_a_function_of_its_generator(shard, planner):
+    one, two, other = (planner(shard, length=64, rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert all((array == vars(two)[name]).all() for name, array in vars(one).items())
+    assert len(one) != len(other) or (one.stops != other.stops).any()
 
 
-def test_a_row_as_an_example():
-    shard = Shard(np.arange(100, dtype=np.uint16), np.array([0, 100]), np.array([0, 1]))
-    rows = Rows(*(np.array([value]) for value in (10, 13, 40, 42, RANDOM)))
-    example = row_example(shard, rows, 0, VOCAB)
-    assert example["tokens"].tolist() == [2, 10, 11, 12, 3, 40, 41, 3]
-    assert example["types"].tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
-    assert (example["tokens"].dtype, example["types"].dtype) == (np.int32, np.int32)
-    assert example["next_label"] == 1
+# -- sentence order -------------------------------------------------------------------------------------------------
+
+
+def test_segments_follow_each_other_and_half_are_swapped():
+    shard = make_shard(documents=100, sentences=200, longest=6)
+    pairs = sentence_order(shard, length=64, rng=np.random.default_rng(0))
+    assert (IN_ORDER, SWAPPED) == (0, 1)
+    labelled = pairs.labels != NO_LABEL
+    assert (np.diff(pairs.bounds) == np.where(labelled, 2, 1)).all() and labelled.mean() > 0.95
+    first = pairs.bounds[:-1][labelled]
+    assert (document_of(shard, pairs.starts[first]) == document_of(shard, pairs.starts[first + 1])).all()
+    assert ((pairs.starts[first] > pairs.starts[first + 1]) == (pairs.labels[labelled] == SWAPPED)).all()
+    count = int(labelled.sum())
+    assert stats.binomtest(int((pairs.labels == SWAPPED).sum()), count).pvalue > 1e-4 and count > 600
+    assert (pairs.sizes <= 64).all()
+
+
+def test_an_order_needs_neither_a_second_document_nor_loses_text():
+    lone = make_shard(documents=1, sentences=60, longest=5, seed=3)
+    pairs = sentence_order(lone, length=512, short_probability=0, rng=np.random.default_rng(0))
+    spans = sorted(zip(pairs.starts.tolist(), pairs.stops.tolist(), strict=True))
+    assert spans[0][0] == 0 and spans[-1][1] == len(lone.tokens)
+    assert all(a[1] == b[0] for a, b in pairwise(spans)), "nothing of so short a text is cut off"
+
+
+def test_a_segment_of_one_sentence_has_no_label():
+    starts = np.arange(0, 5_000, 100)
+    single = Shard(np.arange(4_900), starts, np.array([0, 10, 49]))
+    pairs = sentence_order(single, length=50, rng=np.random.default_rng(0))
+    assert (pairs.labels == NO_LABEL).all() and len(pairs) == len(pairs.starts) == 49
+    assert (pairs.sizes <= 50).all() and (pairs.stops > pairs.starts).all()

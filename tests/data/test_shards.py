@@ -15,6 +15,7 @@ from bertjax.data.corpus import sentences
 from bertjax.data.held_out import split
 from bertjax.data.shards import Meta, read_shard, write
 from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import ConfigError, DataError
 
 
@@ -81,7 +82,7 @@ def test_a_last_document_joins_the_shard_before(tokenizer, tmp_path):
 
 def test_large_vocabularies_take_four_bytes(tmp_path):
     words = [f"w{i}" for i in range(70_000)]
-    tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words], lowercase=True)
+    tokenizer = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words], lowercase=True)
     prepare([["w69999 w1"], ["w2"]], tokenizer, tmp_path)
     shard = read_shard(tmp_path / "train-00000.array_record")
     assert (shard.tokens.dtype, shard.tokens.tolist()) == (np.uint32, [70_004, 6, 7])

@@ -3,27 +3,37 @@ import pickle
 import numpy as np
 import pytest
 
-from bertjax.data.masking import Vocab, mask_tokens
+from bertjax.data.contiguous import doc_sentences, full_sentences, segments
+from bertjax.data.masking import Masking, Vocab, mask_tokens
+from bertjax.data.plan import next_sentence, sentence_order
 from bertjax.data.shards import Meta, read_shard
-from bertjax.data.sources import ExampleSource, PairSource, Position, _rng, stack
+from bertjax.data.sources import CorpusSource, ExampleSource, Position, _rng, stack
 from bertjax.errors import ConfigError
 
 
-def corrupt(example, rng):
-    out = mask_tokens(example["tokens"], rng, vocab=Vocab(50, 0, 1, 2, 3, 4), slots=6)
+def corrupt(example, rng, progress):
+    out = mask_tokens(example["tokens"], rng, vocab=Vocab(50, 0, 1, 2, 3, 4), masking=Masking(), slots=6)
     masked = {"masked_positions": out.positions, "masked_targets": out.targets, "masked_weights": out.weights}
     return {**example, "tokens": out.tokens, **masked}
 
 
-def leave(example, rng):
+def leave(example, rng, progress):
     return example
 
 
 @pytest.fixture
 def pairs(prepared, tokenizer):
     def make(split="train", **options):
-        defaults = {"length": 32, "batch_size": 8, "seed": 5, "corruption": corrupt, "window_shards": 2}
-        return PairSource(prepared, split, vocab=Vocab.of(tokenizer), **{**defaults, **options})
+        defaults = {
+            "length": 32,
+            "batch_size": 8,
+            "seed": 5,
+            "planner": next_sentence,
+            "corruption": corrupt,
+            "steps": 100,
+            "window_shards": 2,
+        }
+        return CorpusSource(prepared, split, vocab=Vocab.of(tokenizer), **{**defaults, **options})
 
     return make
 
@@ -76,6 +86,67 @@ def test_a_batch_depends_on_its_position_alone(pairs):
     assert not same(first[0], pairs(seed=6).batch(positions[0]))
 
 
+def test_a_sentence_objective_brings_its_labels_and_others_none(pairs):
+    batch = pairs(planner=sentence_order, corruption=leave).batch(Position())
+    assert (
+        set(batch["next_weights"].ravel().tolist()) <= {0, 1}
+        and (batch["types"].max(1) == batch["next_weights"][:, 0]).all()
+    )
+    for planner in (full_sentences, doc_sentences, segments):
+        batch = pairs(planner=planner).batch(Position())
+        assert not batch["types"].any() and not {"next_labels", "next_weights"} & batch.keys()
+        assert batch["first_tokens"].shape == (8, 1) and (batch["tokens"][:, 0] == 2).all()
+
+
+def sequences_of(batches):
+    """(tokens, types, label) of every sequence of the batches."""
+    for batch in batches:
+        for row, sequence in enumerate(batch["sequence"]):
+            for number in range(1, sequence.max() + 1):
+                places = np.flatnonzero(sequence == number)
+                assert (batch["positions"][row, places] == np.arange(len(places))).all()
+                assert batch["first_tokens"][row, number - 1] == places[0]
+                assert (np.diff(places) == 1).all() and batch["next_weights"][row, number - 1] == 1
+                label = int(batch["next_labels"][row, number - 1])
+                yield batch["tokens"][row, places].tobytes(), batch["types"][row, places].tobytes(), label
+
+
+def test_packed_rows_hold_the_sequences_of_unpacked_ones(pairs):
+    options = {"length": 48, "corruption": leave, "batch_size": 1, "window_shards": 100}
+    plain, packed = (list(an_epoch(pairs(packing=packing, **options))) for packing in (False, True))
+    assert sorted(sequences_of(packed)) == sorted(sequences_of(plain))
+    assert len(packed) < 0.95 * len(plain)
+    shapes = {name: array.shape for name, array in packed[0].items()}
+    assert shapes["first_tokens"] == shapes["next_labels"] == shapes["next_weights"] == (1, 6)
+    for batch in packed:
+        unused = batch["next_weights"] == 0
+        assert unused.sum() == 6 - batch["sequence"].max()
+        assert not batch["first_tokens"][unused].any() and not batch["next_labels"][unused].any()
+
+
+def test_packed_rows_are_masked_as_one(pairs):
+    for batch in an_epoch(pairs(packing=True, length=64)):
+        used = batch["masked_weights"].sum(1)
+        assert (used == np.minimum(6, np.round(batch["sequence"].astype(bool).sum(1) * 0.15))).all()
+
+
+def test_packed_rows_are_planned_anew_each_epoch_as_a_function_of_the_position(pairs):
+    source = pairs(packing=True)
+    positions = [Position(0, 0, 1), Position(1, 0, 1), Position(0, 1, 0)]
+    first = [source.batch(position) for position in positions]
+    assert all(same(a, pairs(packing=True).batch(at)) for a, at in zip(first, positions, strict=True))
+    assert not same(first[0], first[1]) and not same(first[0], pairs(packing=True, seed=6).batch(positions[0]))
+
+
+def test_corruption_hears_how_far_the_training_is(pairs):
+    def mark(example, rng, progress):
+        return {**example, "progress": np.float32(progress)}
+
+    source = pairs(corruption=mark, steps=8)
+    for step, progress in ((0, 0), (2, 0.25), (8, 1), (99, 1)):
+        assert (source.batch(Position(0, 0, 0, step))["progress"] == progress).all()
+
+
 def test_epochs_differ_and_each_covers_the_text(pairs, prepared):
     meta = Meta.load(prepared)
     total = meta.total("train", "tokens")
@@ -115,7 +186,17 @@ def test_pair_source_errors(pairs, prepared, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match="length=5 is too short"):
         pairs(length=5)
     with pytest.raises(ConfigError, match="tokenised with"):
-        PairSource(prepared, "train", length=32, batch_size=8, seed=0, vocab=Vocab(9, 0, 1, 2, 3, 4), corruption=leave)
+        CorpusSource(
+            prepared,
+            "train",
+            length=32,
+            batch_size=8,
+            seed=0,
+            vocab=Vocab(9, 0, 1, 2, 3, 4),
+            planner=next_sentence,
+            corruption=leave,
+            steps=1,
+        )
 
 
 def examples(count, label=int):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjax.data.tokenizer import Tokenizer, shares
-from bertjax.data.wordpiece import SPECIALS
+from bertjax.data.wordpiece import SPECIALS, WordPiece
 from bertjax.errors import ConfigError, DataError
 
 PIECES = "what 2015 nfl team one the af ##c play ##off ? who - un ##aff ##able [ mask ] ! sat cafe ##s 東 京 ##京 a"
@@ -17,7 +17,7 @@ VOCABULARY = [*SPECIALS, *PIECES.split()]
 
 @pytest.fixture(scope="module")
 def small():
-    return Tokenizer(VOCABULARY, lowercase=True)
+    return WordPiece(VOCABULARY, lowercase=True)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_pieces(small, text, pieces):
 
 
 def test_words_of_up_to_200_letters_are_cut():
-    tokenizer = Tokenizer([*SPECIALS, "x", "##x"], lowercase=True)
+    tokenizer = WordPiece([*SPECIALS, "x", "##x"], lowercase=True)
     assert [len(ids) for ids in tokenizer.encode_batch(["x" * 200, "x" * 201])] == [200, 1]
 
 
@@ -51,16 +51,16 @@ def test_words_of_up_to_200_letters_are_cut():
 )
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_the_word_cache_changes_nothing(lowercase, texts):
-    tokenizer = Tokenizer([*VOCABULARY, "=", ".", "\u0338", "=\u0338", "##\u0338", "M", "##A"], lowercase=lowercase)
+    tokenizer = WordPiece([*VOCABULARY, "=", ".", "\u0338", "=\u0338", "##\u0338", "M", "##A"], lowercase=lowercase)
     assert tokenizer.encode_corpus(texts) == tokenizer.encode_batch(texts)
 
 
 def test_the_word_cache_is_bounded(small, monkeypatch):
-    monkeypatch.setattr("bertjax.data.tokenizer.CACHED_WORDS", 10)
+    monkeypatch.setattr("bertjax.data.word_cache.CACHED_WORDS", 10)
     for start in range(0, 100, 10):
         small.encode_corpus([" ".join(f"w{i}" for i in range(start, start + 10)) + " " + "long" * 20])
-    assert len(small._words) <= 20
-    assert all(len(word) <= 40 for word in small._words)
+    assert len(small._known) <= 20
+    assert all(len(word) <= 40 for word in small._known)
 
 
 def test_call_returns_padded_int32(small):
@@ -100,6 +100,18 @@ def test_mask_is_meant_only_where_asked(small):
     assert small.mask_id not in small.encode_batch(["[MASK]"])[0]
     expected = [VOCABULARY.index(token) for token in ("the", "[MASK]", "sat", "[MASK]")]
     assert small.encode_with_mask("the [MASK] sat[MASK]") == expected
+    assert small.fill("the [MASK] sat", VOCABULARY.index("team")) == "the team sat"
+
+
+def test_which_rows_begin_a_word(small):
+    begins = dict(zip(small.vocabulary, small.starts_word.tolist(), strict=True))
+    assert small.starts_word.dtype == bool and len(begins) == small.vocab_size
+    assert all(begins[token] for token in [*SPECIALS, "play", "?", "東"])
+    assert not any(begins[token] for token in begins if token.startswith("##"))
+
+
+def test_the_hash_of_older_prepared_corpora_stays(small):
+    assert small.hash == "edef75dbfc426795591ebafca6e5e1e5a88b417fe93727b062fe216f4912bff0"
 
 
 def test_decode(small):
@@ -127,8 +139,8 @@ def test_korean_is_learnt_cased_and_uncased():
 
 def test_save_load_json_and_pickle(tmp_path, small):
     small.save(tmp_path / "t")
-    cased = Tokenizer([*SPECIALS, "The"], lowercase=False)
-    assert cased.hash != Tokenizer([*SPECIALS, "The"], lowercase=True).hash
+    cased = WordPiece([*SPECIALS, "The"], lowercase=False)
+    assert cased.hash != WordPiece([*SPECIALS, "The"], lowercase=True).hash
     copies = [
         Tokenizer.load(tmp_path / "t"),
         Tokenizer.load(tmp_path / "t" / "vocab.txt"),

@@ -1,6 +1,8 @@
 """Pretraining: losses by a second implementation, weights known beforehand, corruption that can be replayed."""
 
 import pickle
+from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import reference
 from helpers import TINY, apply, init, make_batch
 
-from bertjax.data.masking import Vocab
+from bertjax.data.masking import Masking, Vocab
 from bertjax.errors import ConfigError
 from bertjax.objectives import mlm
 
@@ -29,7 +31,8 @@ def compute(params):
 
 @pytest.mark.parametrize(("length", "slots"), [(128, 20), (512, 77), (8, 2), (1, 1)])
 def test_slots(length, slots):
-    assert mlm.Config().slots(length) == slots
+    assert mlm.Config().masking.slots(length) == slots
+    assert mlm.Config().masked_fraction(length) == slots / length
 
 
 def test_losses(params, compute):
@@ -103,41 +106,65 @@ def test_encode_gives_the_pooled_first_token(params):
     np.testing.assert_allclose(pooled, expected, atol=1e-5)
 
 
+def test_sentence_order_is_the_same_head_under_its_own_name(params, compute):
+    sop = mlm.Config(examples="sop").build(TINY)
+    assert sop.loss_terms == ("mlm_loss", "sop_loss")
+    metrics = apply(sop, {"params": params}, BATCH, train=False)
+    assert metrics.keys() == {"mlm_loss", "mlm_accuracy", "sop_loss", "sop_accuracy"}
+    assert float(metrics["sop_loss"][0]) == pytest.approx(compute(BATCH)["nsp_loss"][0], rel=1e-6)
+    assert {name: float(w) for name, w in sop.loss_weights(BATCH).items()} == {
+        name: float(metrics[name][1]) for name in sop.loss_terms
+    }
+
+
+@pytest.mark.parametrize("examples", ["full-sentences", "doc-sentences", "segments"])
+def test_masking_alone_has_one_head_and_needs_no_labels(params, compute, examples):
+    alone = mlm.Config(examples=examples).build(replace(TINY, type_count=1))
+    batch = {name: x for name, x in BATCH.items() if not name.startswith("next_")} | {"types": BATCH["types"] * 0}
+    made = jax.eval_shape(partial(alone.init, train=False), jax.random.key(0), batch)["params"]
+    assert made.keys() == {"encoder", "mlm"}
+    alone = mlm.Config(examples=examples).build(TINY)
+    some = {"encoder": params["encoder"], "mlm": params["mlm"]}
+    metrics = apply(alone, {"params": some}, batch, train=False)
+    assert metrics.keys() == {"mlm_loss", "mlm_accuracy"} and set(alone.loss_weights(batch)) == {"mlm_loss"}
+    both = compute({**batch, **{name: x for name, x in BATCH.items() if name.startswith("next_")}})
+    assert float(metrics["mlm_loss"][0]) == pytest.approx(both["mlm_loss"][0], rel=1e-6)
+    assert apply(alone, {"params": some}, batch, method="encode")[1] is None
+    assert apply(alone, {"params": some}, batch, method="fill").shape == (8, 4, 128)
+
+
+def test_config_errors():
+    with pytest.raises(ConfigError, match=r"objective.examples='nps'.*did you mean 'nsp'"):
+        mlm.Config(examples="nps")
+    with pytest.raises(ConfigError, match=r"model.type_count=1 but objective.examples='sop'"):
+        mlm.Config(examples="sop").build(replace(TINY, type_count=1))
+
+
 def test_corruption_is_picklable_and_a_function_of_its_generator():
     vocab = Vocab(size=128, pad=0, unk=1, cls=2, sep=3, mask=4)
     corrupt = mlm.Config().corruption(vocab, 32)
     example = {"tokens": np.r_[2, np.arange(5, 33), 3].astype(np.int32), "types": np.zeros(30), "next_label": 1}
     before = example["tokens"].copy()
-    first, again, other = (f(example, np.random.default_rng(s)) for f, s in ((corrupt, 0), (corrupt, 0), (corrupt, 1)))
-    copied = pickle.loads(pickle.dumps(corrupt))(example, np.random.default_rng(0))
+    first, again, other = (
+        f(example, np.random.default_rng(s), 0.0) for f, s in ((corrupt, 0), (corrupt, 0), (corrupt, 1))
+    )
+    copied = pickle.loads(pickle.dumps(corrupt))(example, np.random.default_rng(0), 0.0)
     np.testing.assert_array_equal(example["tokens"], before)
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
         np.testing.assert_array_equal(first[name], copied[name])
     assert not np.array_equal(first["masked_positions"], other["masked_positions"])
-    assert first["next_label"] == 1 and first["masked_positions"].shape == (mlm.Config().slots(32),) == (5,)
+    assert first["next_label"] == 1 and first["masked_positions"].shape == (mlm.Config().masking.slots(32),) == (5,)
     used = first["masked_weights"] > 0
     np.testing.assert_array_equal(before[first["masked_positions"][used]], first["masked_targets"][used])
 
 
-def test_corruption_follows_its_config():
+def test_corruption_follows_its_config_and_the_training():
     vocab = Vocab(size=128, pad=0, unk=1, cls=2, sep=3, mask=4)
-    corrupt = mlm.Config(mask_rate=0.5, mask_share=1.0, random_share=0.0).corruption(vocab, 64)
+    masking = Masking(rate=(0.5, 0.25), mask_share=1.0, random_share=0.0)
+    corrupt = mlm.Config(masking=masking).corruption(vocab, 64)
     tokens = np.r_[2, np.arange(5, 67), 3].astype(np.int32)
-    got = corrupt({"tokens": tokens}, np.random.default_rng(0))
-    assert got["masked_weights"].sum() == 32
-    assert (got["tokens"] == 4).sum() == 32
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mask_rate": 0.0}, "objective.mask_rate=0.0 must lie between 0 and 1"),
-        ({"mask_rate": 1.0}, "BERT's is 0.15"),
-        ({"mask_share": 0.9, "random_share": 0.2}, "sum to at most 1"),
-        ({"random_share": -0.1}, "sum to at most 1"),
-    ],
-)
-def test_config_errors(change, message):
-    with pytest.raises(ConfigError, match=message):
-        mlm.Config(**change)
+    for progress, count in ((0.0, 32), (0.5, 24), (1.0, 16)):
+        got = corrupt({"tokens": tokens}, np.random.default_rng(0), progress)
+        assert got["masked_weights"].shape == (32,)
+        assert got["masked_weights"].sum() == (got["tokens"] == 4).sum() == count

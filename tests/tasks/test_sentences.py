@@ -22,9 +22,13 @@ FILES = {
     "mrpc/test.tsv": b"index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\tA.\tB.\n",
     "stsb/dev.tsv": STSB_HEADER + b"0\tg\tf\ty\t0\tn\tn\tA plane.\tAn air plane.\t5.000\n",
     "rte/dev.tsv": b"index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tnot_entailment\n1\tA and B.\tB.\tentailment\n",
+    "nsmc/dev.tsv": "id\tdocument\tlabel\n1\t굳 ㅋ\t1\n2\t\t0\n".encode(),
+    "korsts/sts-dev.tsv": "genre\tfilename\tyear\tid\tscore\tsentence1\tsentence2\n"
+    "g\tf\ty\t0\t4.750\t비행기.\t비행기가.\n".encode(),
     "sms_spam/dev.tsv": 'ham\tok \u2028 "lar\nspam\tWIN £100\x0b now\n\n\n'.encode(),
 }
 FOLDERS = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "rte": "RTE", "sms_spam": "sms_spam"}
+FOLDERS |= {"nsmc": "nsmc", "korsts": "KorSTS"}
 
 
 @pytest.fixture
@@ -59,6 +63,8 @@ class Letters:
         ("mrpc", [Row('He said "no', '"He said" no', 1), Row('A "b" c.', "D.", 0)]),
         ("stsb", [Row("A plane.", "An air plane.", 5.0)]),
         ("rte", [Row("A.", "B.", 1), Row("A and B.", "B.", 0)]),
+        ("nsmc", [Row("굳 ㅋ", None, 1), Row("", None, 0)]),
+        ("korsts", [Row("비행기.", "비행기가.", 4.75)]),
         ("sms_spam", [Row('ok \u2028 "lar', None, 0), Row("WIN £100\x0b now", None, 1)]),
     ],
 )
@@ -74,6 +80,11 @@ def test_a_test_set_may_lack_labels(data):
     assert tasks.find("mrpc").read(str(data), "test") == [Row("A.", "B.", None)]
     (data / "MRPC" / "msr_paraphrase_test.txt").write_bytes(FILES["mrpc/dev.tsv"])
     assert [row.label for row in tasks.find("mrpc").read(str(data), "test")] == [1, 0]
+
+
+def test_nsmc_as_published_is_scored_on_its_test_part(data):
+    (data / "nsmc/dev.tsv").rename(data / "nsmc/ratings_test.txt")
+    assert tasks.find("nsmc").read(str(data), "dev") == tasks.find("nsmc").read(str(data), "test") != []
 
 
 def test_gz_beside_the_plain_name(data):
@@ -152,13 +163,15 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
         "stsb": ((), ("pearson", "spearman")),
         "rte": (("entailment", "not_entailment"), ("accuracy",)),
         "sms_spam": (("ham", "spam"), ("f1", "accuracy")),
+        "nsmc": (("0", "1"), ("accuracy",)),
+        "korsts": ((), ("spearman", "pearson")),
     }
 
 
 def test_find_by_name_or_by_module():
     assert tasks.find("cola") is tasks.all_tasks()["cola"]
     assert tasks.find("bertjax.tasks.glue.cola") is tasks.find("cola")
-    assert names("tasks") == ["glue", "text"]
+    assert names("tasks") == ["glue", "korean", "text"]
     with pytest.raises(ConfigError, match=r"no task 'sms_spm'; did you mean 'sms_spam'\?"):
         tasks.find("sms_spm")
     with pytest.raises(ConfigError, match=r"glue\.colla'; did you mean 'cola'\?"):

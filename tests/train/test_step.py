@@ -80,6 +80,13 @@ def test_metrics(plain):
     assert metrics["nsp_loss"][0] / 12 == pytest.approx(np.log(2), rel=0.02)
 
 
+def test_a_batch_without_labels_of_a_term_learns_from_the_other(random):
+    batch = make_batch()
+    state, (metrics,) = random.train([{**batch, "next_weights": np.zeros((16, 1), np.float32)}])
+    assert metrics["nsp_loss"] == (0, 0) and np.isfinite(metrics["grad_norm"][0]) and metrics["grad_norm"][0] > 0.1
+    assert not np.any(state.opt_state["nsp"]["kernel"]) and np.any(state.opt_state["mlm"]["transform"]["kernel"])
+
+
 def test_norm_of_the_gradient(random):
     state, (metrics,) = random.train([make_batch()])
     squares = sum(float(np.square(np.float64(g)).sum()) for g in jax.tree.leaves(state.opt_state))

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from bertjax import cli, run
-from bertjax.config import Prepare, Pretrain, load_recipe
+from bertjax.config import Prepare, Pretrain
+from bertjax.recipe import load_recipe
 
 WORDS = re.findall(
     r"\w+", "the a cat dog bird sat ran flew saw heard on under over mat tree house red small loud quickly"

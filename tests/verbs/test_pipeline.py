@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax.config import Finetune, Pretrain, load_recipe
+from bertjax.config import Finetune, Pretrain
 from bertjax.jsonio import from_json
+from bertjax.recipe import load_recipe
 from bertjax.saved import open_run
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
@@ -238,14 +239,15 @@ def test_fine_tuning_starts_from_that_encoder(monkeypatch, pretrained, home, tmp
 
 def test_dry_run_tells_and_writes_nothing(bertjax, home, data, tmp_path):
     command = ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run", "--dry-run"]
-    outcome = bertjax(*command)
+    outcome = bertjax(*command, "--later-phases", "0.25", "40", "4")
     assert outcome.code == 0 and not list(tmp_path.iterdir())
+    assert "12 steps of 8 x 32" in outcome.out and "4 steps of 4 x 40" in outcome.out
     for words in ("parameters", "optimizer", "batch", "temporaries", "steps", "tokens a step", "FLOP"):
         assert words in outcome.out
 
 
 def test_report_puts_runs_side_by_side(bertjax, pretrained, finetuned, tmp_path):
-    outcome = bertjax("report", pretrained, finetuned, "--out", tmp_path / "report.txt")
+    outcome = bertjax("report", pretrained, finetuned, finetuned, "--out", tmp_path / "report.txt")
     assert outcome.code == 0 and not outcome.err
     stripped = [
         [line.rstrip() for line in text.split("\n")] for text in (outcome.out, (tmp_path / "report.txt").read_text())
@@ -255,7 +257,7 @@ def test_report_puts_runs_side_by_side(bertjax, pretrained, finetuned, tmp_path)
     scores = figures(finetuned / "scores.json")
     for figure in (dev[0]["loss"], dev[-1]["loss"], dev[-1]["mlm_accuracy"]):
         assert f"{figure:.3f}" in outcome.out
-    assert f"{scores['metrics']['f1']:.4f}" in outcome.out and "tfidf on the same rows" in outcome.out
+    assert f"{scores['metrics']['f1']:.4f}" in outcome.out and outcome.out.count("tfidf, ") == 1
     assert max(map(len, outcome.out.split("\n"))) <= 120
 
 

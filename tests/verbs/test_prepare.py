@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import zstandard
 from helpers import prepare_tfds
 
-from bertjax.data import formats, lines
+from bertjax.data import formats, lines, shards
 from bertjax.data.meta import Meta
 from bertjax.data.tokenizer import Tokenizer
 
@@ -110,3 +111,26 @@ def test_killed_it_goes_on(bertjax, home, tmp_path, monkeypatch):
         for name in ("o", "undisturbed")
     )
     assert resumed == undisturbed and len(resumed) > 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("wordpiece", 120), ("bpe", 300), ("unigram", 120), ("sentencepiece-bpe", 120)]
+)
+def test_every_kind_of_tokenizer_goes_to_the_workers_and_is_taken_up_again(
+    bertjax, home, tmp_path, monkeypatch, kind, size
+):
+    options = ["--corpus", home / "corpus.txt", "--tokenizer-kind", kind, "--vocab-size", size, "--shard-tokens", 150]
+
+    def killed(writers):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_finish", killed)
+        assert bertjax("prepare", *options, "--out", tmp_path / "a").code == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "train", None)  # it has been trained
+        outcome = bertjax("prepare", *options, "--workers", 1, "--out", tmp_path / "a")
+    assert outcome.code == 0 and "goes on from" in outcome.err, outcome.err
+    assert bertjax("prepare", *options, "--out", tmp_path / "b").code == 0
+    for name in ("meta.json", "report.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

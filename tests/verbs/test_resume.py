@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 from bertjax import api, cli, run, session
-from bertjax.config import Finetune, load_recipe
+from bertjax.config import Finetune
+from bertjax.data.masking import Masking
 from bertjax.errors import DataError
+from bertjax.objectives import mlm
+from bertjax.recipe import load_recipe
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
 from bertjax.train.loop import Interrupted
@@ -120,6 +123,32 @@ def test_stopped_and_resumed_is_the_run_left_alone(stop_at, pretrained, tiny, tm
         stop_at(stop, run.pretrain, replace(config, workers=count))
     run.pretrain(replace(config, workers=workers[-1]))
     equal_runs(pretrained, tmp_path / "run")
+
+
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_length_phases_are_resumed_in_either_and_between_them(stop_at, phased, tiny, tmp_path, stop):
+    config = replace(phased, out=str(tmp_path / "run"))
+    stop_at(stop, run.pretrain, config)
+    run.pretrain(replace(config, workers=1))
+    equal_runs(Path(phased.out), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def phased(tiny, tmp_path_factory):
+    """A finished run of 4 steps of 8 x 32 and 3 of 4 x 40."""
+    config = replace(tiny, steps=7, later_phases=((0.4, 40, 4),), out=str(tmp_path_factory.mktemp("phased") / "run"))
+    assert [phase.steps for phase in config.phases] == [4, 3]
+    run.pretrain(config)
+    return config
+
+
+def test_packed_rows_and_a_schedule_of_masking_go_on_where_they_stopped(stop_at, tiny, tmp_path):
+    objective = mlm.Config(masking=Masking(kind="span", rate=(0.5, 0.1)))
+    config = replace(tiny, objective=objective, steps=10, packing=True, eval_every=10)
+    stop_at(6, run.pretrain, replace(config, out=str(tmp_path / "stopped")))
+    for name, workers in (("stopped", 2), ("alone", 0)):
+        run.pretrain(replace(config, out=str(tmp_path / name), workers=workers))
+    equal_runs(tmp_path / "alone", tmp_path / "stopped")
 
 
 def test_resuming_a_finished_run_changes_nothing(pretrained, tiny, tmp_path):

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from bertjax.data.wordpiece import SPECIALS, _merges, learn_pieces
+from bertjax.data.wordpiece_training import SPECIALS, _merges, learn_pieces
 from bertjax.errors import ConfigError, DataError
 
 

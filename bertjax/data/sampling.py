@@ -1,0 +1,55 @@
+"""Text for the trainers that hold all of it in memory: a sample of a bounded size, the same in every run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+
+from bertjax.errors import DataError
+
+# Characters of a line, so of a word: longer ones (hashes, noise) teach nothing, and SentencePiece's trainer compares
+# what is repeated letter by letter, which takes quadratic time on one long line of the same words.
+LONGEST = 1_000
+
+
+def sample(texts: Iterable[str], most: int) -> list[str]:
+    """Lines of the texts in their order, spaces made even; of more than `most` characters a random share that fits.
+
+    Each line has the same chance: whenever the share kept so far is too large, half of it, drawn, is given up.
+    """
+    rng = random.Random(0)
+    kept: list[tuple[float, str]] = []
+    share, size = 1.0, 0
+    for line in (line for text in texts for line in _lines(text)):
+        draw = rng.random()
+        if draw >= share or not (even := " ".join(line.split())):
+            continue
+        kept.append((draw, even))
+        size += len(even)
+        while size > most and len(kept) > 1:
+            share /= 2
+            kept = [(draw, text) for draw, text in kept if draw < share] or [min(kept)]
+            size = sum(len(text) for _, text in kept)
+    if not kept:
+        raise DataError(
+            "the corpus has no text to learn a vocabulary from; check that the files are the right ones and not empty"
+        )
+    return [text for _, text in kept]
+
+
+def _lines(text: str) -> Iterator[str]:
+    """A text, a long one in lines of at most LONGEST characters, without words that are longer."""
+    if len(text) <= LONGEST:
+        yield text
+        return
+    line: list[str] = []
+    size = 0
+    for word in text.split():
+        if len(word) > LONGEST:
+            continue
+        if size + len(word) > LONGEST:
+            yield " ".join(line)
+            line, size = [], 0
+        line.append(word)
+        size += len(word) + 1
+    yield " ".join(line)

@@ -1,0 +1,95 @@
+"""What is asked for on the command line is what the encoder is trained on."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from bertjax import load
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """Every batch of training that goes to the device."""
+    from bertjax.train import loop
+
+    seen, put = [], loop.put_batch
+
+    def spy(batch, mesh):
+        seen.append(batch)
+        return put(batch, mesh)
+
+    monkeypatch.setattr(loop, "put_batch", spy)
+    return seen
+
+
+@pytest.fixture
+def pretrain(bertjax, home, data, tmp_path):
+    """pretrain(options) -> the folder of a run of 4 steps."""
+
+    def call(options):
+        arguments = f"pretrain {home}/pretrain.py --data {data} --out {tmp_path}/run --steps 4 {options}"
+        outcome = bertjax(*arguments.split())
+        assert outcome.code == 0, outcome.err
+        return tmp_path / "run"
+
+    return call
+
+
+def test_a_schedule_of_span_masking(pretrain, spied):
+    run = pretrain(
+        "--objective.masking.kind span --objective.masking.rate 0.5 0.1 "
+        "--objective.masking.mask-share 1 --objective.masking.random-share 0"
+    )
+    stored = json.loads((run / "config.json").read_text())["config"]["objective"]["masking"]
+    assert stored == {"kind": "span", "rate": [0.5, 0.1], "mask_share": 1.0, "random_share": 0.0}
+    held_out, trained = spied[0], spied[2:6]
+    assert {batch["masked_weights"].shape[1] for batch in spied} == {16}  # half of 32
+    shares = [batch["masked_weights"].sum() / batch["sequence"].sum() for batch in trained]
+    assert shares == pytest.approx([0.5, 0.4, 0.3, 0.2], abs=0.04)
+    assert held_out["masked_weights"].sum() / held_out["sequence"].sum() == pytest.approx(0.1, abs=0.04)
+    for batch in trained:
+        assert ((batch["tokens"] == 4).sum(1) == batch["masked_weights"].sum(1)).all()
+
+
+def test_sentence_order_in_place_of_next_sentences(bertjax, pretrain, spied):
+    run = pretrain("--objective.examples sop")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["mlm_loss"] + line["sop_loss"]) and "nsp_loss" not in line
+    assert all(batch["types"].any() and "next_labels" in batch for batch in spied)
+    report = bertjax("report", run).out
+    assert f"{lines[-1]['sop_accuracy']:.3f}" in report
+
+
+@pytest.mark.parametrize("examples", ["full-sentences", "doc-sentences", "segments"])
+def test_masking_alone_from_text_to_a_score(bertjax, pretrain, spied, home, tmp_path, examples):
+    run = pretrain(f"--objective.examples {examples}")
+    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        assert line["loss"] == line["mlm_loss"] and not {"nsp_loss", "sop_loss"} & line.keys()
+    assert all(not batch["types"].any() and "next_labels" not in batch for batch in spied)
+    assert "nsp" not in bertjax("inspect", run).out and " - " in bertjax("report", run).out
+    model = load(run)
+    output = model(**model.tokenize(["the cat sat"]))
+    assert output.pooler_output is None and output.last_hidden_state.shape == (1, 5, 32)
+    assert len(model.fill_mask("the [MASK] sat", k=3)) == 3
+    if examples == "segments":  # the pooler, which was not trained, begins anew
+        out = tmp_path / "tuned"
+        arguments = ["--task", "sms_spam", "--from", run, "--data", home, "--out", out, "--epochs", "1"]
+        outcome = bertjax("finetune", home / "finetune.py", *arguments)
+        assert outcome.code == 0, outcome.err
+        assert (out / "scores.json").is_file()
+
+
+def test_packing(bertjax, pretrain, spied, home, data, tmp_path):
+    run = pretrain("--packing --length 40")
+    assert json.loads((run / "config.json").read_text())["config"]["packing"] is True
+    fill = [np.count_nonzero(batch["sequence"]) / batch["sequence"].size for batch in spied]
+    assert all(batch["first_tokens"].shape[1] == batch["next_weights"].shape[1] == 5 for batch in spied)
+    assert np.mean(fill) > 0.85 and max(batch["sequence"].max() for batch in spied) > 1
+    for options in ("--packing", "--no-packing"):
+        dry = f"pretrain {home}/pretrain.py --data {data} --out {tmp_path}/dry --length 40 --batch-size 16 --dry-run"
+        arguments = f"{dry} --objective.examples segments {options}"
+        shown = re.search(r"sequences a row\D+([\d.]+)", bertjax(*arguments.split()).out)
+        assert (float(shown[1]) > 1) == (options == "--packing")
