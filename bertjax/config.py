@@ -17,7 +17,8 @@ class Prepare:
     """Text files to a tokenizer and shards of tokens."""
 
     corpus: tuple[str, ...] = ()
-    """files or globs: text (a blank line between documents), WikiExtractor's, .jsonl, .parquet; also .gz, .bz2, .zst"""
+    """files or globs: text (a blank line between documents), WikiExtractor's, .jsonl, .parquet; also .gz, .bz2, .zst.
+    Or tfds:NAME[/CONFIG][:VERSION][:SPLIT]"""
     out: str = ""
     """folder to write"""
     tokenizer: str = ""
@@ -29,7 +30,9 @@ class Prepare:
     lowercase: bool = True
     """of the vocabulary to train: lower-case, and strip accents (not bpe), as BERT uncased (not for Korean)"""
     text_column: str = "text"
-    """name of the text in JSON lines and Parquet"""
+    """name of the text in JSON lines, Parquet and TFDS"""
+    data_dir: str = ""
+    """where data sets of TFDS lie, prepared as array_record; ~/tensorflow_datasets without it"""
     wrapped: bool = False
     """lines of text files are wrapped at a fixed width: join them inside a document"""
     deduplicate: bool = False

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -36,15 +36,15 @@ from bertjax.train.step import make_eval_step
 def prepare(config: Prepare) -> None:
     """Text files -> tokenizer and token shards."""
     counts: Counter[str] = Counter()
-    size = sum(file.stat().st_size for file in corpus.files(config.corpus))
+    sources = corpus.identities(config.corpus, config.data_dir)
     given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
-    journal = Journal(Path(config.out), _inputs(config, given))
+    journal = Journal(Path(config.out), _inputs(config, sources, given))
     if journal.entries:
         console.print(f"prepare: goes on from {len(journal.entries)} whole shards in {config.out}")
     elif journal.foreign:
         console.print(f"prepare: removes what a preparation of other text or with other options left in {config.out}")
     with _progress() as progress:
-        bar = progress.add_task("training the vocabulary", total=size, figures="")
+        bar = progress.add_task("training the vocabulary", total=sum(size for _, size, _ in sources), figures="")
 
         def documents() -> Iterator[list[str]]:
             counts.clear()
@@ -54,6 +54,7 @@ def prepare(config: Prepare) -> None:
                 text_column=config.text_column,
                 caps=corpus.Caps(config.max_line, config.max_document),
                 deduplicate=config.deduplicate,
+                data_dir=config.data_dir,
                 counts=counts,
             ):
                 progress.update(bar, completed=counts[BYTES])
@@ -87,11 +88,10 @@ def prepare(config: Prepare) -> None:
         console.print(f"prepare: {reason}: {count:,}")
 
 
-def _inputs(config: Prepare, tokenizer: Tokenizer | None) -> str:
-    """A hash of all that a preparation depends on; files are known by name, size and time."""
+def _inputs(config: Prepare, sources: Sequence[tuple[str, int, int]], tokenizer: Tokenizer | None) -> str:
+    """A hash of all that a preparation depends on."""
     options = {**asdict(config), "out": "", "workers": 0, "tokenizer": tokenizer and tokenizer.hash}
-    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in corpus.files(config.corpus)]
-    return hashlib.sha256(json.dumps([options, files]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([options, sources]).encode()).hexdigest()
 
 
 def _progress() -> Progress:

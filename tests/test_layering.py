@@ -33,6 +33,7 @@ ONLY_IN = {
     "array_record": ("data/shards.py",),
     "pyarrow": ("data/formats.py",),
     "zstandard": ("data/lines.py",),
+    "tensorflow_datasets": ("data/tfds.py",),
     "tyro": ("cli.py",),
     "sentencepiece": ("data/spiece.py",),
     "tokenizers": ("data/wordpiece.py", "data/bpe.py"),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bertjax.data import formats
+from bertjax.data import formats, tfds
 from bertjax.data.duplicates import Seen
 from bertjax.data.formats import Caps
 from bertjax.data.sentences import split_sentences
@@ -17,10 +17,13 @@ EMPTY = "empty documents (dropped)"
 DUPLICATES = "documents that came before (dropped)"
 
 
-def files(patterns: Sequence[str]) -> list[Path]:
-    """The files that paths and globs name, each once; a pattern that names none raises DataError."""
-    found: dict[Path, None] = {}
+def sources(patterns: Sequence[str]) -> list[Path | str]:
+    """The files that paths and globs name, and data sets as tfds:..., each once; what names none raises DataError."""
+    found: dict[Path | str, None] = {}
     for pattern in patterns:
+        if pattern.startswith(tfds.PREFIX):
+            found[pattern] = None
+            continue
         paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
         regular = [path for path in paths if path.is_file()]
         if not regular:
@@ -30,6 +33,17 @@ def files(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
+def identities(patterns: Sequence[str], data_dir: str = "") -> list[tuple[str, int, int]]:
+    """(name, bytes, time or number of examples) of each source: while these are the same, so is the text."""
+    found = []
+    for source in sources(patterns):
+        if isinstance(source, str):
+            found.append(tfds.identity(source, data_dir))
+        else:
+            found.append((str(source), source.stat().st_size, source.stat().st_mtime_ns))
+    return found
+
+
 def documents(
     patterns: Sequence[str],
     *,
@@ -37,17 +51,22 @@ def documents(
     text_column: str = "text",
     caps: Caps = Caps(),  # noqa: B008 (frozen)
     deduplicate: bool = False,
+    data_dir: str = "",
     counts: Counter[str],
 ) -> Iterator[list[str]]:
-    """Documents, as lists of lines, of text, WikiExtractor, JSON lines and Parquet files (formats.py).
+    """Documents, as lists of lines, of text, WikiExtractor, JSON lines and Parquet files (formats.py) and of TFDS.
 
     In text files a blank line ends a document; `wrapped` says that their lines are broken to a width. Of equal
-    documents `deduplicate` keeps the first. `counts` gathers what was mended, cut or dropped and why, and the bytes
-    read.
+    documents `deduplicate` keeps the first. Data sets of TFDS lie in `data_dir` (or TFDS's own). `counts` gathers
+    what was mended, cut or dropped and why, and the bytes read.
     """
     seen = Seen()
-    for path in files(patterns):
-        for document in formats.read(path, wrapped=wrapped, text_column=text_column, caps=caps, counts=counts):
+    for source in sources(patterns):
+        if isinstance(source, str):
+            found = tfds.documents(source, data_dir, text_column, caps, counts)
+        else:
+            found = formats.read(source, wrapped=wrapped, text_column=text_column, caps=caps, counts=counts)
+        for document in found:
             if not document:
                 counts[EMPTY] += 1
             elif deduplicate and not seen.new(document):

@@ -93,6 +93,8 @@ def _text(lines: Lines, wrapped: bool, caps: Caps) -> Iterator[list[str]]:
     if _title(first[1]) is not None:
         yield from _articles(lines, (text for _, text in marked), caps)
         return
+    if first[1].startswith('{"') and first[1].rstrip().endswith("}"):
+        raise lines.error(f"this looks like JSON lines; call the file {lines.path.name}.jsonl")
     for blank, group in groupby(marked, key=lambda line: line[0]):
         if not blank:
             for document in capped((text for _, text in group), caps, lines.counts):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,14 +38,17 @@ class Journal:
     """
 
     def __init__(self, out: Path, inputs: str) -> None:
-        if (out / "meta.json").exists():
-            raise ConfigError(f"{out}: holds a prepared corpus already; choose another folder or remove this one")
         self.out, self.file, self.inputs = out, out / "prepare.jsonl", inputs
+        self._check_unfinished()
         self.entries: list[Entry] = []
         self.foreign = self.file.exists()  # whether there are leftovers that are not ours
         self._tokenizer_hash = ""
         if self.foreign:
             self._read()
+
+    def _check_unfinished(self) -> None:
+        if (self.out / "meta.json").exists():
+            raise ConfigError(f"{self.out}: holds a prepared corpus already; choose another folder or remove this one")
 
     def _read(self) -> None:
         first, *rest = self.file.read_bytes().split(b"\n")
@@ -71,11 +75,20 @@ class Journal:
             return tokenizer if tokenizer and tokenizer.hash == self._tokenizer_hash else None
         return None
 
-    def begin(self, tokenizer: Tokenizer) -> None:
+    @contextmanager
+    def open(self, tokenizer: Tokenizer) -> Iterator[None]:
+        """While it is open no other process can prepare in the folder; it goes when all went well."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with _locked(self.out):
+            self._check_unfinished()
+            self._begin(tokenizer)
+            yield
+            self.file.unlink()
+
+    def _begin(self, tokenizer: Tokenizer) -> None:
         """Save the tokenizer, remove what cannot be taken up, and write down what is."""
         if tokenizer.hash != self._tokenizer_hash:
             self.entries = []
-        self.out.mkdir(parents=True, exist_ok=True)
         self.file.unlink(missing_ok=True)
         kept = {entry.shard.name for entry in self.entries}
         for path in (path for pattern in LEFTOVERS for path in self.out.glob(pattern) if path.name not in kept):
@@ -94,10 +107,6 @@ class Journal:
         with self.file.open("a") as stream:
             stream.write(f"{_line(entry)}\n")
 
-    def end(self) -> None:
-        """All is done."""
-        self.file.unlink()
-
     def of(self, split: str) -> list[Entry]:
         """The whole shards of a split."""
         return [entry for entry in self.entries if entry.split == split]
@@ -110,6 +119,18 @@ class Journal:
                 taken[split] -= 1
             else:
                 yield split, lines
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError(f"{folder}: another process prepares a corpus there; choose another folder") from None
+    finally:
+        os.close(handle)
 
 
 def _line(entry: Entry) -> str:

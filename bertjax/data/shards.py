@@ -54,23 +54,22 @@ def write(
     if not 0 <= held_out < 0.5:
         raise ConfigError(f"held_out={held_out}: the share of held-out documents must be from 0 to below 0.5")
     journal = journal or Journal(out, "")
-    journal.begin(tokenizer)
-    writers = {split: _SplitWriter(journal, split, shard_tokens, tokenizer.unk_id) for split in ("train", "valid")}
-    tokens = sum(entry.shard.tokens for entry in journal.entries)
-    lots = encode.lots(journal.remaining(held_out_split(documents, held_out, seed)))
-    with closing(parallel.ordered(encode.Encoder(tokenizer, sentences), lots, workers)) as encoded:
-        for item in chain.from_iterable(encoded):
-            writers[item.split].add(item)
-            tokens += len(item.document.tokens)
-            progress(sum(writer.documents for writer in writers.values()), tokens)
-    splits = _finish(writers)
-    tally = writers["train"].tally + writers["valid"].tally
-    counts.update(tally.dropped)
-    meta = Meta(VERSION, tokenizer.hash, tokenizer.vocab_size, seed, splits, dict(counts))
-    datareport.write(out, meta, tally, _samples(out / splits["train"][0].name, tokenizer))
-    meta.save(out)
-    journal.end()
-    return meta
+    with journal.open(tokenizer):
+        writers = {split: _SplitWriter(journal, split, shard_tokens, tokenizer.unk_id) for split in ("train", "valid")}
+        tokens = sum(entry.shard.tokens for entry in journal.entries)
+        lots = encode.lots(journal.remaining(held_out_split(documents, held_out, seed)))
+        with closing(parallel.ordered(encode.Encoder(tokenizer, sentences), lots, workers)) as encoded:
+            for item in chain.from_iterable(encoded):
+                writers[item.split].add(item)
+                tokens += len(item.document.tokens)
+                progress(sum(writer.documents for writer in writers.values()), tokens)
+        splits = _finish(writers)
+        tally = writers["train"].tally + writers["valid"].tally
+        counts.update(tally.dropped)
+        meta = Meta(VERSION, tokenizer.hash, tokenizer.vocab_size, seed, splits, dict(counts))
+        datareport.write(out, meta, tally, _samples(out / splits["train"][0].name, tokenizer))
+        meta.save(out)
+        return meta
 
 
 def _finish(writers: Mapping[str, _SplitWriter]) -> dict[str, tuple[ShardFile, ...]]:
@@ -106,11 +105,7 @@ class _SplitWriter:
 
     def add(self, item: Encoded) -> None:
         """Append a document; one without tokens is only tallied."""
-        self._current.append(item)
-        size = len(item.document.tokens)
-        self.documents += size > 0
-        self._documents += size > 0
-        self._tokens += size
+        self._append(item)
         if self._documents == 2 and self._full:
             self.journal.add(self._write(self._full))
             self._full = []
@@ -119,14 +114,21 @@ class _SplitWriter:
             self._begin()
 
     def take(self, other: _SplitWriter) -> None:
-        """Append what another split has not written."""
+        """Append what another split has not written to the last shard."""
         for item in other._full + other._current:
-            self.add(item)
+            self._append(item)
         other._full = []
         other._begin()
 
+    def _append(self, item: Encoded) -> None:
+        self._current.append(item)
+        size = len(item.document.tokens)
+        self.documents += size > 0
+        self._documents += size > 0
+        self._tokens += size
+
     def finish(self) -> tuple[ShardFile, ...]:
-        """Write what is left and list all shards. The journal is not told: `take` may have moved documents."""
+        """Write what is left and list all shards. The journal is not told, as `take` may have moved documents."""
         lots = [self._full + self._current] if self._documents < 2 else [self._full, self._current]
         for items in lots:
             if items:

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from bertjax.data import corpus, formats, lines
-from bertjax.data.corpus import Caps, documents, files, sentences
+from bertjax.data.corpus import Caps, documents, sentences, sources
 from bertjax.errors import ConfigError, DataError
 
 PACK = {"": lambda data: data, ".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstandard.compress}
@@ -114,7 +114,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 def test_globs_name_each_file_once_in_order(tmp_path):
     for name in ("b.txt", "a.txt", "c.md"):
         put(tmp_path, name, "x")
-    found = files([str(tmp_path / "b.txt"), str(tmp_path / "*.txt")])
+    found = sources([str(tmp_path / "b.txt"), str(tmp_path / "*.txt")])
     assert [path.name for path in found] == ["b.txt", "a.txt"]
 
 
@@ -136,6 +136,7 @@ NOISE = b"".join(b"%d line\n" % (i * i) for i in range(9999))
         ("wiki_00", ARTICLES[:-8], r"wiki_00:\d+: the article that begins at line 12 has no </doc>"),
         ("wiki_00", ARTICLES.replace("</doc>", "", 1), r"wiki_00:8: the article that begins at line 1 has no"),
         ("wiki_00", ARTICLES + "more\n", r"wiki_00:15: text outside of <doc"),
+        ("wiki_00", '\n{"text": "x"}\n', r"wiki_00:2: this looks like JSON lines; call the file wiki_00\.jsonl"),
         ("a.parquet", b"PAR1 no parquet PAR1", r"a\.parquet: cannot be read past row 0"),
         ("a.parquet.gz", b"", r"a\.parquet\.gz: Parquet compresses inside"),
     ],

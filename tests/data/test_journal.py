@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 
 from bertjax.data import encode, shards
+from bertjax.data.held_out import split
 from bertjax.data.journal import Journal
 from bertjax.data.meta import Meta
 from bertjax.data.tally import EMPTY_DOCUMENTS, EMPTY_SENTENCES
@@ -92,6 +93,23 @@ def test_killed_at_the_end(text, tokenizer, tmp_path, undisturbed, monkeypatch, 
     assert contents(tmp_path) == undisturbed
 
 
+def test_killed_at_the_end_when_train_took_what_valid_had(tokenizer, tmp_path, monkeypatch):
+    sides = list(split(range(60), 0.4, 1))
+    valid = [number for side, number in sides if side == "valid"]
+    valid = valid[: len(valid) - len(valid) % 3 - 2]  # shards of three, the last held back, and one more
+    tokens = {*valid, next(number for side, number in sides if side == "train")}
+    text = [["the cat sat."] if number in tokens else ["\u200b"] for number in range(60)]
+    options = {"held_out": 0.4, "shard_tokens": 12}
+    _, meta = prepare(text, tokenizer, tmp_path / "a", **options)
+    assert [file.documents for file in meta.splits["train"]] == [5]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shards.datareport, "write", lambda *arguments: next(until((), 0)))
+        prepare(text, tokenizer, tmp_path / "b", **options)
+    journal, _ = prepare(text, tokenizer, tmp_path / "b", **options)
+    assert len(journal.entries) == len(meta.splits["valid"])
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 def test_progress_goes_on_where_it_was(text, tokenizer, tmp_path):
     with pytest.raises(Killed):
         prepare(until(text, 50), tokenizer, tmp_path)
@@ -160,3 +178,17 @@ def test_a_finished_corpus_is_left_alone(text, tokenizer, tmp_path):
     assert Meta.load(tmp_path) and not os.path.exists(tmp_path / "prepare.jsonl")
     with pytest.raises(ConfigError, match="holds a prepared corpus already"):
         Journal(tmp_path, "these")
+
+
+def test_two_at_once_do_not_mix(text, tokenizer, tmp_path):
+    def meanwhile():
+        yield from text[:30]
+        with pytest.raises(ConfigError, match="another process prepares a corpus there"):
+            prepare(text, tokenizer, tmp_path, "others")
+        yield from text[30:]
+
+    late = Journal(tmp_path, "these")
+    _, meta = prepare(meanwhile(), tokenizer, tmp_path)
+    with pytest.raises(ConfigError, match="holds a prepared corpus already"), late.open(tokenizer):
+        pass
+    assert Meta.load(tmp_path) == meta

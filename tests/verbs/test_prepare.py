@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import zstandard
+from helpers import prepare_tfds
 
-from bertjax.data import formats, lines
+from bertjax.data import formats, lines, shards
 from bertjax.data.meta import Meta
 from bertjax.data.tokenizer import Tokenizer
 
@@ -64,10 +66,34 @@ def test_workers(bertjax, home, data, tmp_path):
     assert outcome.code == 2 and "workers=-1 must be at least 0" in outcome.err
 
 
+def test_a_data_set_of_tfds(bertjax, home, tmp_path):
+    texts = (home / "corpus.txt").read_text().split("\n\n")
+    prepare_tfds(tmp_path / "tfds", {"train": texts[:30], "rest": texts[30:]})
+    options = ["--data-dir", tmp_path / "tfds", "--vocab-size", 120, "--held-out", 0.15]
+    corpus = ["tfds:tiny_texts:rest", "tfds:tiny_texts/plain"]
+    outcome = bertjax("prepare", "--corpus", *corpus, *options, "--out", tmp_path / "o")
+    assert outcome.code == 0, outcome.err
+    meta = Meta.load(tmp_path / "o")
+    assert meta.total("train", "documents") + meta.total("valid", "documents") == len(texts)
+    outcome = bertjax("prepare", "--corpus", "tfds:tiny", *options, "--out", tmp_path / "p")
+    assert outcome.code == 2 and f"tfds build tiny --file_format array_record --data_dir {tmp_path}" in outcome.err
+    assert not (tmp_path / "p").exists()
+
+
 def test_killed_it_goes_on(bertjax, home, tmp_path, monkeypatch):
-    (tmp_path / "corpus.txt").write_text(f"{(home / 'corpus.txt').read_text()}\n" * 60)
-    options = ["--corpus", tmp_path / "corpus.txt", "--vocab-size", 120, "--shard-tokens", 1500, "--workers", 1]
-    command = [sys.executable, "-m", "bertjax", "prepare", *map(str, options), "--out", str(tmp_path / "o")]
+    (tmp_path / "corpus.txt").write_text(f"{(home / 'corpus.txt').read_text()}\n" * 40)
+    options = ["--corpus", tmp_path / "corpus.txt", "--vocab-size", 120, "--shard-tokens", 1500]
+    command = [
+        sys.executable,
+        "-m",
+        "bertjax",
+        "prepare",
+        *map(str, options),
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path / "o"),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
     while process.poll() is None and len(list((tmp_path / "o").glob("train-*.array_record"))) < 3:
         time.sleep(0.005)
@@ -77,7 +103,7 @@ def test_killed_it_goes_on(bertjax, home, tmp_path, monkeypatch):
     assert other.code == 0 and "removes what a preparation of other text or with other options left" in other.err
     with monkeypatch.context() as patch:
         patch.setattr(Tokenizer, "train", None)  # it has been trained
-        outcome = bertjax("prepare", *options[:-1], 0, "--out", tmp_path / "o")
+        outcome = bertjax("prepare", *options, "--out", tmp_path / "o")
     assert outcome.code == 0 and "prepare: goes on from " in outcome.err, outcome.err
     assert bertjax("prepare", *options, "--out", tmp_path / "undisturbed").code == 0
     resumed, undisturbed = (
@@ -85,3 +111,26 @@ def test_killed_it_goes_on(bertjax, home, tmp_path, monkeypatch):
         for name in ("o", "undisturbed")
     )
     assert resumed == undisturbed and len(resumed) > 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("wordpiece", 120), ("bpe", 300), ("unigram", 120), ("sentencepiece-bpe", 120)]
+)
+def test_every_kind_of_tokenizer_goes_to_the_workers_and_is_taken_up_again(
+    bertjax, home, tmp_path, monkeypatch, kind, size
+):
+    options = ["--corpus", home / "corpus.txt", "--tokenizer-kind", kind, "--vocab-size", size, "--shard-tokens", 150]
+
+    def killed(writers):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_finish", killed)
+        assert bertjax("prepare", *options, "--out", tmp_path / "a").code == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "train", None)  # it has been trained
+        outcome = bertjax("prepare", *options, "--workers", 1, "--out", tmp_path / "a")
+    assert outcome.code == 0 and "goes on from" in outcome.err, outcome.err
+    assert bertjax("prepare", *options, "--out", tmp_path / "b").code == 0
+    for name in ("meta.json", "report.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

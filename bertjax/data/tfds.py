@@ -1,0 +1,108 @@
+"""Documents of a tensorflow-datasets data set, read without TensorFlow: tfds:NAME[/CONFIG][:VERSION][:SPLIT]."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from bertjax.data.formats import Caps, whole
+from bertjax.data.lines import BYTES, INVALID
+from bertjax.errors import ConfigError, DataError
+
+PREFIX = "tfds:"
+AT_ONCE = 128  # examples
+_SPEC = re.compile(r"tfds:(?P<name>[\w.+/-]+?)(:(?P<version>\d+\.\d+\.\d+))?(:(?P<split>[^:].*))?")
+
+
+def identity(spec: str, data_dir: str) -> tuple[str, int, int]:
+    """(where its split lies, its bytes, its examples), by which a data set is known to be the same."""
+    builder, split = _open(spec, data_dir)
+    examples = builder.info.splits[split].num_examples
+    whole_split = builder.info.splits[re.split(r"\[", split)[0]]
+    size = int(whole_split.num_bytes * examples / max(whole_split.num_examples, 1))  # a slice has no size of its own
+    return f"{builder.data_dir}:{split}", size, examples
+
+
+def documents(spec: str, data_dir: str, column: str, caps: Caps, counts: Counter[str]) -> Iterator[list[str]]:
+    """The texts of a feature, in the order of the prepared files."""
+    builder, split = _open(spec, data_dir)
+    _check_column(spec, builder.info.features, column)
+    _, size, examples = identity(spec, data_dir)
+    try:
+        source = builder.as_data_source(split=split)
+    except NotImplementedError:
+        raise DataError(
+            f"{builder.data_dir}: prepared in a format that only TensorFlow reads; "
+            f"prepare it again as array_record: {_command(spec, data_dir)}"
+        ) from None
+    told = 0
+    for start in range(0, examples, AT_ONCE):
+        stop = min(start + AT_ONCE, examples)
+        try:
+            rows = source.__getitems__(list(range(start, stop)))
+        except Exception as error:  # of array_record, of protobuf, of each feature
+            reason = str(error).split("\n")[0]
+            raise DataError(
+                f"{builder.data_dir}: examples {start} to {stop - 1} of {split} cannot be read ({reason}); "
+                f"prepare it again: {_command(spec, data_dir)}"
+            ) from None
+        for row in rows:
+            yield from whole(_text(row[column], counts), caps, counts)
+        counts[BYTES] += size * stop // examples - told
+        told = size * stop // examples
+
+
+def _text(value: bytes, counts: Counter[str]) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        counts[INVALID] += 1
+        return value.decode(errors="replace")
+
+
+def _open(spec: str, data_dir: str) -> tuple[Any, str]:
+    """The builder of the prepared files, which needs no code of the data set, and the split."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise ConfigError(f"{spec}: needs tensorflow-datasets: pip install 'bertjax[tfds]'") from None
+    parts = _SPEC.fullmatch(spec)
+    if not parts:
+        raise ConfigError(f"{spec}: not of the form tfds:NAME[/CONFIG][:VERSION][:SPLIT]")
+    options = {"version": parts["version"]} if parts["version"] else {}
+    where = data_dir or str(tfds.core.constants.DATA_DIR)
+    try:
+        builder = tfds.core.read_only_builder.builder_from_files(parts["name"], data_dir=where, **options)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise DataError(
+            f"{spec}: not prepared in {where}; --data-dir names another folder; "
+            f"to prepare it, where TensorFlow is installed: {_command(spec, where)}"
+        ) from None
+    except ImportError as error:  # gcsfs
+        raise ConfigError(f"{spec}: {where} cannot be read: {error}") from None
+    split = parts["split"] or "train"
+    try:
+        _ = builder.info.splits[split].num_examples
+    except (ValueError, KeyError, AssertionError):
+        has = ", ".join(builder.info.splits)
+        raise DataError(f"{spec}: no split {split!r}; it has: {has}; a part of one: train[:10%]") from None
+    return builder, split
+
+
+def _command(spec: str, data_dir: str) -> str:
+    parts = _SPEC.fullmatch(spec)
+    assert parts
+    version = f":{parts['version']}" if parts["version"] else ""
+    folder = f" --data_dir {data_dir}" if data_dir else ""
+    return f"tfds build {parts['name']}{version} --file_format array_record{folder}"
+
+
+def _check_column(spec: str, features: Any, column: str) -> None:  # noqa: ANN401
+    import tensorflow_datasets as tfds
+
+    kinds = {name: type(feature).__name__ for name, feature in features.items()}
+    if column not in features or not isinstance(features[column], tfds.features.Text):
+        found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise DataError(f"{spec}: no text {column!r}; name it by --text-column; it has: {found}")
