@@ -16,8 +16,9 @@ from bertjax.errors import ConfigError, closest
 class _Tokenizer(Protocol):
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def starts_word(self) -> np.ndarray: ...
 
-    vocabulary: list[str]
     pad_id: int
     unk_id: int
     cls_id: int
@@ -38,12 +39,9 @@ class Vocab(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: _Tokenizer) -> Vocab:
-        """The vocabulary of a tokenizer: of a WordPiece one, words begin where there is no "##"."""
+        """The vocabulary of a tokenizer."""
         t = tokenizer
-        starts = getattr(t, "starts_word", None)
-        if starts is None:
-            starts = np.array([not piece.startswith("##") for piece in t.vocabulary])
-        return cls(t.vocab_size, t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id, starts)
+        return cls(t.vocab_size, t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id, t.starts_word)
 
 
 Kind = Literal["token", "word", "ngram", "span"]
