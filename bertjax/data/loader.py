@@ -8,15 +8,13 @@ in number from one run to the next.
 from __future__ import annotations
 
 import bisect
-import multiprocessing
-import os
-import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from bertjax.data.parallel import end_with_parent
 from bertjax.data.sources import START, HostBatch, Position, Source
 from bertjax.errors import ConfigError
 
@@ -34,7 +32,7 @@ class _Walk:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        _end_with_parent()
+        end_with_parent()
 
     def __len__(self) -> int:
         return ENDLESS
@@ -65,17 +63,6 @@ class _Walk:
         place = bisect.bisect_right(self._firsts, index) - 1
         first, at = self._firsts[place], self._windows[place]
         return at._replace(batch=at.batch + index - first)
-
-
-def _end_with_parent() -> None:
-    """Grain's workers would wait for ever for a parent that was killed."""
-    if parent := multiprocessing.parent_process():
-
-        def watch() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
 
 
 class Loader:
