@@ -211,8 +211,7 @@ def finetune(config: Finetune) -> None:
 def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
     saved = open_run(config.run, "finetune")
-    assert isinstance(saved.config, Finetune)
-    task = tasks.find(saved.config.task)
+    task = saved.task(config.task)
     rows = task.read(config.data, config.split)
     figures = scoring.scorer(saved, task, rows, config.batch_size).score()
     out = Path(config.out or saved.path / f"scores-{config.split}.json")
@@ -224,8 +223,7 @@ def evaluate(config: Evaluate) -> None:
 def predict(config: Predict) -> None:
     """A fine-tuned run on a file of texts -> one prediction a line, with the probability of each label."""
     saved = open_run(config.run, "finetune")
-    assert isinstance(saved.config, Finetune)
-    task = tasks.find(saved.config.task)
+    task = saved.task(config.task)
     rows = task.read_inputs(config.input)
     logits = scoring.scorer(saved, task, rows, config.batch_size).logits()
     scoring.write_predictions(Path(config.out), task, logits)

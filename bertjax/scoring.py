@@ -88,7 +88,6 @@ class Scorer:
 
 def scorer(saved: SavedRun, task: Task, rows: Sequence[Row], batch_size: int) -> Scorer:
     """The scorer of a fine-tuned run, over all devices."""
-    assert isinstance(saved.config, Finetune)
     objective, mesh = saved.objective(), make_mesh(MeshConfig())
     return Scorer(
         task,

@@ -1,0 +1,50 @@
+"""Small Hugging Face directories, and ways to spoil them."""
+
+import json
+from functools import partial
+
+import jax
+from helpers import TINY, random_params
+from safetensors.numpy import load_file, save_file
+
+from bertjax.data.specials import BERT
+from bertjax.data.wordpiece import WordPiece
+from bertjax.hf import write
+from bertjax.objectives import features, mlm, supervised
+from bertjax.train.step import init_params
+
+OBJECTIVES = {
+    "BertForPreTraining": mlm.Config(),
+    "BertForMaskedLM": mlm.Config("full-sentences"),
+    "BertForSequenceClassification": supervised.Config(3),
+    "BertModel": features.Config(),
+}
+TOKENIZER = WordPiece([*BERT, *(f"word{i}" for i in range(60)), *(f"##{i}" for i in range(63))], lowercase=True)
+
+
+def parameters(objective, model=TINY, seed=0):
+    """Random parameters that hide nothing."""
+    shapes = jax.eval_shape(partial(init_params, objective.build(model)), jax.random.key(0))
+    return jax.tree.map(lambda x: x, random_params(shapes, seed))
+
+
+def export(folder, architecture="BertForPreTraining", model=TINY, **about):
+    """Writes a directory; gives its parameters."""
+    params = parameters(OBJECTIVES[architecture], model)
+    options = {"tokenizer": TOKENIZER, "length": model.max_length}
+    assert write.write(folder, model=model, params=params, about=about, **options) == architecture
+    return params
+
+
+def rename(folder, change, *, drop=()):
+    """Writes the tensors of a directory anew under the names that `change` gives."""
+    file = folder / "model.safetensors"
+    tensors = {change(name): array for name, array in load_file(file).items() if name not in drop}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def configure(folder, **changes):
+    """Changes keys of config.json; None takes one out."""
+    file = folder / "config.json"
+    config = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
