@@ -40,7 +40,8 @@ class Weights:
             if not UNUSED.search(full):
                 self._found[full] = name
         self._tie()
-        self.parts = sorted({part for name in self._found if (part := names.part_of(name, self._names))})
+        found = {names.part_of(name, self._names) for name in self._found}
+        self.parts = sorted((found | {"encoder"}) - {""})
         self.classes = self._classes()
         self.shapes: dict[str, Any] = {}  # of all parts, as abstract arrays
         self._check(about.model, twice)
