@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bertjax.objectives import features, mlm, supervised
 from bertjax.train.mesh import path_of
 from bertjax.train.step import init_params
 
-SHOWN = 20  # mismatches in a message
+SHOWN = 10  # mismatches of a kind in a message
 UNUSED = re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$")  # counted up anew by every reader
 
 
@@ -99,14 +100,17 @@ class Weights:
             raise DataError(self._report(sorted(problems), wanted))
 
     def _report(self, problems: list[str], wanted: Iterable[str]) -> str:
-        lines = []
-        for line in problems[:SHOWN]:
+        """A message with some of each kind, the nearest name beside those that are missing or not known."""
+        lines, shown = [], Counter[str]()
+        for line in problems:
             kind, _, name = line.partition(": ")
             others = {"missing": list(self._found), "not known": list(wanted)}.get(kind, [])
-            near = difflib.get_close_matches(name, others[:1_000], n=1)
-            lines.append(line + (f" (nearest: {near[0]})" if near else ""))
-        if len(problems) > SHOWN:
-            lines.append(f"and {len(problems) - SHOWN} more")
+            shown[kind if others else ""] += 1
+            if shown[kind if others else ""] <= SHOWN:
+                near = difflib.get_close_matches(name, others[:1_000], n=1)
+                lines.append(line + (f" (nearest: {near[0]})" if near else ""))
+        if len(problems) > len(lines):
+            lines.append(f"and {len(problems) - len(lines)} more")
         listed = "\n  ".join(lines)
         return f"{self.folder}: the weights do not fit config.json:\n  {listed}\nGet the directory anew, or correct it."
 
