@@ -30,6 +30,8 @@ def parameters(objective, model=TINY, seed=0):
 
 def export(folder, architecture="BertForPreTraining", model=TINY, **about):
     """Writes a directory; gives its parameters."""
+    if architecture == "BertForSequenceClassification":
+        about = {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}, **about}
     params = parameters(OBJECTIVES[architecture], model)
     options = {"tokenizer": TOKENIZER, "length": model.max_length}
     assert write.write(folder, model=model, params=params, about=about, **options) == architecture

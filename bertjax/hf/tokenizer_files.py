@@ -10,18 +10,21 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import CONFIG, read_config
 from bertjax.data.wordpiece import WordPiece
 
+# Normalizer, pre-tokenizer, model and decoder of a tokenizer.json.
+Parts = tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any], dict[str, Any]]
+
 
 def write(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     """The vocabulary's own files, tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
     tokenizer.save(folder)
     config = {**read_config(folder), "model_max_length": max_length}
-    if isinstance(tokenizer, WordPiece):
-        config |= {"tokenize_chinese_chars": True, "strip_accents": None}
-        _write(folder / "tokenizer.json", _pipeline(tokenizer, *_wordpiece(tokenizer)))
-    elif isinstance(tokenizer, ByteBPE):
-        # The classes of RoBERTa and GPT-2 have pairs of their own; this one does what tokenizer.json says.
+    if isinstance(tokenizer, WordPiece | ByteBPE):
+        parts = _wordpiece(tokenizer) if isinstance(tokenizer, WordPiece) else _bpe(tokenizer)
+        _write(folder / "tokenizer.json", _pipeline(tokenizer, *parts))
+        # This class does what tokenizer.json says. BERT's has words of at most 100 characters (from transformers 5 on
+        # whatever the file says), RoBERTa's and GPT-2's have pairs of their own.
         config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
-        _write(folder / "tokenizer.json", _pipeline(tokenizer, *_bpe(tokenizer)))
+        config |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
     _write(folder / CONFIG, config)
     _write(folder / "special_tokens_map.json", {key: config[key] for key in config if key.endswith("_token")})
 
@@ -30,7 +33,7 @@ def _write(file: Path, value: dict[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _wordpiece(tokenizer: WordPiece) -> tuple[dict[str, Any], ...]:
+def _wordpiece(tokenizer: WordPiece) -> Parts:
     normalizer = {
         "type": "BertNormalizer",
         "clean_text": True,
@@ -49,7 +52,7 @@ def _wordpiece(tokenizer: WordPiece) -> tuple[dict[str, Any], ...]:
     return normalizer, {"type": "BertPreTokenizer"}, model, decoder
 
 
-def _bpe(tokenizer: ByteBPE) -> tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _bpe(tokenizer: ByteBPE) -> Parts:
     bytes_ = {"type": "ByteLevel", "add_prefix_space": tokenizer.prefix_space, "trim_offsets": True, "use_regex": True}
     model = {
         "type": "BPE",
