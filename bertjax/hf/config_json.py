@@ -20,13 +20,6 @@ ACTIVATIONS = {  # theirs -> ours; the first of each of ours is what is written
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-# What changes the arithmetic in a way that no family here has: the only values that are taken.
-ONLY: dict[str, Any] = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "pruned_heads": {},
-}
 ASSUMED = {"layer_norm_eps": 1e-12, "initializer_range": 0.02}  # where old files leave them out
 LARGEST = {"layers": 1_000, "vocab_size": 10_000_000}  # of others, a million: no model is larger, a mistake may be
 
@@ -40,6 +33,7 @@ class Described(NamedTuple):
     labels: tuple[str, ...]  # () where they are not named
     task: str  # "" where it is not named
     head_dropout: float
+    unused_positions: int  # rows at the beginning of their position table
 
 
 def read(folder: Path) -> Described:
@@ -47,10 +41,12 @@ def read(folder: Path) -> Described:
     file = folder / FILE
     data = read_object(file, FILE)
     family = _family(file, data)
-    for key, value in ONLY.items():
+    for key, value in family.HF_ONLY.items():
         if data.get(key, value) != value:
             raise DataError(f"{file}: {key} is {data[key]!r}; only {value!r} is known here")
     values = {ours: _value(file, data, theirs, ours) for ours, theirs in family.HF_CONFIG.items()}
+    unused = _unused_positions(file, data, family)
+    values["max_length"] -= unused
     try:
         model = family.Config(**values)
     except ConfigError as error:
@@ -63,6 +59,7 @@ def read(folder: Path) -> Described:
         labels=_labels(file, data),
         task=data["finetuning_task"] if isinstance(data.get("finetuning_task"), str) else "",
         head_dropout=dropout if isinstance(dropout, float) and 0 <= dropout < 1 else values["dropout"],
+        unused_positions=unused,
     )
 
 
@@ -98,6 +95,13 @@ def _value(file: Path, data: dict[str, Any], theirs: str, ours: str) -> Any:  # 
     return value
 
 
+def _unused_positions(file: Path, data: dict[str, Any], family: ModuleType) -> int:
+    padding = data.get("pad_token_id", 1)
+    if family.HF_POSITIONS_AFTER_PADDING and (type(padding) is not int or not 0 <= padding < 1_000):
+        raise DataError(f"{file}: pad_token_id is {padding!r}, but positions are counted from it; get the file anew")
+    return unused_positions(family, padding)
+
+
 def _labels(file: Path, data: dict[str, Any]) -> tuple[str, ...]:
     table = data.get("id2label")
     if not table:
@@ -111,18 +115,29 @@ def _labels(file: Path, data: dict[str, Any]) -> tuple[str, ...]:
     return () if labels == tuple(f"LABEL_{i}" for i in wanted) else labels  # the names of what has none
 
 
-def describe(model: ModelConfig, architecture: str) -> dict[str, Any]:
+def describe(model: ModelConfig, architecture: str, pad_id: int) -> dict[str, Any]:
     """The part of a config.json that says what a model is."""
-    family = registry.find("models", registry.name_of("models", model))
+    name = registry.name_of("models", model)
+    family = registry.find("models", name)
     ours = asdict(model)  # type: ignore[call-overload]
     spelled = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     sizes = {theirs: ours[name] for name, theirs in family.HF_CONFIG.items()}
     sizes["hidden_act"] = spelled[ours["activation"]]
+    sizes["max_position_embeddings"] += unused_positions(family, pad_id)
+    for key, value in family.HF_ONLY.items():
+        if sizes.get(key, value) != value:
+            raise ConfigError(f"{name} of transformers has only {key} {value!r}, not {sizes[key]!r}")
     return {
         "architectures": [architecture],
-        "model_type": registry.name_of("models", model),
+        "model_type": name,
         **sizes,
+        "pad_token_id": pad_id,
         "position_embedding_type": "absolute",
         "torch_dtype": "float32",
         "transformers_version": TRANSFORMERS,
     }
+
+
+def unused_positions(family: ModuleType, pad_id: int) -> int:
+    """Rows that their position table has before the first that is used."""
+    return pad_id + 1 if family.HF_POSITIONS_AFTER_PADDING else 0

@@ -9,6 +9,7 @@ import numpy as np
 
 Shape = tuple[int, ...]
 
+_POSITIONS = "encoder/embed/positions/table"
 _LEAVES = {"table": "weight", "kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
@@ -40,28 +41,41 @@ def their_name(path: str, names: Mapping[str, str]) -> str:
     return f"{theirs.replace('{i}', layer[1] if layer else '')}.{_LEAVES[leaf]}"
 
 
+def is_alternative(name: str, family: ModuleType, names: Mapping[str, str]) -> bool:
+    """Whether a tensor of theirs has a place in another class than the one whose `names` these are."""
+    module = name.rpartition(".")[0]
+    return any(module in heads.values() for heads in family.HF_HEADS.values()) and module not in names.values()
+
+
 def part_of(name: str, names: Mapping[str, str]) -> str:
     """The top-level part of ours that a tensor of theirs belongs to; "" for none."""
     module = re.sub(r"\.\d+\.", ".{i}.", name).rpartition(".")[0]
     return next((ours.split("/")[0] for ours, theirs in names.items() if theirs == module), "")
 
 
-def their_shape(path: str, shape: Shape) -> Shape:
-    """Shape of one of our arrays in their file: a Linear is [outputs, inputs], heads lie flat."""
+def their_shape(path: str, shape: Shape, unused: int = 0) -> Shape:
+    """Shape of one of our arrays in their file: a Linear is [outputs, inputs], heads lie flat.
+
+    The position table has `unused` rows more at its beginning.
+    """
     if path.endswith("/table"):
-        return shape
+        return (shape[0] + unused * (path == _POSITIONS), shape[1])
     inputs = _inputs(path)
     return (math.prod(shape[inputs:]), math.prod(shape[:inputs])) if inputs else (math.prod(shape),)
 
 
-def to_theirs(path: str, array: np.ndarray) -> np.ndarray:
+def to_theirs(path: str, array: np.ndarray, unused: int = 0) -> np.ndarray:
     """One of our arrays as it lies in their file."""
+    if path.endswith("/table"):
+        return np.pad(array, ((unused * (path == _POSITIONS), 0), (0, 0)))
     rows, *columns = their_shape(path, array.shape)
-    return array.reshape(*columns, rows).T if _inputs(path) else array.reshape(rows, *columns)
+    return array.reshape(*columns, rows).T if columns else array.reshape(rows)
 
 
 def to_ours(path: str, array: np.ndarray, shape: Shape) -> np.ndarray:
     """The inverse: one of their arrays in our shape."""
+    if path.endswith("/table"):
+        return array[len(array) - shape[0] :]
     return (array.T if _inputs(path) else array).reshape(shape)
 
 

@@ -38,14 +38,14 @@ class Weights:
                 full = prefix + full
             if full in self._found:
                 twice.append(f"{name} and {self._found[full]} are the same")
-            if not UNUSED.search(full):
+            if not UNUSED.search(full) and not names.is_alternative(full, about.family, self._names):
                 self._found[full] = name
         self._tie()
         found = {names.part_of(name, self._names) for name in self._found}
         self.parts = sorted((found | {"encoder"}) - {""})
         self.classes = self._classes()
         self.shapes: dict[str, Any] = {}  # of all parts, as abstract arrays
-        self._check(about.model, twice)
+        self._check(about, twice)
 
     def params(self, like: Params) -> Params:
         """The parts named in `like` (abstract arrays with shardings)."""
@@ -78,7 +78,8 @@ class Weights:
         shape = self._tensors.shapes.get(self._found.get(f"{self._names['classify']}.weight", ""), (0,))
         return shape[0] if shape else 0
 
-    def _check(self, model: Any, twice: list[str]) -> None:  # noqa: ANN401 (a family's Config)
+    def _check(self, about: config_json.Described, twice: list[str]) -> None:
+        model: Any = about.model
         stored = {int(number[1]) for name in self._found if (number := re.search(r"\.layer\.(\d+)\.", name))}
         if max(stored, default=-1) + 1 != model.layers:
             raise DataError(
@@ -90,7 +91,7 @@ class Weights:
         wanted: dict[str, tuple[int, ...]] = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.shapes):
             ours = path_of(path)
-            wanted[names.their_name(ours, self._names)] = names.their_shape(ours, leaf.shape)
+            wanted[names.their_name(ours, self._names)] = names.their_shape(ours, leaf.shape, about.unused_positions)
         problems = twice + [f"missing: {name}" for name in wanted.keys() - self._found.keys()]
         problems += [f"not known: {self._found[name]}" for name in self._found.keys() - wanted.keys()]
         for name in wanted.keys() & self._found.keys():

@@ -30,15 +30,14 @@ def write(
         raise ConfigError(f"transformers has no class for a {name} with {', '.join(sorted(params))}")
     table = names.head_names(family, architecture)
     prefix = family.HF_PREFIX if architecture == list(family.HF_HEADS)[-1] else ""
-    arrays = {
-        names.their_name(path_of(path), table).removeprefix(prefix): np.ascontiguousarray(
-            names.to_theirs(path_of(path), np.asarray(leaf, np.float32))
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    unused = config_json.unused_positions(family, tokenizer.pad_id)
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = names.to_theirs(path_of(path), np.asarray(leaf, np.float32), unused)
+        arrays[names.their_name(path_of(path), table).removeprefix(prefix)] = np.ascontiguousarray(array)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays, folder / tensors.FILE, metadata={"format": "pt"})  # without it old readers stop
-    config = config_json.describe(model, architecture) | {"pad_token_id": tokenizer.pad_id, **about}
+    config = {**config_json.describe(model, architecture, tokenizer.pad_id), **about}
     config_file = folder / config_json.FILE
     config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (folder / tensors.FILE).chmod(config_file.stat().st_mode)  # safetensors lets nobody else read it

@@ -93,6 +93,14 @@ HF_CONFIG = {
     "norm_epsilon": "layer_norm_eps",
     "init_std": "initializer_range",
 }
+HF_ONLY = {  # what changes the arithmetic in a way there is not here: the only values taken
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "pruned_heads": {},
+}
+HF_POSITIONS_AFTER_PADDING = False  # whether the rows of the position table up to that of the padding are not used
+HF_SEPARATORS = 1  # marks between the two texts of a pair
 HF_PREFIX = "bert."  # of the encoder and pooler, in every class but BertModel itself
 HF_NAMES = {
     "encoder/embed/tokens": "bert.embeddings.word_embeddings",

@@ -15,7 +15,7 @@ from bertjax.models import bert
 
 @pytest.mark.parametrize("model", [*bert.PRESETS.values(), replace(TINY, activation="relu", norm_epsilon=1e-5)])
 def test_sizes_come_back(tmp_path, model):
-    (tmp_path / "config.json").write_text(json.dumps(config_json.describe(model, "BertModel")))
+    (tmp_path / "config.json").write_text(json.dumps(config_json.describe(model, "BertModel", 0)))
     described = config_json.read(tmp_path)
     assert asdict(described.model) == asdict(model)
     assert (described.family, described.architecture, described.labels) == (bert, "BertModel", ())
@@ -36,7 +36,7 @@ def test_activations(copied, theirs, ours, written):
     configure(folder, hidden_act=theirs)
     model = config_json.read(folder).model
     assert model.activation == ours
-    assert config_json.describe(model, "BertModel")["hidden_act"] == written
+    assert config_json.describe(model, "BertModel", 0)["hidden_act"] == written
 
 
 def test_the_first_files_said_less(copied):
