@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -14,9 +15,17 @@ class Rows(NamedTuple):
     members: np.ndarray  # i64[Q]
     bounds: np.ndarray  # i64[R + 1]
 
-    def row(self, number: int) -> np.ndarray:
-        """The sequences of a row."""
-        return self.members[self.bounds[number] : self.bounds[number + 1]]
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Those of several lots of sequences as those of the lots joined."""
+        shifts = np.cumsum([0, *(len(part.members) for part in parts[:-1])])
+        members = [part.members + shift for part, shift in zip(parts, shifts, strict=True)]
+        return cls(np.concatenate(members), join_bounds([part.bounds for part in parts]))
+
+
+def join_bounds(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Bounds i64[N + 1] of what follows one another, each part's from 0 to its end."""
+    return np.concatenate([[0], np.cumsum(np.concatenate([np.diff(part) for part in parts]))])
 
 
 def one_each(count: int) -> Rows:

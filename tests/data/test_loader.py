@@ -4,16 +4,18 @@ import sys
 import numpy as np
 import pytest
 
+from bertjax.data.examples import ExampleSource
 from bertjax.data.loader import Loader
 from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.plan import next_sentence
-from bertjax.data.sources import CorpusSource, ExampleSource, Position
+from bertjax.data.sources import CorpusSource, Position
 from bertjax.errors import ConfigError
 
 
-def corrupt(example, rng, progress):
-    out = mask_tokens(example["tokens"], rng, vocab=Vocab(50, 0, 1, 2, 3, 4), masking=Masking(), slots=6)
-    return {**example, "tokens": out.tokens, "masked_positions": out.positions}
+def corrupt(batch, keys, progress):
+    vocab = Vocab(50, 0, 1, 2, 3, 4)
+    out = mask_tokens(batch["tokens"], batch["sequence"] > 0, keys, vocab=vocab, masking=Masking(), slots=6)
+    return {**batch, "tokens": out.tokens, "masked_positions": out.positions}
 
 
 @pytest.fixture(params=[False, True], ids=["one sequence a row", "packed"])
@@ -145,7 +147,7 @@ def test_an_unclosed_loader_leaves_quietly():
     code = (
         "import numpy as np\n"
         "from bertjax.data.loader import Loader\n"
-        "from bertjax.data.sources import ExampleSource\n"
+        "from bertjax.data.examples import ExampleSource\n"
         "if __name__ == '__main__':\n"
         "    rows = [{'tokens': np.array([1]), 'types': np.array([0])}] * 9\n"
         "    data = ExampleSource(rows, batch_size=2, length=4, pad=0, shuffle=False, drop_last=False)\n"
