@@ -12,6 +12,8 @@ from bertjax.errors import ConfigError
 
 Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n], perhaps more
 
+NOTHING = -1  # where a batch has no example left
+
 
 def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:
     """B examples as one batch (as in contracts): tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,S].
@@ -65,19 +67,23 @@ class ExampleSource:
         full, rest = divmod(len(self.examples), self.batch_size)
         return full + bool(rest and not self.drop_last)
 
-    def batch(self, position: Position) -> HostBatch:
-        """The batch at a position; rows of weight 0 hold one padding token."""
+    def batch(self, position: Position, rows: np.ndarray | None = None) -> HostBatch:
+        """The batch at a position, or of its rows those named; rows of weight 0 hold one padding token."""
         order = np.arange(len(self.examples))
         if self.shuffle:
             order = generator(EXAMPLES, self.seed, position.epoch).permutation(order)
         chosen = order[position.batch * self.batch_size :][: self.batch_size]
-        examples = [self.examples[i] for i in chosen]
-        missing = self.batch_size - len(examples)
-        nothing = {**examples[0], "tokens": [self.pad], "types": [0]}
-        batch = stack(examples + [nothing] * missing, length=self.length, pad=self.pad)
-        batch["weights"] = np.repeat(np.array([1, 0], np.float32), [len(examples), missing])
+        filled = np.append(chosen, np.full(self.batch_size - len(chosen), NOTHING))
+        examples = [self._example(number) for number in (filled if rows is None else filled[rows]).tolist()]
+        batch = stack(examples, length=self.length, pad=self.pad)
         labels = [example.get("label") for example in examples]
         if None not in labels:
             kind = np.float32 if isinstance(labels[0], float) else np.int32
-            batch["labels"] = np.array(labels + [0] * missing, kind)
+            batch["labels"] = np.array(labels, kind)
         return batch
+
+    def _example(self, number: int) -> Example:
+        if number != NOTHING:
+            return {**self.examples[number], "weights": np.float32(1)}
+        # Like another in all but its tokens, which are none: its label counts for nothing.
+        return {**self.examples[0], "tokens": [self.pad], "types": [0], "weights": np.float32(0)}

@@ -82,19 +82,19 @@ def row_batch(
     inside = np.arange(length) < sizes_of_rows[:, None]
 
     def filled(values: np.ndarray, padding: int = 0) -> np.ndarray:
-        out = np.full(inside.shape, padding, np.int32)
+        out: np.ndarray = np.full(inside.shape, padding, np.int32)
         out[inside] = values
         return out
 
     def slots(values: np.ndarray, dtype: type) -> np.ndarray:
-        out = np.zeros((len(chosen), most), dtype)
+        out: np.ndarray = np.zeros((len(chosen), most), dtype)
         out[row, number] = values
         return out
 
     before = np.cumsum(sizes_of_rows) - sizes_of_rows
     batch = {
         "tokens": filled(content, vocab.pad),
-        "types": filled(np.repeat(kind, sizes) if labelled else np.int32(0)),
+        "types": filled(np.repeat(kind if labelled else 0 * kind, sizes)),
         "sequence": filled(np.repeat(number + 1, lengths)),
         "positions": filled(ranges(0, lengths)),
         "first_tokens": slots(behind - lengths - before[row], np.int32),

@@ -50,8 +50,8 @@ class Source(Protocol):
         """How many batches a window has."""
         ...
 
-    def batch(self, position: Position) -> HostBatch:
-        """The batch at a position."""
+    def batch(self, position: Position, rows: np.ndarray | None = None) -> HostBatch:
+        """The batch at a position, or of its rows those named i64[b], as another would make the rest of them."""
         ...
 
 
@@ -69,6 +69,7 @@ class CorpusSource:
     An epoch permutes the shards and takes them `window_shards` at a time; the rows of a window are mixed. Memory is
     that of one window. What does not fill a batch at the end of a window waits for another epoch's plan. With
     `packing` a row has several sequences. `steps` is the length of the run, in which the corruption may change.
+    `number` tells apart the sources of one run.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class CorpusSource:
         planner: Planner,
         corruption: Corruption,
         steps: int,
+        number: int = 0,
         packing: bool = False,
         window_shards: int = 8,
     ) -> None:
@@ -99,7 +101,7 @@ class CorpusSource:
             raise ConfigError(f"length={length} is too short for a row of text; at least {SHORTEST}")
         self.paths = [Path(data_dir) / file.name for file in files]
         self.windows = -(-len(files) // window_shards)
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.length, self.batch_size, self.seed = length, batch_size, (seed, number)
         self.vocab, self.planner, self.corruption, self.steps = vocab, planner, corruption, steps
         self.packing = packing
         self._at = (-1, -1)
@@ -120,11 +122,11 @@ class CorpusSource:
         """Full batches in a window of an epoch."""
         return len(self._load(epoch, window).order) // self.batch_size
 
-    def batch(self, position: Position) -> HostBatch:
-        """The batch at a position, each row corrupted with a generator of its own."""
+    def batch(self, position: Position, rows: np.ndarray | None = None) -> HostBatch:
+        """The batch at a position, or of its rows those named; each is corrupted by a key of its own."""
         epoch, window, number, step = position
         here = self._load(epoch, window)
-        place = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        place = number * self.batch_size + (np.arange(self.batch_size) if rows is None else rows)
         batch = row_batch(
             here.text,
             here.sequences,
@@ -143,16 +145,16 @@ class CorpusSource:
         return self._window
 
     def _plan(self, epoch: int, window: int) -> _Window:
-        order = generator(SHARDS, self.seed, epoch).permutation(len(self.paths))
+        order = generator(SHARDS, *self.seed, epoch).permutation(len(self.paths))
         numbers = np.array_split(order, self.windows)[window].tolist()
         shards = [read_shard(self.paths[number]) for number in numbers]
         sequences = [
-            self.planner(shard, length=self.length, rng=generator(PLAN, self.seed, epoch, number))
+            self.planner(shard, length=self.length, rng=generator(PLAN, *self.seed, epoch, number))
             for shard, number in zip(shards, numbers, strict=True)
         ]
         rows = Rows.joined(
             [
-                pack(plan.sizes, length=self.length, rng=generator(PACK, self.seed, epoch, number))
+                pack(plan.sizes, length=self.length, rng=generator(PACK, *self.seed, epoch, number))
                 if self.packing
                 else one_each(len(plan))
                 for plan, number in zip(sequences, numbers, strict=True)
@@ -163,6 +165,6 @@ class CorpusSource:
             text=np.concatenate([shard.tokens for shard in shards]),
             sequences=Sequences.joined(sequences, [len(shard.tokens) for shard in shards]),
             rows=rows,
-            order=generator(ROWS, self.seed, epoch, window).permutation(count),
-            keys=generator(CORRUPT, self.seed, epoch, window).integers(2**64, size=count, dtype=np.uint64),
+            order=generator(ROWS, *self.seed, epoch, window).permutation(count),
+            keys=generator(CORRUPT, *self.seed, epoch, window).integers(2**64, size=count, dtype=np.uint64),
         )

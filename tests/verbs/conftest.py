@@ -95,7 +95,7 @@ def data(home):
 @pytest.fixture(scope="session")
 def tiny(home, data):
     """The pretraining recipe on that corpus; its `out` is still to be given. An epoch is about 7 of its 16 steps."""
-    return replace(load_recipe(str(home / "pretrain.py"), Pretrain), data=str(data))
+    return replace(load_recipe(str(home / "pretrain.py"), Pretrain), data=(str(data),))
 
 
 @pytest.fixture(scope="session")

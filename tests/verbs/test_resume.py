@@ -107,7 +107,7 @@ def items(checkpoints):
 def test_the_run_reaches_its_second_epoch_and_logs_every_step(pretrained, tiny):
     lines = [line for line in logged(pretrained) if line["split"] == "train"]
     assert [line["step"] for line in lines] == list(range(1, tiny.steps + 1))
-    epoch, *_ = Checkpoints(pretrained).extra(tiny.steps)["loader"]
+    ((epoch, *_),) = Checkpoints(pretrained).extra(tiny.steps)["loader"]
     assert epoch >= 1 and tiny.micro_batches == 2 and tiny.model.dropout and tiny.model.attention_dropout
 
 
