@@ -109,7 +109,9 @@ def _print_work(
     for folder, source in zip(config.data, mixture.sources, strict=True):
         share = source.batch_size / phase.batch_size
         epochs = phase.steps * real * share / Meta.load(folder).total("train", "tokens")
-        table.add_row(f"rows of {folder}", f"{source.batch_size:,} a step, {share:.1%} (about {epochs:,.1f} epochs)")
+        table.add_row(
+            f"rows of {Path(folder).name}", f"{source.batch_size:,} a step, {share:.1%} (about {epochs:,.1f} epochs)"
+        )
     table.add_row("tokens in all", f"{slots * phase.steps:,}")
     table.add_row("FLOP a step, in all", f"{flops:.3g}, {flops * phase.steps:.3g}")
     answers.print(table)

@@ -46,10 +46,11 @@ def pack(sizes: np.ndarray, *, length: int, rng: np.random.Generator) -> Rows:
     most = most_sequences(length)
     order = rng.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
+    full = int(np.searchsorted(-sizes[order], sizes.min() - length))  # so many have a row to themselves
     rows: list[list[int]] = []
     by_room: list[list[list[int]]] = [[] for _ in range(length + 1)]  # the open rows by the tokens they have room for
     rooms = 0  # bit n is set where by_room[n] has a row, so that the smallest room that will do is found at once
-    for index, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+    for index, size in zip(order[full:].tolist(), sizes[order[full:]].tolist(), strict=True):
         fitting = rooms >> size
         if fitting:
             room = size + (fitting & -fitting).bit_length() - 1
@@ -63,5 +64,6 @@ def pack(sizes: np.ndarray, *, length: int, rng: np.random.Generator) -> Rows:
         if len(row) < most and room > size:
             by_room[room - size].append(row)
             rooms |= 1 << (room - size)
-    counts = np.array([len(row) for row in rows], np.int64)
-    return Rows(np.fromiter(chain.from_iterable(rows), np.int64, len(sizes)), np.append(0, np.cumsum(counts)))
+    members = np.fromiter(chain.from_iterable(rows), np.int64, len(sizes) - full)
+    counts = np.array([1] * full + [len(row) for row in rows], np.int64)
+    return Rows(np.append(order[:full], members), np.append(0, np.cumsum(counts)))

@@ -54,7 +54,7 @@ def evaluate(run):
 def train(run, evaluate):
     """train(folder, batches options) begins or resumes a run, as the verbs do."""
 
-    def go(folder, *, every=EVERY, steps=STEPS, **options):
+    def go(folder, *, every=EVERY, steps=STEPS, hook=evaluate, **options):
         state, window, loader, number = run.state, {}, ((0, 0, 0),), 0
         if (folder / "checkpoints").is_dir():
             checkpoints = Checkpoints(folder)
@@ -63,7 +63,7 @@ def train(run, evaluate):
             state, window, loader = checkpoints.state(number, abstract_state(state)), extra["window"], extra["loader"]
         saver = Saver(folder, keep_last=9, best="-loss", constant={})
         writer = Writer(folder, total_steps=steps, start_step=number, title="test")
-        fixed = Fit(run.step, run.mesh, run.objective.loss_terms, OPTIMIZER.schedule(20), evaluate, every, steps)
+        fixed = Fit(run.step, run.mesh, run.objective.loss_terms, OPTIMIZER.schedule(20), hook, every, steps)
         try:
             window = Window.from_json(window)
             return fit(fixed, state, Batches(loader, **options), window=window, saver=saver, writer=writer)
@@ -146,8 +146,13 @@ def test_stopped_again_and_again(tmp_path, train, undisturbed):
     assert_same_run(tmp_path, train(tmp_path), undisturbed)
 
 
-def test_a_signal_in_the_last_step_is_too_late(tmp_path, train, undisturbed):
-    state = train(tmp_path, before=lambda n: signal.raise_signal(signal.SIGTERM) if n == STEPS - 1 else None)
+def test_a_signal_in_the_last_step_is_too_late(tmp_path, train, evaluate, undisturbed):
+    def hook(state):
+        if int(state.step) == STEPS:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(state)
+
+    state = train(tmp_path, hook=hook)
     assert_same_run(tmp_path, state, undisturbed)
 
 

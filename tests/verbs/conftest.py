@@ -38,7 +38,7 @@ from bertjax.train.optim import Optimizer
 
 def config() -> Finetune:
     return Finetune(
-        epochs=3, batch_size=8, length=24, log_every=4, mesh=MeshConfig(data=1),
+        epochs=6, batch_size=8, length=24, log_every=4, mesh=MeshConfig(data=1),
         optimizer=Optimizer(kind="adamw", peak_lr=1e-2, warmup=0.1),
     )
 """,
