@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bertjax.contracts import ModelConfig, ObjectiveConfig
 from bertjax.data import tokenizer_json
+from bertjax.data.bpe import ByteBPE
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import read_config, read_object
 from bertjax.errors import DataError
@@ -53,7 +54,7 @@ def read(folder: Path) -> HfModel:
     """Config, tokenizer and the names and shapes of the weights, all checked."""
     about = config_json.read(folder)
     weights = Weights(folder, about)
-    tokenizer = _tokenizer(folder, about.model.vocab_size)
+    tokenizer = _tokenizer(folder, about)
     if about.labels and weights.classes not in (0, len(about.labels)):
         raise DataError(
             f"{folder}: the classifier has {weights.classes} outputs but id2label of config.json {len(about.labels)} "
@@ -73,16 +74,19 @@ def _objective(parts: Iterable[str], classes: int, dropout: float) -> ObjectiveC
     return features.Config(pooler="pooler" in found)
 
 
-def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+def _tokenizer(folder: Path, about: config_json.Described) -> Tokenizer:
     """From tokenizer.json, which says all that decides the ids, or from the vocabulary's own file."""
-    whole = folder / "tokenizer.json"
+    whole, vocab_size = folder / "tokenizer.json", about.model.vocab_size
     if whole.is_file():
         tokenizer = tokenizer_json.read(whole)
     else:
         tokenizer = Tokenizer.load(folder)
         _check_options(folder, tokenizer)
+        if isinstance(tokenizer, ByteBPE):  # its files do not say how pairs are made
+            tokenizer = Tokenizer.from_json({**tokenizer.to_json(), "separators": about.family.HF_SEPARATORS})
     if tokenizer.vocab_size > vocab_size:
-        place = whole if whole.is_file() else f"{folder}/vocab.txt:{vocab_size + 1}"
+        lines = folder / "vocab.txt"
+        place = f"{lines}:{vocab_size + 1}" if lines.is_file() and not whole.is_file() else folder
         raise DataError(
             f"{place}: {tokenizer.vocabulary[vocab_size]!r} has id {vocab_size}, but vocab_size of config.json is "
             f"{vocab_size}; the vocabulary is of another model"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.data.bpe import ByteBPE
-from bertjax.data.specials import Specials
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import CONFIG, read_config
 from bertjax.data.wordpiece import WordPiece
@@ -14,17 +13,21 @@ from bertjax.data.wordpiece import WordPiece
 Parts = tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any], dict[str, Any]]
 
 
-def write(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
-    """The vocabulary's own files, tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
+def write(tokenizer: Tokenizer, folder: Path, max_length: int, types: int = 2) -> None:
+    """The vocabulary's own files, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+    Texts are cut to `max_length`; the model they are for knows `types` types of token.
+    """
     tokenizer.save(folder)
     config = {**read_config(folder), "model_max_length": max_length}
     if isinstance(tokenizer, WordPiece | ByteBPE):
         parts = _wordpiece(tokenizer) if isinstance(tokenizer, WordPiece) else _bpe(tokenizer)
-        _write(folder / "tokenizer.json", _pipeline(tokenizer, *parts))
+        _write(folder / "tokenizer.json", _pipeline(tokenizer, min(types, 2), *parts))
         # This class does what tokenizer.json says. BERT's has words of at most 100 characters (from transformers 5 on
         # whatever the file says), RoBERTa's and GPT-2's have pairs of their own.
         config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
-        config |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        config |= {"model_input_names": inputs if types > 1 else [inputs[0], inputs[2]]}
     _write(folder / CONFIG, config)
     _write(folder / "special_tokens_map.json", {key: config[key] for key in config if key.endswith("_token")})
 
@@ -69,6 +72,7 @@ def _bpe(tokenizer: ByteBPE) -> Parts:
 
 def _pipeline(
     tokenizer: Tokenizer,
+    types: int,
     normalizer: dict[str, Any] | None,
     pre_tokenizer: dict[str, Any],
     model: dict[str, Any],
@@ -84,14 +88,15 @@ def _pipeline(
         "added_tokens": [{"id": row, "content": name, **plain} for row, name in rows],
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": _template(names, tokenizer),
+        "post_processor": _template(tokenizer, types),
         "decoder": decoder,
         "model": model,
     }
 
 
-def _template(names: Specials, tokenizer: Tokenizer) -> dict[str, Any]:
-    """[CLS] A [SEP] of type 0, B [SEP] of type 1."""
+def _template(tokenizer: Tokenizer, types: int) -> dict[str, Any]:
+    """[CLS] A [SEP] of type 0, B [SEP] of the last type; or with more separators between them."""
+    names, last = tokenizer.specials, types - 1
 
     def mark(name: str, kind: int) -> dict[str, Any]:
         return {"SpecialToken": {"id": name, "type_id": kind}}
@@ -104,6 +109,6 @@ def _template(names: Specials, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "type": "TemplateProcessing",
         "single": first,
-        "pair": [*first, text("B", 1), mark(names.sep, 1)],
+        "pair": [*first, *first[2:] * (tokenizer.separators - 1), text("B", last), mark(names.sep, last)],
         "special_tokens": special,
     }

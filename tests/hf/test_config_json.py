@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 
 import pytest
 from helpers import TINY
-from hf_directories import configure
+from hf_directories import ROBERTA_TINY, configure
 
-from bertjax.errors import DataError
+from bertjax.errors import ConfigError, DataError
 from bertjax.hf import config_json
 from bertjax.models import bert
 
@@ -58,7 +58,7 @@ def test_labels_and_the_dropout_of_the_head(copied):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2' is not known here; choose from: bert"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2' is not known here; choose from: bert, roberta"),
         ({"model_type": ["bert"]}, "is not known here"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'; only 'absolute'"),
         ({"is_decoder": True}, "is_decoder is True"),
@@ -86,3 +86,12 @@ def test_what_is_refused(copied, change, message):
     with pytest.raises(DataError, match=re.escape(message)) as error:
         config_json.read(folder)
     assert "config.json: " in str(error.value)
+
+
+def test_the_head_of_roberta_has_one_activation(copied):
+    folder = copied("RobertaForMaskedLM")
+    configure(folder, hidden_act="gelu_new")
+    with pytest.raises(DataError, match=r"hidden_act is 'gelu_new'; only 'gelu' is known here"):
+        config_json.read(folder)
+    with pytest.raises(ConfigError, match=r"roberta of transformers has only hidden_act 'gelu', not 'relu'"):
+        config_json.describe(replace(ROBERTA_TINY, activation="relu"), "RobertaModel", 1)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import ONE, TINY
-from hf_directories import OBJECTIVES, TOKENIZER, configure, export, rename
+from hf_directories import BPE, OBJECTIVES, ROBERTA_TINY, TOKENIZER, configure, export, rename
 from safetensors.numpy import load_file, save_file
 
 from bertjax.data.wordpiece import WordPiece
@@ -31,10 +31,43 @@ def equal(a, b):
 def test_what_was_written_comes_back(made, architecture):
     folder, written = made(architecture)
     found = read(folder)
-    assert found.model == TINY and found.about.architecture == architecture
+    model, tokenizer = (ROBERTA_TINY, BPE) if architecture.startswith("R") else (TINY, TOKENIZER)
+    assert found.model == model and found.about.architecture == architecture
     assert type(found.objective) is type(OBJECTIVES[architecture])
-    assert found.tokenizer.hash == TOKENIZER.hash and found.length == TINY.max_length
+    assert found.tokenizer.hash == tokenizer.hash and found.length == TINY.max_length
     equal(params(found), written)
+
+
+def test_positions_of_roberta_begin_after_the_padding(copied, made):
+    folder = copied("RobertaForMaskedLM")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["max_position_embeddings"], config["pad_token_id"], config["type_vocab_size"]) == (34, 1, 1)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["roberta.embeddings.position_embeddings.weight"][:2] = 99  # never used
+    save_file(tensors, folder / "model.safetensors")
+    equal(params(read(folder)), made("RobertaForMaskedLM")[1])
+    configure(folder, pad_token_id=None)  # 1, as the class has it
+    read(folder)
+    configure(folder, pad_token_id=-1)
+    with pytest.raises(DataError, match=r"pad_token_id is -1, but positions are counted from it"):
+        read(folder)
+
+
+def test_an_old_classifier_of_roberta_has_a_pooler_it_does_not_use(copied, made):
+    folder = copied("RobertaForSequenceClassification")
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= {"roberta.pooler.dense.weight": np.ones((32, 32)), "roberta.pooler.dense.bias": np.ones(32)}
+    save_file(tensors, folder / "model.safetensors")
+    equal(params(read(folder)), made("RobertaForSequenceClassification")[1])
+
+
+def test_pairs_of_roberta_have_two_separators(copied, tmp_path):
+    folder = copied("RobertaModel")
+    pair = [0, 6, 2, 2, 7, 2]
+    assert read(folder).tokenizer.pair_ids([6], [7])[0].tolist() == pair
+    (folder / "tokenizer.json").unlink()  # vocab.json and merges.txt do not say it
+    (folder / "tokenizer_config.json").unlink()
+    assert read(folder).tokenizer.pair_ids([6], [7])[0].tolist() == pair
 
 
 def old_norms(name):
@@ -97,10 +130,10 @@ def test_a_regression(tmp_path, made):
         "classifier.bias": tensors["classifier.bias"][:1],
     }
     save_file(tensors, tmp_path / "model.safetensors")
-    assert read(tmp_path).objective.classes == 0
-    configure(tmp_path, id2label={"0": "no", "1": "yes"})
-    with pytest.raises(DataError, match=r"the classifier has 1 outputs but id2label of config.json 2"):
+    with pytest.raises(DataError, match=r"the classifier has 1 outputs but id2label of config.json 3"):
         read(tmp_path)
+    configure(tmp_path, id2label=None)
+    assert read(tmp_path).objective.classes == 0
 
 
 def test_every_mismatch_is_told_at_once_with_the_nearest_name(copied):

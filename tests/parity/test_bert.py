@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from helpers import TINY
-from hf_directories import OBJECTIVES, TOKENIZER, export
+from hf_directories import BERT_CLASSES, TOKENIZER, export
 from torch_models import check, load, rows
 
 HIDDEN = {"last_hidden_state"}
@@ -20,7 +20,7 @@ WIDE = replace(TINY, width=48, heads=3, layers=3, mlp_width=80, max_length=40, t
 
 
 @pytest.mark.parametrize("model", [TINY, WIDE], ids=["tiny", "wide"])
-@pytest.mark.parametrize("architecture", OBJECTIVES)
+@pytest.mark.parametrize("architecture", BERT_CLASSES)
 def test_export(tmp_path, architecture, model):
     export(tmp_path, architecture, model)
     batch = rows(model)
@@ -45,7 +45,7 @@ def theirs(architecture, **changes):
     return model
 
 
-@pytest.mark.parametrize("architecture", OBJECTIVES)
+@pytest.mark.parametrize("architecture", BERT_CLASSES)
 def test_import(tmp_path, architecture):
     model = theirs(architecture)
     model.save_pretrained(tmp_path)
