@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from bertjax.data.blocks import Shard
+from bertjax.data.draws import ranges
 from bertjax.data.rows import Sequences
 
 MARKS = 2  # [CLS] and [SEP]
@@ -42,25 +43,38 @@ def full_sentences(shard: Shard, *, length: int, rng: np.random.Generator) -> Se
 
 
 def doc_sentences(shard: Shard, *, length: int, rng: np.random.Generator) -> Sequences:
-    """As many whole sentences of one document as fit. A sentence longer than a row is cut to pieces of a row."""
+    """As many whole sentences of one document as fit. A sentence longer than a row is cut to pieces of a row.
+
+    Of a document of several rows the first has fewer tokens, another number each time.
+    """
     starts, documents = _pieces(shard, length - MARKS)
+    spare = _spare(shard, length - MARKS, rng).tolist()
     cuts = []
-    for at, last in pairwise(documents):
+    for (at, last), less in zip(pairwise(documents), spare, strict=True):
+        room = length - MARKS - less
         while at < last:
-            stop = bisect_right(starts, starts[at] + length - MARKS, at, last + 1) - 1
+            stop = max(at + 1, bisect_right(starts, starts[at] + room, at, last + 1) - 1)
             cuts.append((starts[at], starts[stop]))
-            at = stop
+            at, room = stop, length - MARKS
     return Sequences.single(*np.array(cuts, np.int64).T)
 
 
 def segments(shard: Shard, *, length: int, rng: np.random.Generator) -> Sequences:
-    """Each document cut wherever a row is full."""
+    """Each document cut wherever a row is full. Of several rows the first has fewer tokens, as many as the last lacks
+    at most, another number each time.
+    """
     room = length - MARKS
     bounds = shard.sentence_starts[shard.document_starts]
     counts = -(-np.diff(bounds) // room)
-    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = np.repeat(bounds[:-1], counts) + number * room
-    return Sequences.single(starts, np.minimum(starts + room, np.repeat(bounds[1:], counts)))
+    begins, ends = np.repeat(bounds[:-1], counts), np.repeat(bounds[1:], counts)
+    stops = begins + (ranges(0, counts) + 1) * room - np.repeat(_spare(shard, room, rng), counts)
+    return Sequences.single(np.maximum(stops - room, begins), np.minimum(stops, ends))
+
+
+def _spare(shard: Shard, room: int, rng: np.random.Generator) -> np.ndarray:
+    """By how many tokens the first row of each document is shorter, so that it takes no more rows for it: i64[D]."""
+    sizes = np.diff(shard.sentence_starts[shard.document_starts])
+    return np.where(sizes > room, rng.integers(-sizes % room + 1), 0)
 
 
 def _pieces(shard: Shard, room: int) -> tuple[list[int], list[int]]:
@@ -71,6 +85,5 @@ def _pieces(shard: Shard, room: int) -> tuple[list[int], list[int]]:
     lengths = np.diff(shard.sentence_starts)
     counts = -(-lengths // room)
     before = np.concatenate([[0], np.cumsum(counts)])
-    number = np.arange(before[-1]) - np.repeat(before[:-1], counts)
-    starts = np.repeat(shard.sentence_starts[:-1], counts) + number * room
+    starts = np.repeat(shard.sentence_starts[:-1], counts) + ranges(0, counts) * room
     return [*starts.tolist(), int(shard.sentence_starts[-1])], before[shard.document_starts].tolist()
