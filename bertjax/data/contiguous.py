@@ -45,36 +45,27 @@ def full_sentences(shard: Shard, *, length: int, rng: np.random.Generator) -> Se
 def doc_sentences(shard: Shard, *, length: int, rng: np.random.Generator) -> Sequences:
     """As many whole sentences of one document as fit. A sentence longer than a row is cut to pieces of a row.
 
-    Of a document of several rows the first has fewer tokens, another number each time.
+    They are the same each time, as in the original: from another start, rows of whole sentences soon fall in step.
     """
     starts, documents = _pieces(shard, length - MARKS)
-    spare = _spare(shard, length - MARKS, rng).tolist()
     cuts = []
-    for (at, last), less in zip(pairwise(documents), spare, strict=True):
-        room = length - MARKS - less
+    for at, last in pairwise(documents):
         while at < last:
-            stop = max(at + 1, bisect_right(starts, starts[at] + room, at, last + 1) - 1)
+            stop = bisect_right(starts, starts[at] + length - MARKS, at, last + 1) - 1
             cuts.append((starts[at], starts[stop]))
-            at, room = stop, length - MARKS
+            at = stop
     return Sequences.single(*np.array(cuts, np.int64).T)
 
 
 def segments(shard: Shard, *, length: int, rng: np.random.Generator) -> Sequences:
-    """Each document cut wherever a row is full. Of several rows the first has fewer tokens, as many as the last lacks
-    at most, another number each time.
-    """
+    """Each document cut into full rows and one of what is left, which is any of them."""
     room = length - MARKS
     bounds = shard.sentence_starts[shard.document_starts]
     counts = -(-np.diff(bounds) // room)
-    begins, ends = np.repeat(bounds[:-1], counts), np.repeat(bounds[1:], counts)
-    stops = begins + (ranges(0, counts) + 1) * room - np.repeat(_spare(shard, room, rng), counts)
-    return Sequences.single(np.maximum(stops - room, begins), np.minimum(stops, ends))
-
-
-def _spare(shard: Shard, room: int, rng: np.random.Generator) -> np.ndarray:
-    """By how many tokens the first row of each document is shorter, so that it takes no more rows for it: i64[D]."""
-    sizes = np.diff(shard.sentence_starts[shard.document_starts])
-    return np.where(sizes > room, rng.integers(-sizes % room + 1), 0)
+    number = ranges(0, counts)
+    lacking = np.where(number >= np.repeat(rng.integers(counts), counts), np.repeat(-np.diff(bounds) % room, counts), 0)
+    stops = np.repeat(bounds[:-1], counts) + (number + 1) * room - lacking
+    return Sequences.single(np.append(bounds[0], stops[:-1]), stops)
 
 
 def _pieces(shard: Shard, room: int) -> tuple[list[int], list[int]]:
