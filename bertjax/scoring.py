@@ -13,7 +13,8 @@ from rich.table import Table
 
 from bertjax.config import Finetune
 from bertjax.contracts import Objective, Params, Row, Task
-from bertjax.data.sources import ExampleSource, Position
+from bertjax.data.examples import ExampleSource
+from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json

@@ -4,10 +4,11 @@ import sys
 import numpy as np
 import pytest
 
+from bertjax.data.examples import ExampleSource
 from bertjax.data.loader import Loader
 from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.plan import next_sentence
-from bertjax.data.sources import CorpusSource, ExampleSource, Position
+from bertjax.data.sources import CorpusSource, Position
 from bertjax.errors import ConfigError
 
 
@@ -145,7 +146,7 @@ def test_an_unclosed_loader_leaves_quietly():
     code = (
         "import numpy as np\n"
         "from bertjax.data.loader import Loader\n"
-        "from bertjax.data.sources import ExampleSource\n"
+        "from bertjax.data.examples import ExampleSource\n"
         "if __name__ == '__main__':\n"
         "    rows = [{'tokens': np.array([1]), 'types': np.array([0])}] * 9\n"
         "    data = ExampleSource(rows, batch_size=2, length=4, pad=0, shuffle=False, drop_last=False)\n"

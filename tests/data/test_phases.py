@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from bertjax.data.examples import ExampleSource
 from bertjax.data.loader import Loader
 from bertjax.data.phases import Phase, Phases
-from bertjax.data.sources import START, ExampleSource
+from bertjax.data.sources import START
 
 STEPS = (5, 3, 4)
 
