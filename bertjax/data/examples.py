@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from bertjax.errors import ConfigError
 
 
 class ExampleSource:
-    """Encoded examples in memory (a task's split) as batches with labels i32[B] or f32[B] and weights f32[B].
+    """Encoded examples in memory (a task's split) as batches, as in contracts: what the model sees, what is right, and
+    weights f32[B].
 
     `shuffle` orders them anew from (seed, epoch), else they stay in file order. `drop_last` leaves out what does not
     fill a batch (training); otherwise the last batch is filled with rows of weight 0 (evaluation).
@@ -35,6 +37,7 @@ class ExampleSource:
         self.examples = examples
         self.batch_size, self.length, self.pad = batch_size, length, pad
         self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
+        self.choices = max(len(example.get("choices", ())) for example in examples)
 
     def batches(self, epoch: int, window: int) -> int:
         """How many batches an epoch has: every epoch the same."""
@@ -49,11 +52,36 @@ class ExampleSource:
         chosen = order[position.batch * self.batch_size :][: self.batch_size]
         examples = [self.examples[i] for i in chosen]
         missing = self.batch_size - len(examples)
-        nothing = {**examples[0], "tokens": [self.pad], "types": [0]}
-        batch = stack(examples + [nothing] * missing, length=self.length, pad=self.pad)
-        batch["weights"] = np.repeat(np.array([1, 0], np.float32), [len(examples), missing])
-        labels = [example.get("label") for example in examples]
-        if None not in labels:
+        sequences = [sequence for example in examples for sequence in self._sequences(example)]
+        sequences += [{"tokens": [self.pad], "types": [0]}] * (missing * max(1, self.choices))
+        batch = stack(sequences, length=self.length, pad=self.pad)
+        if self.choices:
+            batch = {name: array.reshape(-1, self.choices, array.shape[-1]) for name, array in batch.items()}
+        weights = np.repeat(np.array([1, 0], np.float32), [len(examples), missing])
+        return {**batch, **self._answers(examples, missing), "weights": weights}
+
+    def _sequences(self, example: Example) -> list[Example]:
+        """What the model sees of an example: one sequence, or one for each choice; absent choices are no sequence."""
+        if not self.choices:
+            return [{"tokens": example["tokens"], "types": example["types"]}]
+        absent = {"tokens": [self.pad], "types": [0], "sequence": 0}
+        return [*example["choices"], *[absent] * (self.choices - len(example["choices"]))]
+
+    def _answers(self, examples: Sequence[Example], missing: int) -> HostBatch:
+        """What is right, where all examples say it."""
+
+        def of_all(name: str) -> list[Any]:
+            values = [example[name] for example in examples if example.get(name) is not None]
+            return values if len(values) == len(examples) else []
+
+        answers = {}
+        if labels := of_all("label"):
             kind = np.float32 if isinstance(labels[0], float) else np.int32
-            batch["labels"] = np.array(labels + [0] * missing, kind)
-        return batch
+            answers["labels"] = np.array(labels + [0] * missing, kind)
+        if spans := of_all("span"):
+            answers["spans"] = np.array(spans + [(0, 0)] * missing, np.int32)
+        if tags := of_all("tags"):
+            answers["tags"] = np.full((self.batch_size, self.length), -1, np.int32)
+            for row, values in enumerate(tags):
+                answers["tags"][row, : len(values)] = values
+        return answers

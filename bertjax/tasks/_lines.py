@@ -3,11 +3,13 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from bertjax.errors import DataError
+from bertjax.errors import ConfigError, DataError, closest
+
+F = TypeVar("F")
 
 
 class Line(NamedTuple):
@@ -22,6 +24,26 @@ class Record(NamedTuple):
 
     place: str
     values: Mapping[str, Any]
+
+
+def of_split(task: str, splits: Mapping[str, F], split: str) -> F:
+    """What a task says of one of its splits."""
+    if split not in splits:
+        raise ConfigError(f"{task} has no split {split!r}{closest(split, splits)}")
+    return splits[split]
+
+
+def locate(task: str, data_dir: str | Path, folder: str, names: Sequence[str]) -> Path:
+    """The first of `names`, perhaps with .gz, that is a file in the task's `folder` in `data_dir` or in that itself."""
+    wanted = [place / name for place in (Path(data_dir) / folder, Path(data_dir)) for name in names]
+    for path in wanted:
+        for candidate in (path, path.with_name(f"{path.name}.gz")):
+            if candidate.is_file():
+                return candidate
+    raise DataError(
+        f"{task}: there is none of {', '.join(map(str, wanted))} (nor with .gz); "
+        f"--data is to be the folder with these files or the one that holds {folder}/"
+    )
 
 
 def lines(path: Path) -> Iterator[Line]:

@@ -52,6 +52,28 @@ def test_labels_of_regression_and_of_test_sets():
     assert "labels" not in example_source(bare).batch(Position(0, 0, 1))
 
 
+def test_spans_and_tags_are_filled_up():
+    rows = [{**example, "label": None, "span": np.array([1, 2])} for example in examples(5)]
+    last = example_source(rows).batch(Position(0, 0, 1))
+    assert last["spans"].tolist() == [[1, 2], [0, 0], [0, 0], [0, 0]] and last["spans"].dtype == np.int32
+    assert "labels" not in last and "tags" not in last
+    rows = [{"tokens": row["tokens"], "types": row["types"], "tags": [-1, 3, 4], "place": 7} for row in examples(3)]
+    batch = example_source(rows).batch(Position())
+    assert batch["tags"].tolist() == [[-1, 3, 4] + [-1] * 5] * 3 + [[-1] * 8] and batch["tags"].dtype == np.int32
+    assert "place" not in batch
+    assert "tags" not in example_source([*rows, {**rows[0], "tags": None}]).batch(Position())
+
+
+def test_choices_are_rows_of_their_own_and_absent_ones_are_none():
+    sequences = [{"tokens": row["tokens"], "types": row["types"]} for row in examples(5)]
+    rows = [{"choices": sequences[:2], "label": 1}, {"choices": sequences[2:], "label": 2}]
+    batch = example_source(rows, batch_size=3).batch(Position())
+    assert batch["tokens"].shape == batch["positions"].shape == (3, 3, 8) and batch["first_tokens"].shape == (3, 3, 1)
+    assert batch["tokens"][1, 2].tolist() == [*sequences[4]["tokens"], 9] and batch["types"][1, 2].sum() == 7
+    assert batch["sequence"].any(axis=2).tolist() == [[True, True, False], [True] * 3, [True] * 3]
+    assert batch["labels"].tolist() == [1, 2, 0] and batch["weights"].tolist() == [1, 1, 0]
+
+
 def test_too_few_examples():
     with pytest.raises(ConfigError, match="batch_size=4 but there are only 3 examples"):
         example_source(examples(3), drop_last=True)

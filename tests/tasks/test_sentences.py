@@ -143,16 +143,33 @@ def test_encode_gives_ids_types_and_label(data):
     assert "label" not in example
 
 
+def scores(name, logits, labels):
+    task, rows = tasks.find(name), [Row("", None, label) for label in labels]
+    return task.score(task.decode(list(np.array(logits, np.float32)), [{}] * len(rows), rows, {}), rows)
+
+
 def test_score_takes_the_best_class_or_the_number():
-    rows = [Row("", None, label) for label in (1, 1, 0, 0)]
-    logits = np.array([[0.1, 0.2], [2.0, 1.0], [-1.0, -2.0], [0.0, 3.0]])  # classes 1, 0, 0, 1
-    assert tasks.find("sms_spam").score(logits, rows) == {"f1": 0.5, "accuracy": 0.5}
-    assert tasks.find("cola").score(logits, rows) == {"matthews": 0.0}
-    rows = [Row("", "", label) for label in (0.0, 2.5, 5.0)]
-    scores = tasks.find("stsb").score(np.array([[1.0], [2.0], [3.0]], np.float32), rows)
-    assert scores == pytest.approx({"pearson": 1.0, "spearman": 1.0})
+    logits = [[0.1, 0.2], [2.0, 1.0], [-1.0, -2.0], [0.0, 3.0]]  # classes 1, 0, 0, 1
+    assert scores("sms_spam", logits, (1, 1, 0, 0)) == {"f1": 0.5, "accuracy": 0.5}
+    assert scores("cola", logits, (1, 1, 0, 0)) == {"matthews": 0.0}
+    assert scores("stsb", [[1.0], [2.0], [3.0]], (0.0, 2.5, 5.0)) == pytest.approx({"pearson": 1.0, "spearman": 1.0})
     with pytest.raises(DataError, match="rte: these rows have no labels"):
-        tasks.find("rte").score(np.zeros((1, 2)), [Row("", "", None)])
+        scores("rte", [[0.0, 1.0]], [None])
+
+
+def test_a_prediction_has_the_probability_of_each_label():
+    task, rows = tasks.find("rte"), [Row("", "", None)]
+    (prediction,) = task.decode([np.array([1.0, 1.0 + np.log(3)], np.float32)], [{}], rows, {})
+    assert prediction["prediction"] == "not_entailment"
+    assert prediction["probabilities"] == pytest.approx({"entailment": 0.25, "not_entailment": 0.75})
+    assert task.table([prediction])[0] == ["index", "prediction", "entailment", "not_entailment"]
+    assert task.table([prediction])[1][:2] == [0, "not_entailment"]
+    assert tasks.find("stsb").table([{"prediction": 2.5}]) == [["index", "prediction"], [0, 2.5]]
+
+
+def test_every_row_of_text_can_be_trained_on():
+    task = tasks.find("rte")
+    assert task.fault(Row("a", "b", 0)) == "" and task.tune([], []) == {} and task.files([], []) == {}
 
 
 def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
