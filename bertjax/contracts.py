@@ -150,8 +150,8 @@ class Task(Generic[R]):
     source: str  # where the data come from and their licence, in one line
     labels: tuple[str, ...]  # class names in the order of the logits; empty for regression, span and choose
     metrics: tuple[str, ...]  # the first chooses the best checkpoint
+    writes: tuple[str, ...] = ()  # what `files` makes
     head: ClassVar[Head]
-    writes: ClassVar[tuple[str, ...]] = ()  # what `files` makes
 
     def read(self, data_dir: str, split: str) -> list[R]:
         """Rows of `split` from the published files; malformed ones raise DataError with file and line."""

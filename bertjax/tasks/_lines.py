@@ -84,6 +84,29 @@ def objects(path: Path) -> list[Record]:
     return [Record(line.place, _object(line)) for line in lines(path)]
 
 
+def inputs(path: Path, names: Sequence[str], task: str) -> list[Record]:
+    """Rows of JSON lines (`.jsonl`) or of a TSV file with a header, each with texts called `names`; others may be."""
+    found = objects(path) if ".jsonl" in path.suffixes else records(path)
+    for record in found:
+        if not all(isinstance(record.values.get(name), str) for name in names):
+            raise DataError(
+                f"{record.place}: {task} needs {' and '.join(map(repr, names))}, each a string; "
+                "name them in a TSV file's first line, or as keys of JSON lines (.jsonl)"
+            )
+    return found
+
+
+def document(path: Path) -> Any:  # noqa: ANN401 (any JSON value)
+    """What a file holds as one JSON value."""
+    text = "\n".join(line.text for line in lines(path))
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno}); get it again") from None
+    except RecursionError:
+        raise DataError(f"{path}: brackets in brackets in brackets: not a data set") from None
+
+
 def _object(line: Line) -> dict[str, Any]:
     try:
         value = json.loads(line.text)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from letters import Letters
 
 from bertjax import tasks
 from bertjax.contracts import Row
@@ -40,19 +41,6 @@ def data(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     return tmp_path
-
-
-class Letters:
-    """A tokenizer of letters: [CLS] is 1, [SEP] is 2."""
-
-    def encode_batch(self, texts):
-        return [[ord(letter) for letter in text] for text in texts]
-
-    def pair_ids(self, a, b, max_length):
-        ids, types = [1, *a, 2], [0] * (len(a) + 2)
-        if b is not None:
-            ids, types = [*ids, *b, 2], types + [1] * (len(b) + 1)
-        return np.array(ids[:max_length]), np.array(types[:max_length])
 
 
 @pytest.mark.parametrize(
@@ -182,13 +170,15 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
         "sms_spam": (("ham", "spam"), ("f1", "accuracy")),
         "nsmc": (("0", "1"), ("accuracy",)),
         "korsts": ((), ("spearman", "pearson")),
+        "squad": ((), ("f1", "exact_match")),
+        "squad2": ((), ("f1", "exact_match", "has_answer_f1", "no_answer_f1")),
     }
 
 
 def test_find_by_name_or_by_module():
     assert tasks.find("cola") is tasks.all_tasks()["cola"]
     assert tasks.find("bertjax.tasks.glue.cola") is tasks.find("cola")
-    assert names("tasks") == ["glue", "korean", "text"]
+    assert names("tasks") == ["glue", "korean", "squad", "text"]
     with pytest.raises(ConfigError, match=r"no task 'sms_spm'; did you mean 'sms_spam'\?"):
         tasks.find("sms_spm")
     with pytest.raises(ConfigError, match=r"glue\.colla'; did you mean 'cola'\?"):

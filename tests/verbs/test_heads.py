@@ -1,0 +1,100 @@
+"""Tasks of every head from files to scores and predictions, by the command line."""
+
+import json
+import random
+
+import pytest
+from conftest import WORDS
+
+from bertjax.saved import open_run
+
+
+def figures(path):
+    return json.loads(path.read_text())
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().rstrip("\n").split("\n")]
+
+
+@pytest.fixture
+def verbs(bertjax, home, pretrained, tmp_path):
+    """verbs(task, data, inputs, *options) -> (run, predictions of `inputs`) after finetune, evaluate and predict."""
+
+    def call(task, data, inputs, *options):
+        out, answers = tmp_path / "run", tmp_path / "answers.jsonl"
+        command = ["--task", task, "--from", pretrained, "--data", data, "--out", out, *options]
+        for arguments in (
+            ["finetune", home / "finetune.py", *command],
+            ["evaluate", out, "--data", data],
+            ["predict", out, "--input", inputs, "--out", answers],
+            ["predict", out, "--input", inputs, "--out", answers.with_suffix(".tsv")],
+        ):
+            outcome = bertjax(*arguments)
+            assert outcome.code == 0, outcome.err
+        scores = figures(out / "scores.json")["metrics"]
+        assert figures(out / "scores-dev.json")["metrics"] == pytest.approx(scores)
+        assert all(0 <= value <= 1 for value in scores.values())
+        return out, lines(answers)
+
+    return call
+
+
+# -- span -----------------------------------------------------------------------------------------------------------
+
+
+def squad(seed, count, unanswerable):
+    """Contexts longer than a row; the answer is what stands before "loud"."""
+    rng = random.Random(seed)
+    words = [word for word in WORDS if word != "loud"]
+    paragraphs = []
+    for i in range(count):
+        context = rng.choices(words, k=40)
+        place = rng.randrange(1, 40)
+        item = {"id": f"{seed}-{i}", "question": "loud", "answers": []}
+        if unanswerable and i % 2:
+            item["is_impossible"] = True
+        else:
+            context.insert(place, "loud")
+            start = len(" ".join(context[: place - 1])) + (place > 1)
+            item["answers"] = [{"text": context[place - 1], "answer_start": start}]
+        paragraphs.append({"context": " ".join(context), "qas": [item]})
+    return {"version": "test", "data": [{"title": "words", "paragraphs": paragraphs}]}
+
+
+@pytest.mark.parametrize(("task", "version"), [("squad", "v1.1"), ("squad2", "v2.0")])
+def test_squad(verbs, tmp_path, task, version):
+    data = {split: squad(seed, 24, task == "squad2") for seed, split in enumerate(("train", "dev"))}
+    data["train"]["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] += 1
+    for split, content in data.items():
+        (tmp_path / f"{split}-{version}.json").write_text(json.dumps(content))
+    run, answers = verbs(task, tmp_path, tmp_path / f"dev-{version}.json", "--epochs", 2)
+    (fault,) = figures(run / "not_trained_on.json")
+    assert fault.startswith("question 0-0: the answer ") and figures(run / "scores.json")["data"]["train"]["rows"] == 23
+    contexts = {p["qas"][0]["id"]: p["context"] for p in data["dev"]["data"][0]["paragraphs"]}
+    predictions = figures(run / "predictions.json")
+    assert predictions == figures(run / "predictions-dev.json") == {row["id"]: row["prediction"] for row in answers}
+    assert predictions.keys() == contexts.keys()
+    assert all(text in contexts[key] for key, text in predictions.items())
+    assert figures(run / "nbest_predictions.json").keys() == contexts.keys()
+    assert len((tmp_path / "answers.tsv").read_text().split("\n")) == 26
+    saved = open_run(run)
+    assert saved.objective().config.head == "span"
+    if task == "squad2":
+        odds, threshold = figures(run / "null_odds.json"), saved.figures["null_threshold"]
+        assert {key for key, text in predictions.items() if not text} == {k for k, o in odds.items() if o > threshold}
+    else:
+        assert all(predictions.values()) and not (run / "null_odds.json").exists()
+
+
+def test_spans_need_a_tokenizer_with_offsets(bertjax, home, tmp_path):
+    (tmp_path / "pretrain.py").write_text((home / "pretrain.py").read_text().replace("steps=16", "steps=1"))
+    corpus, data, run = home / "corpus.txt", tmp_path / "data", tmp_path / "run"
+    command = ["--corpus", corpus, "--out", data, "--vocab-size", 60, "--tokenizer-kind", "unigram"]
+    assert bertjax("prepare", *command).code == 0
+    assert bertjax("pretrain", tmp_path / "pretrain.py", "--data", data, "--out", run).code == 0
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}-v1.1.json").write_text(json.dumps(squad(0, 8, False)))
+    command = ["--task", "squad", "--from", run, "--data", tmp_path, "--out", tmp_path / "new"]
+    outcome = bertjax("finetune", home / "finetune.py", *command)
+    assert outcome.code == 2 and "WordPiece or byte-level BPE" in outcome.err
