@@ -170,6 +170,10 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
         "sms_spam": (("ham", "spam"), ("f1", "accuracy")),
         "nsmc": (("0", "1"), ("accuracy",)),
         "korsts": ((), ("spearman", "pearson")),
+        "conll2003": (
+            ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"),
+            ("f1", "precision", "recall"),
+        ),
         "squad": ((), ("f1", "exact_match")),
         "squad2": ((), ("f1", "exact_match", "has_answer_f1", "no_answer_f1")),
     }
@@ -178,7 +182,7 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
 def test_find_by_name_or_by_module():
     assert tasks.find("cola") is tasks.all_tasks()["cola"]
     assert tasks.find("bertjax.tasks.glue.cola") is tasks.find("cola")
-    assert names("tasks") == ["glue", "korean", "squad", "text"]
+    assert names("tasks") == ["glue", "korean", "ner", "squad", "text"]
     with pytest.raises(ConfigError, match=r"no task 'sms_spm'; did you mean 'sms_spam'\?"):
         tasks.find("sms_spm")
     with pytest.raises(ConfigError, match=r"glue\.colla'; did you mean 'cola'\?"):

@@ -98,3 +98,28 @@ def test_spans_need_a_tokenizer_with_offsets(bertjax, home, tmp_path):
     command = ["--task", "squad", "--from", run, "--data", tmp_path, "--out", tmp_path / "new"]
     outcome = bertjax("finetune", home / "finetune.py", *command)
     assert outcome.code == 2 and "WordPiece or byte-level BPE" in outcome.err
+
+
+# -- tag ------------------------------------------------------------------------------------------------------------
+
+
+def test_ner(verbs, tmp_path):
+    """Every "cat" is a person, every "red house" a place; sentences are longer than a row."""
+    rng = random.Random(3)
+    tagged = [(word, "I-PER" if word == "cat" else "O") for word in WORDS if word not in ("red", "house")]
+    for name, count in (("eng.train", 32), ("eng.testa", 12)):
+        blocks = []
+        for _ in range(count):
+            rows = [*rng.choices(tagged, k=rng.randint(1, 40)), ("red", "I-LOC"), ("house", "I-LOC")]
+            blocks.append("".join(f"{word} X {tag}\n" for word, tag in rows))
+        (tmp_path / name).write_text("-DOCSTART- X O\n\n" + "\n".join(blocks))
+    run, answers = verbs("conll2003", tmp_path, tmp_path / "eng.testa", "--epochs", 6)
+    scores = figures(run / "scores.json")
+    assert scores["metrics"].keys() == {"f1", "precision", "recall"} and scores["metrics"]["f1"] > 0.8
+    words = [line.split()[0] for line in (tmp_path / "eng.testa").read_text().split("\n") if line][1:]
+    assert len(answers) == scores["data"]["dev"]["rows"] == 12
+    assert [word for row in answers for word in row["words"]] == words
+    table = [line.split("\t") for line in (tmp_path / "answers.tsv").read_text().rstrip("\n").split("\n")]
+    assert [row[1] for row in table[1:]] == words
+    assert [row[2] for row in table[1:]] == [tag for row in answers for tag in row["prediction"]]
+    assert open_run(run).objective().config.head == "tag"
