@@ -193,13 +193,17 @@ class Predict:
     """folder of a finetune run"""
     input: str = ""
     """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2; question and context.
-    For SQuAD also its own JSON; for entities words, or a word a line"""
+    For SQuAD also its own JSON; for entities words, or a word a line;
+    context and choices"""
     out: str = ""
     """TSV or .jsonl to write: predictions, and how sure the model is of each"""
     batch_size: int = 64
+    top: int = 0
+    """list so many of the ranked answers (choices, answers of SQuAD); 0: all"""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "batch_size")
+        _at_least(0, self, "top")
 
 
 def _at_least(low: int, config: object, *names: str) -> None:

@@ -236,5 +236,7 @@ def predict(config: Predict) -> None:
     assert isinstance(saved.config, Finetune)
     task = tasks.find(saved.config.task)
     predictions = scoring.predictions_of(saved, task, task.read_inputs(config.input), config.batch_size)
+    if config.top:
+        predictions = scoring.shortened(predictions, config.top, task.name)
     scoring.write_predictions(Path(config.out), task, predictions)
     console.print(f"predict: {len(predictions):,} predictions in {config.out}")

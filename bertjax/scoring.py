@@ -146,6 +146,13 @@ def digest(rows: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps([tuple(row) for row in rows]).encode()).hexdigest()
 
 
+def shortened(predictions: Sequence[Prediction], top: int, task: str) -> list[Prediction]:
+    """Predictions with the `top` best of their ranked answers."""
+    if not all("best" in prediction for prediction in predictions):
+        raise ConfigError(f"top={top} is for ranked answers, and {task} has none; leave it out")
+    return [{**prediction, "best": prediction["best"][:top]} for prediction in predictions]
+
+
 def write_predictions(path: Path, task: Task, predictions: Sequence[Prediction]) -> None:
     """The predictions in their order, as JSON lines where the name ends in .jsonl, else as TSV."""
     path.parent.mkdir(parents=True, exist_ok=True)

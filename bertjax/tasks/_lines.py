@@ -1,5 +1,6 @@
 """Text files as records: TSV and JSON lines. Every complaint names the file, the line and the cure."""
 
+import csv
 import gzip
 import json
 import zlib
@@ -82,6 +83,22 @@ def records(path: Path, header: tuple[str, ...] = ()) -> list[Record]:
 def objects(path: Path) -> list[Record]:
     """The objects of a JSON lines file."""
     return [Record(line.place, _object(line)) for line in lines(path)]
+
+
+def csv_records(path: Path) -> list[Record]:
+    """Rows of a CSV file with a header, whose fields may be quoted."""
+    reader = csv.reader((f"{line.text}\n" for line in lines(path)), strict=True)
+    found: list[Record] = []
+    try:
+        header = next(reader)
+        for fields in reader:
+            place = f"{path}:{reader.line_num}"
+            if len(fields) != len(header):
+                raise DataError(f"{place}: {len(fields)} fields instead of {len(header)} ({', '.join(header)})")
+            found.append(Record(place, dict(zip(header, fields, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not CSV ({error}); mend the line or get the file again") from None
+    return found
 
 
 def inputs(path: Path, names: Sequence[str], task: str) -> list[Record]:

@@ -174,6 +174,9 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
             ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"),
             ("f1", "precision", "recall"),
         ),
+        "swag": ((), ("accuracy",)),
+        "dream": ((), ("accuracy",)),
+        "copa": ((), ("accuracy",)),
         "squad": ((), ("f1", "exact_match")),
         "squad2": ((), ("f1", "exact_match", "has_answer_f1", "no_answer_f1")),
     }
@@ -182,7 +185,7 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
 def test_find_by_name_or_by_module():
     assert tasks.find("cola") is tasks.all_tasks()["cola"]
     assert tasks.find("bertjax.tasks.glue.cola") is tasks.find("cola")
-    assert names("tasks") == ["glue", "korean", "ner", "squad", "text"]
+    assert names("tasks") == ["choice", "glue", "korean", "ner", "squad", "text"]
     with pytest.raises(ConfigError, match=r"no task 'sms_spm'; did you mean 'sms_spam'\?"):
         tasks.find("sms_spm")
     with pytest.raises(ConfigError, match=r"glue\.colla'; did you mean 'cola'\?"):

@@ -63,7 +63,7 @@ def squad(seed, count, unanswerable):
 
 
 @pytest.mark.parametrize(("task", "version"), [("squad", "v1.1"), ("squad2", "v2.0")])
-def test_squad(verbs, tmp_path, task, version):
+def test_squad(bertjax, verbs, tmp_path, task, version):
     data = {split: squad(seed, 24, task == "squad2") for seed, split in enumerate(("train", "dev"))}
     data["train"]["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] += 1
     for split, content in data.items():
@@ -85,6 +85,9 @@ def test_squad(verbs, tmp_path, task, version):
         assert {key for key, text in predictions.items() if not text} == {k for k, o in odds.items() if o > threshold}
     else:
         assert all(predictions.values()) and not (run / "null_odds.json").exists()
+    command = ["predict", run, "--input", tmp_path / f"dev-{version}.json", "--out", tmp_path / "2.jsonl", "--top", 2]
+    assert bertjax(*command).code == 0
+    assert [row["best"] for row in lines(tmp_path / "2.jsonl")] == [row["best"][:2] for row in answers]
 
 
 def test_spans_need_a_tokenizer_with_offsets(bertjax, home, tmp_path):
@@ -123,3 +126,37 @@ def test_ner(verbs, tmp_path):
     assert [row[1] for row in table[1:]] == words
     assert [row[2] for row in table[1:]] == [tag for row in answers for tag in row["prediction"]]
     assert open_run(run).objective().config.head == "tag"
+
+
+# -- choose ---------------------------------------------------------------------------------------------------------
+
+
+def test_multiple_choice(bertjax, verbs, tmp_path):
+    """The right choice is the loud bird; some rows have three choices, some two."""
+    rng = random.Random(4)
+    for split, count in (("train", 48), ("dev", 12)):
+        items = []
+        for i in range(count):
+            choices = rng.sample(["cat dog", "tree house", "red mat"], rng.randint(1, 2))
+            choices.insert(rng.randint(0, len(choices)), "loud bird")
+            question = {"question": "small", "choice": choices, "answer": "loud bird"}
+            items.append([[" ".join(rng.choices(WORDS, k=5))], [question], str(i)])
+        (tmp_path / f"{split}.json").write_text(json.dumps(items))
+    run, answers = verbs("dream", tmp_path, tmp_path / "dev.json", "--epochs", 4)
+    assert figures(run / "scores.json")["metrics"]["accuracy"] > 0.8
+    assert sum(row["best"][0]["text"] == "loud bird" for row in answers) > 9
+    assert {len(row["best"]) for row in answers} == {2, 3}
+    inputs = {"context": "red", "choices": ["mat", "loud bird", "cat", "a", "the"]}
+    (tmp_path / "in.jsonl").write_text(json.dumps(inputs))
+    command = ["predict", run, "--input", tmp_path / "in.jsonl", "--out", tmp_path / "top.jsonl", "--top", 3]
+    assert bertjax(*command).code == 0
+    (row,) = lines(tmp_path / "top.jsonl")
+    shares = [entry["probability"] for entry in row["best"]]
+    assert len(shares) == 3 and shares == sorted(shares, reverse=True) and row["prediction"] == row["best"][0]["choice"]
+    assert open_run(run).objective().config.head == "choose"
+
+
+def test_classes_have_no_ranking(bertjax, finetuned, tmp_path):
+    (tmp_path / "in.tsv").write_text("text\na cat\n")
+    outcome = bertjax("predict", finetuned, "--input", tmp_path / "in.tsv", "--out", tmp_path / "o.tsv", "--top", 2)
+    assert outcome.code == 2 and "sms_spam has none; leave it out" in outcome.err and not (tmp_path / "o.tsv").exists()
