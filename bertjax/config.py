@@ -156,7 +156,7 @@ class Finetune:
     batch_size: int = 32
     micro_batches: int = 1
     length: int = 128
-    """tokens in a row; longer texts are cut"""
+    """tokens in a row; longer texts are cut, contexts of questions seen in windows"""
     dropout: float = 0.1
     """on the pooled output"""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(kind="adamw", peak_lr=5e-5, warmup=0.1))
@@ -196,20 +196,25 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predictions of a fine-tuned run for a file of texts."""
+    """Predictions of a fine-tuned run for a file of the user's."""
 
     run: str = ""
     """folder of a finetune run, or a Hugging Face directory with a head"""
     task: str = ""
     """of a directory that does not name it (see `bertjax list tasks`)"""
     input: str = ""
-    """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2 for pairs"""
+    """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2; question and context.
+    For SQuAD also its own JSON; for entities words, or a word a line;
+    context and choices"""
     out: str = ""
-    """TSV or .jsonl to write: prediction and the probability of each label"""
+    """TSV or .jsonl to write: predictions, and how sure the model is of each"""
     batch_size: int = 64
+    top: int = 0
+    """list so many of the ranked answers (choices, answers of SQuAD); 0: all"""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "batch_size")
+        _at_least(0, self, "top")
 
 
 @dataclass(frozen=True)

@@ -79,21 +79,25 @@ def to_directory(saved: SavedRun, folder: Path) -> str:
 
 
 def _labels(saved: SavedRun) -> dict[str, Any]:
-    """What config.json says of a classifier."""
-    if isinstance(saved.config, Finetune):
-        name, labels, dropout = saved.config.task, saved.task().labels, saved.config.dropout
-    elif isinstance(saved.config, Imported) and isinstance(saved.config.objective, supervised.Config):
-        name, labels, dropout = saved.config.task, saved.config.labels, saved.config.objective.dropout
-        labels = labels or tuple(f"LABEL_{i}" for i in range(saved.config.objective.classes))
-    else:
+    """What config.json says of a task's head."""
+    config = saved.config
+    objective = saved.objective()
+    if not isinstance(config, Finetune | Imported) or not isinstance(objective, supervised.Supervised):
         return {}
-    shown = labels or ("LABEL_0",)
-    return {
-        "finetuning_task": name,
-        "problem_type": "single_label_classification" if labels else "regression",
-        "id2label": {str(row): label for row, label in enumerate(shown)},
-        "label2id": {label: row for row, label in enumerate(shown)},
-        "classifier_dropout": dropout,
+    about: dict[str, Any] = {"finetuning_task": config.task, "classifier_dropout": objective.config.dropout}
+    measured = saved.task().metrics if isinstance(config, Finetune) else ()
+    if tuned := {name: value for name, value in saved.figures.items() if name not in measured}:
+        about["task_specific_params"] = {config.task: tuned}
+    classes, head = objective.config.classes, objective.config.head
+    if head in ("span", "choose"):
+        return about
+    if head == "classify":
+        about["problem_type"] = "single_label_classification" if classes else "regression"
+    labels = config.labels if isinstance(config, Imported) else saved.task().labels
+    labels = labels or tuple(f"LABEL_{row}" for row in range(classes or 1))
+    return about | {
+        "id2label": {str(row): label for row, label in enumerate(labels)},
+        "label2id": {label: row for row, label in enumerate(labels)},
     }
 
 
@@ -150,8 +154,11 @@ def outputs(objective: Objective, params: Params, batch: dict[str, np.ndarray]) 
             made["mlm_logits"] = module.mlm_logits(encoded.hidden, batch)
         if isinstance(module, mlm.MlmNsp):
             made["nsp_logits"] = module.nsp_logits(encoded.hidden, batch)
-        if isinstance(module, supervised.Supervised):
-            made["logits"] = module.logits(batch)
+        if isinstance(module, supervised.Choose):  # every two rows are the choices of one
+            made["logits"] = module.logits({n: x.reshape(-1, 2, x.shape[-1]) for n, x in batch.items()})
+        elif isinstance(module, supervised.Supervised):
+            logits = module.logits(batch)
+            made["logits"] = logits if logits.ndim == 2 else logits * batch["sequence"][..., None]
         return made
 
     return jax.device_get(jax.jit(lambda p, b: objective.apply({"params": p}, b, method=everything))(params, batch))

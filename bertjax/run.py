@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from bertjax.saved import open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train.log import averages, console
 from bertjax.train.loop import Every, Hook, mean_metrics
+from bertjax.train.mesh import make_mesh
 from bertjax.train.step import make_eval_step
 
 
@@ -185,17 +187,24 @@ def one_epoch(mixture: Mixture, step: int) -> Iterator[Mapping[str, np.ndarray]]
 
 def finetune(config: Finetune) -> None:
     """A run and a task -> RUN2 with checkpoints and the scores of the best one on dev."""
-    saved, task = open_run(config.source), tasks.find(config.task)
+    saved, task, out = open_run(config.source), tasks.find(config.task), Path(config.out)
     check_length(config.length, saved.model)
     rows = {split: task.read(config.data, split) for split in ("train", "dev")}
+    rows["train"] = scoring.trainable(task, rows["train"], out / "not_trained_on.json")
     rows["train"] = scoring.draw(rows["train"], config.train_rows, config.seed)
-    objective = supervised.Config(len(task.labels), config.dropout).build(saved.model)
+    baseline = {}
+    if config.baseline == "tfidf":
+        baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}}
+    objective = supervised.Config(len(task.labels), config.dropout, task.head).build(saved.model)
     source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
     steps = source.batches(0, 0)
 
+    @cache
+    def scorer(mesh: Mesh) -> scoring.Scorer:
+        return scoring.Scorer(task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length)
+
     def trained_parts(mesh: Mesh) -> Params:
-        parts = tuple(part for part in ("encoder", "pooler") if part in saved.parts)
-        return saved.params(objective, mesh, parts) if config.encoder == "pretrained" else {}
+        return saved.encoder_params(objective, mesh) if config.encoder == "pretrained" else {}
 
     session.train(
         session.Session(
@@ -210,41 +219,42 @@ def finetune(config: Finetune) -> None:
             best=task.metrics[0],
             keep_last=1,
             workers=0,
-            evaluation=lambda mesh: scoring.Scorer(
-                task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length
-            ),
+            evaluation=scorer,
             trained_parts=trained_parts,
         )
     )
     best = open_run(config.out)
+    if task.writes:
+        mesh = make_mesh(config.mesh)
+        predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures)
+        scoring.write_files(out, "", task, predictions, rows["dev"])
     about: dict[str, Any] = {
         "epoch": best.step / steps,
         "encoder": config.encoder,
         "from": config.source,
         "seed": config.seed,
     }
-    if config.baseline == "tfidf":
-        about["baseline"] = {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}
-    scoring.write_scores(Path(config.out) / "scores.json", task, "dev", best.figures, rows, about)
+    scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows, about | baseline)
 
 
 def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
     saved = open_run(config.run, "finetune")
-    task = saved.task(config.task)
-    rows = task.read(config.data, config.split)
-    figures = scoring.scorer(saved, task, rows, config.batch_size).score()
-    out = Path(config.out or saved.path / f"scores-{config.split}.json")
-    scoring.write_scores(
-        out, task, config.split, figures, {config.split: rows}, {"run": config.run, "step": saved.step}
-    )
+    task, split = saved.task(config.task), config.split
+    rows = task.read(config.data, split)
+    predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
+    figures = task.score(predictions, rows)
+    out = Path(config.out or saved.path / f"scores-{split}.json")
+    scoring.write_files(out.parent, f"-{split}", task, predictions, rows)
+    scoring.write_scores(out, task, split, figures, {split: rows}, {"run": config.run, "step": saved.step})
 
 
 def predict(config: Predict) -> None:
-    """A fine-tuned run on a file of texts -> one prediction a line, with the probability of each label."""
+    """A fine-tuned run on a file of the user's -> a prediction of every row, and how sure the model is."""
     saved = open_run(config.run, "finetune")
     task = saved.task(config.task)
-    rows = task.read_inputs(config.input)
-    logits = scoring.scorer(saved, task, rows, config.batch_size).logits()
-    scoring.write_predictions(Path(config.out), task, logits)
-    console.print(f"predict: {len(rows):,} predictions in {config.out}")
+    predictions = scoring.predictions_of(saved, task, task.read_inputs(config.input), config.batch_size)
+    if config.top:
+        predictions = scoring.shortened(predictions, config.top, task.name)
+    scoring.write_predictions(Path(config.out), task, predictions)
+    console.print(f"predict: {len(predictions):,} predictions in {config.out}")

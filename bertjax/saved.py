@@ -31,6 +31,7 @@ class Imported:
     length: int
     task: str = ""
     labels: tuple[str, ...] = ()
+    tuned: tuple[tuple[str, float], ...] = ()
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
@@ -67,7 +68,8 @@ class SavedRun:
         """The module the run trained."""
         if not isinstance(self.config, Finetune):
             return self.config.objective.build(self.model)
-        return supervised.Config(len(self.task().labels), self.config.dropout).build(self.model)
+        task = self.task()
+        return supervised.Config(len(task.labels), self.config.dropout, task.head).build(self.model)
 
     def task(self, name: str = "") -> Task:
         """The task of a fine-tuned run; of imported weights the one named, whose labels must be those of the head."""
@@ -84,19 +86,29 @@ class SavedRun:
 
     @property
     def parts(self) -> list[str]:
-        """Names of the top-level parameters of the checkpoint; without a sentence objective there is no pooler."""
+        """Names of the top-level parameters there are; without a sentence objective there is no pooler."""
         return self.weights.parts
 
-    def params(self, objective: Objective, mesh: Mesh, parts: tuple[str, ...] = ()) -> Params:
-        """Trained parameters of an objective over `self.model`; only the top-level `parts` where some are named."""
-        like = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
-        placed = place(like, shardings(like, mesh))
-        return self.weights.params({name: placed[name] for name in parts or placed})
+    def params(self, objective: Objective, mesh: Mesh) -> Params:
+        """Trained parameters of the objective the run trained."""
+        return self.weights.params(_wanted(objective, mesh))
+
+    def encoder_params(self, objective: Objective, mesh: Mesh) -> Params:
+        """The trained encoder for another objective over `self.model`, and the pooler where both have one."""
+        wanted = _wanted(objective, mesh)
+        return self.weights.params(
+            {name: wanted[name] for name in ("encoder", "pooler") if name in wanted and name in self.parts}
+        )
 
     def all_params(self, mesh: Mesh) -> Params:
         """All parts that a Hugging Face directory has, those its objective has no use for too."""
         assert isinstance(self.weights, HfWeights)
         return self.weights.params(place(self.weights.shapes, shardings(self.weights.shapes, mesh)))
+
+
+def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:
+    like = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
+    return place(like, shardings(like, mesh))
 
 
 def open_run(path: str | Path, command: str = "") -> SavedRun:
@@ -105,22 +117,23 @@ def open_run(path: str | Path, command: str = "") -> SavedRun:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such run; give the --out folder of `bertjax {command or 'pretrain'}`")
     if hf.is_directory(folder):
-        return _wanted(_imported(folder), command)
+        return _of_kind(_imported(folder), command)
     checkpoints = Checkpoints(folder)
     step = checkpoints.best
     extra = checkpoints.extra(step)
     where = f"{folder}/checkpoints/{step}"
+    config = from_json(COMMANDS[extra["command"]], extra["config"], where)
     saved = SavedRun(
         path=folder,
         command=extra["command"],
-        config=from_json(COMMANDS[extra["command"]], extra["config"], where),
+        config=config,
         model=from_json(ModelConfig, extra["model"], where),
         tokenizer=Tokenizer.from_json(extra["tokenizer"]),
         step=step,
-        figures=extra["figures"],
+        figures=dict(config.tuned) if isinstance(config, Imported) else extra["figures"],
         weights=Step(checkpoints, step),
     )
-    return _wanted(saved, command)
+    return _of_kind(saved, command)
 
 
 def _imported(folder: Path) -> SavedRun:
@@ -134,16 +147,17 @@ def _imported(folder: Path) -> SavedRun:
             length=found.length,
             task=found.about.task,
             labels=found.about.labels,
+            tuned=tuple(found.about.tuned.items()),
         ),
         model=found.model,
         tokenizer=found.tokenizer,
         step=0,
-        figures={},
+        figures=found.about.tuned,
         weights=found.weights,
     )
 
 
-def _wanted(saved: SavedRun, command: str) -> SavedRun:
+def _of_kind(saved: SavedRun, command: str) -> SavedRun:
     if not isinstance(saved.config, Imported):
         if command and saved.command != command:
             raise ConfigError(f"{saved.path} is a {saved.command} run; this needs one made by `bertjax {command}`")
@@ -154,6 +168,8 @@ def _wanted(saved: SavedRun, command: str) -> SavedRun:
 
 def _check_labels(saved: SavedRun, config: Imported, task: Task) -> None:
     assert isinstance(config.objective, supervised.Config)
+    if config.objective.head != task.head:
+        raise ConfigError(f"{saved.path}: its head is for {config.objective.head}, {task.name} needs {task.head}")
     if config.objective.classes != len(task.labels):
         raise ConfigError(
             f"{saved.path}: its head has {config.objective.classes or 1} outputs, {task.name} has "

@@ -20,6 +20,9 @@ BERT_CLASSES = {
     "BertForPreTraining": mlm.Config(),
     "BertForMaskedLM": mlm.Config("full-sentences"),
     "BertForSequenceClassification": supervised.Config(3),
+    "BertForTokenClassification": supervised.Config(3, head="tag"),
+    "BertForQuestionAnswering": supervised.Config(0, head="span"),
+    "BertForMultipleChoice": supervised.Config(0, head="choose"),
     "BertModel": features.Config(),
 }
 ROBERTA_CLASSES = {name.replace("Bert", "Roberta"): head for name, head in list(BERT_CLASSES.items())[1:]}
@@ -43,8 +46,9 @@ def export(folder, architecture="BertForPreTraining", model=None, tokenizer=None
     """Writes a directory; gives its parameters."""
     other = architecture.startswith("Roberta")
     model = model or (ROBERTA_TINY if other else TINY)
-    if architecture.endswith("ForSequenceClassification"):
+    if architecture.endswith(("SequenceClassification", "TokenClassification")):
         about = {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}, **about}
+    about = {"classifier_dropout": 0.1, **about}
     params = parameters(OBJECTIVES[architecture], model)
     options = {"tokenizer": tokenizer or (BPE if other else TOKENIZER), "length": model.max_length}
     assert write.write(folder, model=model, params=params, about=about, **options) == architecture

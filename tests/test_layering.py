@@ -36,6 +36,7 @@ ONLY_IN = {
     "tensorflow_datasets": ("data/tfds.py",),
     "tyro": ("cli.py",),
     "safetensors": ("hf/",),
+    "seqeval": ("tasks/ner.py",),
     "sentencepiece": ("data/spiece.py",),
     "tokenizers": ("data/wordpiece.py", "data/bpe.py"),
     "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "cli.py"),

@@ -1,4 +1,4 @@
-"""Batches of encoded examples in memory, such as a task's split."""
+"""A task's rows as batches: pure functions of a position, over examples in memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from bertjax.data.sources import EXAMPLES, HostBatch, Position, generator
 from bertjax.errors import ConfigError
 
 Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n], perhaps more
-
-NOTHING = -1  # where a batch has no example left
 
 
 def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:
@@ -37,7 +35,8 @@ def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:
 
 
 class ExampleSource:
-    """Encoded examples in memory (a task's split) as batches with labels i32[B] or f32[B] and weights f32[B].
+    """Encoded examples in memory (a task's split) as batches, as in contracts: what the model sees, what is right, and
+    weights f32[B].
 
     `shuffle` orders them anew from (seed, epoch), else they stay in file order. `drop_last` leaves out what does not
     fill a batch (training); otherwise the last batch is filled with rows of weight 0 (evaluation).
@@ -61,6 +60,7 @@ class ExampleSource:
         self.examples = examples
         self.batch_size, self.length, self.pad = batch_size, length, pad
         self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
+        self.choices = max(len(example.get("choices", ())) for example in examples)
 
     def batches(self, epoch: int, window: int) -> int:
         """How many batches an epoch has: every epoch the same."""
@@ -73,17 +73,39 @@ class ExampleSource:
         if self.shuffle:
             order = generator(EXAMPLES, self.seed, position.epoch).permutation(order)
         chosen = order[position.batch * self.batch_size :][: self.batch_size]
-        filled = np.append(chosen, np.full(self.batch_size - len(chosen), NOTHING))
-        examples = [self._example(number) for number in (filled if rows is None else filled[rows]).tolist()]
-        batch = stack(examples, length=self.length, pad=self.pad)
-        labels = [example.get("label") for example in examples]
-        if None not in labels:
-            kind = np.float32 if isinstance(labels[0], float) else np.int32
-            batch["labels"] = np.array(labels, kind)
-        return batch
+        examples = [self.examples[i] for i in chosen]
+        missing = self.batch_size - len(examples)
+        sequences = [sequence for example in examples for sequence in self._sequences(example)]
+        sequences += [{"tokens": [self.pad], "types": [0]}] * (missing * max(1, self.choices))
+        batch = stack(sequences, length=self.length, pad=self.pad)
+        if self.choices:
+            batch = {name: array.reshape(-1, self.choices, array.shape[-1]) for name, array in batch.items()}
+        weights = np.repeat(np.array([1, 0], np.float32), [len(examples), missing])
+        batch |= {**self._answers(examples, missing), "weights": weights}
+        return batch if rows is None else {name: array[rows] for name, array in batch.items()}
 
-    def _example(self, number: int) -> Example:
-        if number != NOTHING:
-            return {**self.examples[number], "weights": np.float32(1)}
-        # Like another in all but its tokens, which are none: its label counts for nothing.
-        return {**self.examples[0], "tokens": [self.pad], "types": [0], "weights": np.float32(0)}
+    def _sequences(self, example: Example) -> list[Example]:
+        """What the model sees of an example: one sequence, or one for each choice; absent choices are no sequence."""
+        if not self.choices:
+            return [{"tokens": example["tokens"], "types": example["types"]}]
+        absent = {"tokens": [self.pad], "types": [0], "sequence": 0}
+        return [*example["choices"], *[absent] * (self.choices - len(example["choices"]))]
+
+    def _answers(self, examples: Sequence[Example], missing: int) -> HostBatch:
+        """What is right, where all examples say it."""
+
+        def of_all(name: str) -> list[Any]:
+            values = [example[name] for example in examples if example.get(name) is not None]
+            return values if len(values) == len(examples) else []
+
+        answers = {}
+        if labels := of_all("label"):
+            kind = np.float32 if isinstance(labels[0], float) else np.int32
+            answers["labels"] = np.array(labels + [0] * missing, kind)
+        if spans := of_all("span"):
+            answers["spans"] = np.array(spans + [(0, 0)] * missing, np.int32)
+        if tags := of_all("tags"):
+            answers["tags"] = np.full((self.batch_size, self.length), -1, np.int32)
+            for row, values in enumerate(tags):
+                answers["tags"][row, : len(values)] = values
+        return answers

@@ -59,8 +59,8 @@ def _bpe(file: Path, data: dict[str, Any], vocabulary: list[str]) -> Tokenizer:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(piece, str) for piece in pair):
             raise DataError(f"{file}: merge {number}, {pair!r}, is not two pieces")
     joined = [" ".join(pair) for pair in pairs]
-    options = {"lowercase": lowercase, "prefix_space": pre["add_prefix_space"], "separators": _separators(data)}
-    return ByteBPE.checked(vocabulary, joined, where=str(file), **options)
+    options = {"lowercase": lowercase, "prefix_space": pre["add_prefix_space"]}
+    return ByteBPE.checked(vocabulary, joined, where=str(file), separators=_separators(data), **options)
 
 
 def _separators(data: dict[str, Any]) -> int:

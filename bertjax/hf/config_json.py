@@ -34,6 +34,7 @@ class Described(NamedTuple):
     task: str  # "" where it is not named
     head_dropout: float
     unused_positions: int  # rows at the beginning of their position table
+    tuned: dict[str, float]  # on the dev set of the task, as `Task.tune` gives it
 
 
 def read(folder: Path) -> Described:
@@ -60,6 +61,7 @@ def read(folder: Path) -> Described:
         task=data["finetuning_task"] if isinstance(data.get("finetuning_task"), str) else "",
         head_dropout=dropout if isinstance(dropout, float) and 0 <= dropout < 1 else values["dropout"],
         unused_positions=unused,
+        tuned=_tuned(data),
     )
 
 
@@ -113,6 +115,12 @@ def _labels(file: Path, data: dict[str, Any]) -> tuple[str, ...]:
     if len(set(labels)) < len(labels):
         raise DataError(f"{file}: id2label has a name twice; give each class its own")
     return () if labels == tuple(f"LABEL_{i}" for i in wanted) else labels  # the names of what has none
+
+
+def _tuned(data: dict[str, Any]) -> dict[str, float]:
+    tables = data.get("task_specific_params")
+    table = tables.get(data.get("finetuning_task")) if isinstance(tables, dict) else None
+    return {k: float(v) for k, v in table.items() if type(v) in (int, float)} if isinstance(table, dict) else {}
 
 
 def describe(model: ModelConfig, architecture: str, pad_id: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import read_config, read_object
 from bertjax.errors import DataError
 from bertjax.hf import config_json
-from bertjax.hf.weights import Weights
+from bertjax.hf.weights import Weights, task_heads
 from bertjax.objectives import features, mlm, supervised
 
 
@@ -69,8 +69,9 @@ def _objective(parts: Iterable[str], classes: int, dropout: float) -> ObjectiveC
         return mlm.Config()
     if "mlm" in found:
         return mlm.Config("full-sentences")
-    if {"classify", "pooler"} <= found:
-        return supervised.Config(0 if classes == 1 else classes, dropout)
+    for head in task_heads(found, classes, dropout):
+        if "pooler" in found or not supervised.HEADS[head.head].pools:
+            return head
     return features.Config(pooler="pooler" in found)
 
 

@@ -72,10 +72,11 @@ class Weights:
                 raise DataError(f"{self.folder}: {name} is not {original}; models with an untied output are not known")
 
     def _classes(self) -> int:
-        """Outputs of the classification head; 0 without one."""
-        if "classify" not in self.parts:
+        """Outputs of the head that classifies texts or tokens; 0 without one."""
+        head = next((part for part in ("classify", "tag") if part in self.parts), "")
+        if not head:
             return 0
-        shape = self._tensors.shapes.get(self._found.get(f"{self._names['classify']}.weight", ""), (0,))
+        shape = self._tensors.shapes.get(self._found.get(f"{self._names[head]}.weight", ""), (0,))
         return shape[0] if shape else 0
 
     def _check(self, about: config_json.Described, twice: list[str]) -> None:
@@ -124,14 +125,18 @@ def _modern(name: str) -> str:
     return name
 
 
+def task_heads(parts: Iterable[str], classes: int, dropout: float = 0.1) -> list[supervised.Config]:
+    """The objectives of the tasks' heads among the parts; one output is a regression."""
+    counts = {"classify": 0 if classes == 1 else classes, "tag": max(classes, 2), "span": 0, "choose": 0}
+    return [supervised.Config(counts[head], dropout, head) for head in supervised.HEADS if head in parts]
+
+
 def _all_heads(parts: Iterable[str], classes: int) -> list[ObjectiveConfig]:
     """Objectives that together have all parts."""
     found = set(parts)
-    heads: list[ObjectiveConfig] = [features.Config(pooler="pooler" in found)]
+    heads: list[ObjectiveConfig] = [features.Config(pooler="pooler" in found), *task_heads(found, classes)]
     if {"mlm", "nsp"} & found:
         heads.append(mlm.Config() if "nsp" in found else mlm.Config("full-sentences"))
-    if "classify" in found:
-        heads.append(supervised.Config(0 if classes == 1 else max(classes, 2)))
     return heads
 
 

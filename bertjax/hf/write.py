@@ -41,5 +41,5 @@ def write(
     config_file = folder / config_json.FILE
     config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (folder / tensors.FILE).chmod(config_file.stat().st_mode)  # safetensors lets nobody else read it
-    tokenizer_files.write(tokenizer, folder, length, model.type_count)  # type: ignore[attr-defined]
+    tokenizer_files.write(tokenizer, folder, length, model.type_count)
     return architecture

@@ -127,6 +127,9 @@ HF_HEADS: dict[str, dict[str, str]] = {
     "BertForPreTraining": {**_POOLER, **_MLM, **_NSP},
     "BertForMaskedLM": _MLM,
     "BertForSequenceClassification": {**_POOLER, "classify": "classifier"},
+    "BertForTokenClassification": {"tag": "classifier"},
+    "BertForQuestionAnswering": {"span": "qa_outputs"},
+    "BertForMultipleChoice": {**_POOLER, "choose": "classifier"},
     "BertModel": _POOLER,
 }
 HF_TIED = {  # theirs that repeat another of theirs

@@ -28,10 +28,14 @@ HF_POSITIONS_AFTER_PADDING = True
 HF_SEPARATORS = 2  # <s> a </s></s> b </s>
 HF_PREFIX = "roberta."
 HF_NAMES = {ours: theirs.replace(bert.HF_PREFIX, HF_PREFIX) for ours, theirs in bert.HF_NAMES.items()}
+_POOLER = {"pooler": "roberta.pooler.dense"}
 HF_HEADS: dict[str, dict[str, str]] = {
     "RobertaForMaskedLM": {"mlm/transform": "lm_head.dense", "mlm/norm": "lm_head.layer_norm", "mlm": "lm_head"},
     "RobertaForSequenceClassification": {"pooler": "classifier.dense", "classify": "classifier.out_proj"},
-    "RobertaModel": {"pooler": "roberta.pooler.dense"},
+    "RobertaForTokenClassification": {"tag": "classifier"},
+    "RobertaForQuestionAnswering": {"span": "qa_outputs"},
+    "RobertaForMultipleChoice": {**_POOLER, "choose": "classifier"},
+    "RobertaModel": _POOLER,
 }
 HF_TIED = {
     "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",

@@ -26,8 +26,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(mlp|attn)/out/bias$", P()),
     (r"norm/(scale|bias)$", P()),
     (r"(pooler|mlm/transform)/kernel$", P("fsdp", "tensor")),
-    (r"(nsp|classify)/kernel$", P("fsdp")),
-    (r"(pooler|mlm/transform|nsp|classify)/bias$", P()),
+    (r"(nsp|classify|span|tag|choose)/kernel$", P("fsdp")),
+    (r"(pooler|mlm/transform|nsp|classify|span|tag|choose)/bias$", P()),
     (r"mlm/bias$", P(("tensor", "fsdp"))),
     (r"(^|/)(step|count|key)$", P()),
 )

@@ -33,7 +33,7 @@ def test_what_was_written_comes_back(made, architecture):
     found = read(folder)
     model, tokenizer = (ROBERTA_TINY, BPE) if architecture.startswith("R") else (TINY, TOKENIZER)
     assert found.model == model and found.about.architecture == architecture
-    assert type(found.objective) is type(OBJECTIVES[architecture])
+    assert found.objective == OBJECTIVES[architecture]
     assert found.tokenizer.hash == tokenizer.hash and found.length == TINY.max_length
     equal(params(found), written)
 

@@ -14,6 +14,9 @@ NAMES = {
     "BertForPreTraining": {"pooler_output", "mlm_logits", "nsp_logits"},
     "BertForMaskedLM": {"mlm_logits"},
     "BertForSequenceClassification": {"pooler_output", "logits"},
+    "BertForTokenClassification": {"logits"},
+    "BertForQuestionAnswering": {"logits"},
+    "BertForMultipleChoice": {"pooler_output", "logits"},
     "BertModel": {"pooler_output"},
 }
 WIDE = replace(TINY, width=48, heads=3, layers=3, mlp_width=80, max_length=40, type_count=3)
@@ -36,7 +39,12 @@ def test_export_of_other_arithmetic(tmp_path, change):
 def theirs(architecture, **changes):
     """A model of transformers' own, its parameters large enough to hide nothing."""
     options = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    options |= {"intermediate_size": 72, "max_position_embeddings": 40, "num_labels": 3, **changes}
+    options |= {
+        "intermediate_size": 72,
+        "max_position_embeddings": 40,
+        "num_labels": 2 if "Question" in architecture else 3,
+        **changes,
+    }
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(transformers.BertConfig(**options)).eval()
     with torch.no_grad():

@@ -12,6 +12,9 @@ from bertjax.hf.read import read
 NAMES = {
     "RobertaForMaskedLM": {"mlm_logits"},
     "RobertaForSequenceClassification": {"logits"},
+    "RobertaForTokenClassification": {"logits"},
+    "RobertaForQuestionAnswering": {"logits"},
+    "RobertaForMultipleChoice": {"pooler_output", "logits"},
     "RobertaModel": {"pooler_output"},
 }
 
@@ -26,7 +29,8 @@ def test_export(tmp_path, architecture):
 @pytest.mark.parametrize("architecture", ROBERTA_CLASSES)
 def test_import(tmp_path, architecture):
     options = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    options |= {"intermediate_size": 72, "max_position_embeddings": 42, "type_vocab_size": 1, "num_labels": 3}
+    options |= {"intermediate_size": 72, "max_position_embeddings": 42, "type_vocab_size": 1}
+    options["num_labels"] = 2 if "Question" in architecture else 3
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(transformers.RobertaConfig(layer_norm_eps=1e-5, **options)).eval()
     with torch.no_grad():

@@ -50,21 +50,33 @@ def theirs(model, batch):
     }
     if type(model).__name__.startswith("Roberta"):
         del ids["token_type_ids"]
+    real = ids["attention_mask"][..., None]
     base = getattr(model, model.base_model_prefix, model)(**ids)
-    made = {"last_hidden_state": base.last_hidden_state * ids["attention_mask"][..., None]}
+    made = {"last_hidden_state": base.last_hidden_state * real}
     if getattr(base, "pooler_output", None) is not None:
         made["pooler_output"] = base.pooler_output
-    if base is not None and hasattr(model, model.base_model_prefix):
-        found = model(**ids)
-        vocabulary = found.get("prediction_logits", found.get("logits"))
-        if vocabulary.ndim == 3:
-            place = torch.tensor(batch["masked_positions"]).long()
-            made["mlm_logits"] = torch.take_along_dim(vocabulary, place[..., None], dim=1)
-        else:
-            made["logits"] = vocabulary
-        if "seq_relationship_logits" in found:
-            made["nsp_logits"] = found["seq_relationship_logits"]
+    if hasattr(model, model.base_model_prefix):
+        made |= heads(model, ids, torch.tensor(batch["masked_positions"]).long(), real)
     return {name: array.numpy() for name, array in made.items()}
+
+
+def heads(model, ids, places, real):
+    """What the class of a model adds to its base."""
+    if type(model).__name__.endswith("MultipleChoice"):
+        return {"logits": model(**{name: x.reshape(-1, 2, x.shape[-1]) for name, x in ids.items()}).logits}
+    found = model(**ids)
+    if "start_logits" in found:
+        return {"logits": torch.stack([found.start_logits, found.end_logits], dim=-1) * real}
+    if type(model).__name__.endswith("TokenClassification"):
+        return {"logits": found.logits * real}
+    vocabulary = found.get("prediction_logits", found.get("logits"))
+    if vocabulary.ndim == 2:
+        name = "nsp_logits" if type(model).__name__.endswith("NextSentencePrediction") else "logits"
+        return {name: vocabulary}
+    made = {"mlm_logits": torch.take_along_dim(vocabulary, places[..., None], dim=1)}
+    if "seq_relationship_logits" in found:
+        made["nsp_logits"] = found["seq_relationship_logits"]
+    return made
 
 
 def check(folder, model, batch):
