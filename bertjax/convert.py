@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bertjax.card import card
 from bertjax.config import Convert, Finetune
 from bertjax.contracts import Batch, Objective, Params
 from bertjax.errors import ConfigError
@@ -37,7 +38,7 @@ def convert(config: Convert) -> None:
     if hf.is_directory(saved.path):
         to_run(saved, partial)
     else:
-        to_directory(saved, partial)
+        to_directory(saved, partial, name=to.name)
     parity = compare(saved, open_run(partial))
     about = {"from": config.source, "to": config.to, **parity, "versions": versions()}
     write_json(partial / "parity.json", about)
@@ -64,11 +65,11 @@ def to_run(saved: SavedRun, folder: Path) -> None:
         saver.close()
 
 
-def to_directory(saved: SavedRun, folder: Path) -> str:
-    """A run as a Hugging Face directory; the name of its class there."""
+def to_directory(saved: SavedRun, folder: Path, *, name: str) -> None:
+    """A run as a Hugging Face directory, with a model card."""
     params = saved.params(saved.objective(), make_mesh(MeshConfig(data=1)))
     length = saved.config.length if isinstance(saved.config, Finetune | Imported) else saved.model.max_length
-    return write(
+    architecture = write(
         folder,
         model=saved.model,
         tokenizer=saved.tokenizer,
@@ -76,6 +77,8 @@ def to_directory(saved: SavedRun, folder: Path) -> str:
         length=length,
         about=_labels(saved),
     )
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    (folder / "README.md").write_text(card(saved, name, architecture, count), "utf-8")
 
 
 def _labels(saved: SavedRun) -> dict[str, Any]:

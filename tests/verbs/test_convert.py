@@ -42,7 +42,7 @@ def lines(run):
 def test_a_directory_has_all_that_others_look_for(exported):
     folder = exported["pretrained"]
     names = "config.json model.safetensors parity.json special_tokens_map.json tokenizer.json tokenizer_config.json"
-    assert sorted(path.name for path in folder.iterdir()) == [*names.split(), "vocab.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", *names.split(), "vocab.txt"]
     with safe_open(folder / "model.safetensors", "numpy") as file:
         assert file.metadata() == {"format": "pt"}
     config = json.loads((folder / "config.json").read_text())
