@@ -37,10 +37,11 @@ class Described(NamedTuple):
     tuned: dict[str, float]  # on the dev set of the task, as `Task.tune` gives it
 
 
-def read(folder: Path) -> Described:
-    """Reads and checks the config.json of a folder."""
-    file = folder / FILE
+def read(file: Path) -> Described:
+    """Reads and checks a config.json, or Google's bert_config.json."""
     data = read_object(file, FILE)
+    if file.name != FILE and data.get("hidden_act") == "gelu":
+        data["hidden_act"] = "gelu_new"  # what google-research/bert computes (modeling.py); converters made it "gelu"
     family = _family(file, data)
     for key, value in family.HF_ONLY.items():
         if data.get(key, value) != value:
