@@ -67,8 +67,10 @@ class Prepare:
 class Pretrain:
     """A prepared corpus to an encoder. The same command on the same --out resumes."""
 
-    data: str = ""
-    """folder made by prepare"""
+    data: tuple[str, ...] = ()
+    """folder made by prepare, or several, each of which gives rows to every batch"""
+    data_weights: tuple[float, ...] = ()
+    """of several folders: shares of the rows, as 7 3; without them in proportion to their tokens"""
     out: str = ""
     """folder of the run"""
     model: ModelConfig = field(default_factory=bert.Config)
@@ -103,6 +105,11 @@ class Pretrain:
         )
         _at_least(0, self, "workers", "seed")
         _at_least(1, self, "keep_last")
+        if self.data_weights and (len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0):
+            raise ConfigError(
+                f"data_weights={' '.join(f'{weight:g}' for weight in self.data_weights)}: "
+                f"give a number above 0 for each of the {len(self.data)} folders of --data"
+            )
         shares = [share for share, _, _ in self.later_phases]
         if shares and not (min(shares) > 0 and sum(shares) < 1):
             raise ConfigError(f"later_phases={self.later_phases}: the shares must be above 0 and sum to below 1")

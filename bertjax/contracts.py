@@ -24,8 +24,9 @@ Params = Mapping[str, Any]  # plain nested dict of arrays, one layout on disk an
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (total, weight); divided only at the edge
 Example = dict[str, Any]  # one row before it is padded and stacked: numpy arrays and numbers
 Vocab = Any  # a data.masking.Vocab: data/ stands below jax and so below this page
-# (example, generator, how much of the training is done, from 0 to 1) -> example; picklable, runs on the host
-Corruption = Callable[[Example, np.random.Generator, float], Example]
+HostBatch = dict[str, np.ndarray]  # a Batch before it goes to the devices
+# (batch, keys u64[B], how much of the training is done, from 0 to 1) -> batch; picklable, runs on the host
+Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]
 Planner = Callable[..., Any]  # (Shard, *, length, rng) -> a data.rows.Sequences; picklable, runs on the host
 
 
@@ -107,7 +108,10 @@ class ObjectiveConfig:
         raise NotImplementedError
 
     def corruption(self, vocab: Vocab, length: int) -> Corruption:
-        """A picklable host function (example, rng, progress) -> example with static shapes for rows of `length`."""
+        """A picklable host function (batch, keys, progress) -> batch with static shapes for rows of `length`.
+
+        What it makes of a row depends on the row, its key and the progress alone, not on the rest of the batch.
+        """
         raise NotImplementedError
 
 

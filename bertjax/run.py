@@ -22,10 +22,10 @@ from bertjax.data.journal import Journal
 from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
-from bertjax.data.phases import Phase
-from bertjax.data.sources import CorpusSource, Position, Source
+from bertjax.data.mixture import Mixture, shares
+from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
-from bertjax.errors import DataError
+from bertjax.errors import ConfigError, DataError
 from bertjax.objectives import supervised
 from bertjax.saved import open_run
 from bertjax.tasks._tfidf import tfidf_scores
@@ -119,10 +119,8 @@ def pretrain(config: Pretrain) -> None:
             model=config.model,
             objective=objective,
             tokenizer=tokenizer,
-            data_hash=Meta.load(config.data).content_hash,
-            phases=[
-                Phase(phase.steps, pretraining_batches(config, tokenizer, "train", phase)) for phase in config.phases
-            ],
+            data_hash=" ".join(Meta.load(folder).content_hash for folder in config.data),
+            phases=[(phase.steps, pretraining_batches(config, tokenizer, "train", phase)) for phase in config.phases],
             every=Every(config.log_every, config.eval_every, config.save_every),
             best="-loss",
             keep_last=config.keep_last,
@@ -134,35 +132,57 @@ def pretrain(config: Pretrain) -> None:
 
 
 def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
-    """The tokenizer of the prepared corpus, and the config with the size of its vocabulary."""
-    meta, tokenizer = Meta.load(config.data), Tokenizer.load(Path(config.data) / "tokenizer")
+    """The tokenizer of the prepared data, and the config with the size of its vocabulary."""
+    first, *others = config.data
+    meta, tokenizer = Meta.load(first), Tokenizer.load(Path(first) / "tokenizer")
     if tokenizer.hash != meta.tokenizer_hash:
-        raise DataError(f"{config.data}/tokenizer is not the one the data was made with; run `bertjax prepare` again")
+        raise DataError(f"{first}/tokenizer is not the one the data was made with; run `bertjax prepare` again")
+    for folder in others:
+        if Meta.load(folder).tokenizer_hash != meta.tokenizer_hash:
+            raise ConfigError(
+                f"{folder} was prepared with another tokenizer than {first}; "
+                f"prepare it again with --tokenizer {first}/tokenizer"
+            )
     return tokenizer, with_vocabulary(config, meta.vocab_size)
 
 
-def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phase: PhaseConfig) -> CorpusSource:
-    """Masked rows of a split ("train" or "valid") of the prepared corpus, in the shape of a phase."""
+def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phase: PhaseConfig) -> Mixture:
+    """Masked rows of a split ("train" or "valid") of the prepared data, in the shape of a phase."""
     vocab = Vocab.of(tokenizer)
-    return CorpusSource(
-        config.data,
-        split,
-        length=phase.length,
-        batch_size=phase.batch_size if split == "train" else phase.batch_size // config.micro_batches,
-        seed=config.seed,
-        vocab=vocab,
-        planner=config.objective.planner(),
-        corruption=config.objective.corruption(vocab, phase.length),
-        steps=config.steps,
-        packing=config.packing,
+    weights = config.data_weights or [Meta.load(folder).total(split, "tokens") for folder in config.data]
+    batch_size = phase.batch_size if split == "train" else phase.batch_size // config.micro_batches
+
+    return Mixture(
+        tuple(
+            CorpusSource(
+                folder,
+                split,
+                length=phase.length,
+                batch_size=rows,
+                seed=config.seed,
+                vocab=vocab,
+                planner=config.objective.planner(),
+                corruption=config.objective.corruption(vocab, phase.length),
+                steps=config.steps,
+                number=number,
+                packing=config.packing,
+            )
+            for number, (folder, rows) in enumerate(zip(config.data, shares(weights, batch_size), strict=True))
+        )
     )
 
 
-def one_epoch(source: Source, step: int) -> Iterator[Mapping[str, np.ndarray]]:
-    """All batches of a source's first epoch, in order, each as it would be at a step of the run."""
-    for window in range(source.windows):
-        for batch in range(source.batches(0, window)):
-            yield source.batch(Position(0, window, batch, step))
+def one_epoch(mixture: Mixture, step: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """The batches of the first epoch, as many as all sources have, each as it would be at a step of the run."""
+    places = (
+        (
+            Position(0, window, batch, step)
+            for window in range(source.windows)
+            for batch in range(source.batches(0, window))
+        )
+        for source in mixture.sources
+    )
+    return map(mixture.batch, zip(*places, strict=False))
 
 
 def finetune(config: Finetune) -> None:
@@ -194,7 +214,7 @@ def finetune(config: Finetune) -> None:
             objective=objective,
             tokenizer=saved.tokenizer,
             data_hash=scoring.digest(rows["train"] + rows["dev"]),
-            phases=[Phase(config.epochs * steps, source)],
+            phases=[(config.epochs * steps, Mixture((source,)))],
             every=Every(config.log_every, evaluate=steps, save=steps),
             best=task.metrics[0],
             keep_last=1,

@@ -7,8 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from bertjax.data.sources import EXAMPLES, Example, HostBatch, Position, stack
+from bertjax.data.sources import EXAMPLES, HostBatch, Position, generator
 from bertjax.errors import ConfigError
+
+Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n], perhaps more
+
+
+def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:
+    """B examples as one batch (as in contracts): tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,S].
+
+    An example that says nothing of them is one sequence. Other arrays (labels of sequences, a corruption's slots)
+    have one shape in all examples and are stacked under their own names.
+    """
+    rows = len(examples)
+    batch = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "types", "sequence", "positions")}
+    batch["tokens"][:] = pad
+    for i, example in enumerate(examples):
+        size = len(example["tokens"])
+        assert size <= length, f"an example of {size} tokens for rows of {length}"
+        batch["tokens"][i, :size] = example["tokens"]
+        batch["types"][i, :size] = example["types"]
+        batch["sequence"][i, :size] = example.get("sequence", 1)
+        batch["positions"][i, :size] = example["positions"] if "positions" in example else np.arange(size)
+    for name in examples[0].keys() - batch.keys() - {"label"}:
+        batch[name] = np.stack([example[name] for example in examples])
+    return {"first_tokens": np.zeros((rows, 1), np.int32), **batch}
 
 
 class ExampleSource:
@@ -44,11 +67,11 @@ class ExampleSource:
         full, rest = divmod(len(self.examples), self.batch_size)
         return full + bool(rest and not self.drop_last)
 
-    def batch(self, position: Position) -> HostBatch:
-        """The batch at a position; rows of weight 0 hold one padding token."""
+    def batch(self, position: Position, rows: np.ndarray | None = None) -> HostBatch:
+        """The batch at a position, or of its rows those named; rows of weight 0 hold one padding token."""
         order = np.arange(len(self.examples))
         if self.shuffle:
-            order = np.random.default_rng((EXAMPLES, self.seed, position.epoch)).permutation(order)
+            order = generator(EXAMPLES, self.seed, position.epoch).permutation(order)
         chosen = order[position.batch * self.batch_size :][: self.batch_size]
         examples = [self.examples[i] for i in chosen]
         missing = self.batch_size - len(examples)
@@ -58,7 +81,8 @@ class ExampleSource:
         if self.choices:
             batch = {name: array.reshape(-1, self.choices, array.shape[-1]) for name, array in batch.items()}
         weights = np.repeat(np.array([1, 0], np.float32), [len(examples), missing])
-        return {**batch, **self._answers(examples, missing), "weights": weights}
+        batch |= {**self._answers(examples, missing), "weights": weights}
+        return batch if rows is None else {name: array[rows] for name, array in batch.items()}
 
     def _sequences(self, example: Example) -> list[Example]:
         """What the model sees of an example: one sequence, or one for each choice; absent choices are no sequence."""

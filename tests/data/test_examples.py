@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bertjax.data.examples import ExampleSource
-from bertjax.data.sources import Position, stack
+from bertjax.data.examples import ExampleSource, stack
+from bertjax.data.sources import Position
 from bertjax.errors import ConfigError
 
 
@@ -84,3 +84,9 @@ def test_too_few_examples():
 def test_stack_refuses_what_does_not_fit():
     with pytest.raises(AssertionError, match="7 tokens for rows of 6"):
         stack(examples(5), length=6, pad=0)
+
+
+def test_rows_of_a_batch_are_those_of_the_whole_one():
+    source = example_source(examples(10))
+    whole, some = source.batch(Position(0, 0, 2)), source.batch(Position(0, 0, 2), np.array([1, 3]))
+    assert whole.keys() == some.keys() and all((whole[name][[1, 3]] == some[name]).all() for name in whole)
