@@ -4,9 +4,10 @@ import json
 import random
 
 import pytest
-from conftest import WORDS
 
 from bertjax.saved import open_run
+
+WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "on", "under", "mat", "tree", "house", "red", "small", "loud"]
 
 
 def figures(path):
