@@ -1,8 +1,9 @@
 """Byte-level BPE (GPT-2, RoBERTa), trained here or loaded from vocab.json and merges.txt: no text is unknown to it.
 
-A word carries the space before it; the first word of a text has none, as in GPT-2 and RoBERTa. Special tokens are
-RoBERTa's: <s> (first), </s> (end of a text), <pad>, <unk>, <mask>. GPT-2's vocabulary has none of them: they become
-new rows after its own, whose ids stay as published. In raw text they are ordinary characters.
+A word carries the space before it; the first word of a text has none, as in GPT-2 and RoBERTa (of a corpus: the first
+word of a document). Special tokens are RoBERTa's: <s> (first), </s> (end of a text), <pad>, <unk>, <mask>. GPT-2's
+vocabulary has none of them: they become new rows after its own, whose ids stay as published. In raw text they are
+ordinary characters.
 """
 
 from __future__ import annotations
@@ -54,10 +55,15 @@ class ByteBPE(WordTokenizer):
 
     def words(self, text: str) -> list[str]:
         """No piece goes across a lone space between two words; longer white space is left where it is."""
-        words = text.split(" ")
-        if words == text.split():
-            return [words[0], *(" " + word for word in words[1:])]
-        return _LONE_SPACE.split(text)
+        first, *rest = text.split(" ")
+        if ([first, *rest] if first else rest) != text.split():
+            return _LONE_SPACE.split(text)
+        spaced = [" " + word for word in rest]
+        return [first, *spaced] if first else spaced
+
+    def running(self, sentences: Sequence[str]) -> list[str]:
+        """The space between two sentences belongs to the word after it."""
+        return [*sentences[:1], *(" " + sentence for sentence in sentences[1:])]
 
     def begins_word(self, token: str) -> bool:
         """Whether a piece begins with a space."""

@@ -48,7 +48,7 @@ class Encoder:
     def __call__(self, lot: list[Raw]) -> list[Encoded]:
         dtype = np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32
         texts = [self.sentences(lines) for _, lines in lot]
-        ids = iter(self.tokenizer.encode_corpus(list(chain.from_iterable(texts))))
+        ids = iter(self.tokenizer.encode_corpus(list(chain.from_iterable(map(self.tokenizer.running, texts)))))
         encoded = []
         for (split, _), text in zip(lot, texts, strict=True):
             rows = [row for row in islice(ids, len(text)) if row]

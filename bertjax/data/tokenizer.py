@@ -74,13 +74,20 @@ class Tokenizer(ABC):
     def starts_word(self) -> np.ndarray:
         """bool[V]: rows that begin a word (for whole-word masking); special tokens do.
 
-        The first token of a sentence begins one too, though its row may say otherwise (byte-level BPE).
+        The first token of a text begins one too, though its row may say otherwise (byte-level BPE).
         """
         return np.array([token in self.specials or self.begins_word(token) for token in self.vocabulary], bool)
 
     def encode_corpus(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of `encode_batch`, as fast as can be over many texts of prose."""
         return self.encode_batch(texts)
+
+    def running(self, sentences: Sequence[str]) -> list[str]:
+        """A document's sentences as `encode_corpus` takes them: their ids, joined, are those of the running text.
+
+        The running text has one space between sentences. To most kinds that is the same as a text for each.
+        """
+        return list(sentences)
 
     def encode_with_mask(self, text: str) -> list[int]:
         """Ids of a text in which `mask_token` does mean the mask (for filling in); it takes the space before it."""
