@@ -17,14 +17,14 @@ from typing import Any
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from bertjax.data.sampling import sample
+from bertjax.data.sampling import Texts
 from bertjax.data.specials import ROBERTA, named_in
 from bertjax.data.tokenizer import encodable
 from bertjax.data.vocabulary_files import in_order, read_bytes, read_config, read_object, write_config
 from bertjax.data.word_cache import WordTokenizer
 from bertjax.errors import ConfigError, DataError
 
-SAMPLE = 100_000_000  # characters to learn from
+SAMPLE = 100_000_000  # characters to learn from, if no other number is asked for
 SPACE = "Ġ"  # how a vocabulary writes the byte of a space
 _LONE_SPACE = re.compile(r"(?<=\S)(?= \S)")
 _PRINTED = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -89,7 +89,7 @@ class ByteBPE(WordTokenizer):
         (Path(folder) / "merges.txt").write_bytes(lines.encode())
 
     @classmethod
-    def learn(cls, texts: Iterable[str], vocab_size: int, *, lowercase: bool) -> ByteBPE:
+    def learn(cls, texts: Texts, vocab_size: int, *, lowercase: bool) -> ByteBPE:
         """A vocabulary learnt from texts, of special tokens, the 256 bytes and merges.
 
         With all bytes given the library's trainer breaks ties by ids alone, so it is reproducible.
@@ -97,7 +97,7 @@ class ByteBPE(WordTokenizer):
         least = len(ROBERTA) + len(_BYTES)
         if vocab_size < least:
             raise ConfigError(f"vocab_size={vocab_size} is too small for byte-level BPE; at least {least}")
-        lines = [encodable(text.lower() if lowercase else text) for text in sample(texts, SAMPLE)]
+        lines = [encodable(text.lower() if lowercase else text) for text in texts.sample(SAMPLE)]
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         trainer = trainers.BpeTrainer(
