@@ -71,9 +71,7 @@ class ByteBPE(WordTokenizer):
 
     def join(self, ids: Iterable[int]) -> str:
         """The bytes of the pieces as text."""
-        tokens = [self.vocabulary[row] for row in ids]
-        pieces = [t.encode() if t in self.specials else bytes(map(_BYTES.get, t, t.encode())) for t in tokens]
-        return b"".join(pieces).decode("utf-8", "replace")
+        return letters_to_text([self.vocabulary[row] for row in ids], self.specials)
 
     def to_json(self) -> dict[str, Any]:
         """Vocabulary, merges and what is done to a text first."""
@@ -137,6 +135,12 @@ class ByteBPE(WordTokenizer):
             if missing := {left, right, left + right} - known:
                 raise DataError(f"{where}: merge {number}, {merge!r}: {missing.pop()!r} is not in the vocabulary")
         return cls(vocabulary, merges, **options)
+
+
+def letters_to_text(tokens: Iterable[str], specials: Sequence[str]) -> str:
+    """The text of pieces that are written in GPT-2's letters for bytes; special tokens stand as they are."""
+    pieces = [t.encode() if t in specials else bytes(map(_BYTES.get, t, t.encode())) for t in tokens]
+    return b"".join(pieces).decode("utf-8", "replace")
 
 
 def _read_merges(file: Path) -> list[str]:
