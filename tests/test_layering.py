@@ -36,7 +36,7 @@ ONLY_IN = {
     "tensorflow_datasets": ("data/tfds.py",),
     "tyro": ("cli.py",),
     "sentencepiece": ("data/spiece.py",),
-    "tokenizers": ("data/wordpiece.py", "data/bpe.py"),
+    "tokenizers": ("data/wordpiece.py", "data/bpe.py", "data/library.py"),
     "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "cli.py"),
     "optax": ("train/",),
     "torch": (),
