@@ -70,8 +70,10 @@ class Prepare:
 class Pretrain:
     """A prepared corpus to an encoder. The same command on the same --out resumes."""
 
-    data: str = ""
-    """folder made by prepare"""
+    data: tuple[str, ...] = ()
+    """folder made by prepare, or several, each of which gives rows to every batch"""
+    data_weights: tuple[float, ...] = ()
+    """of several folders: shares of the rows, as 7 3; without them in proportion to their tokens"""
     out: str = ""
     """folder of the run"""
     model: ModelConfig = field(default_factory=bert.Config)
@@ -106,6 +108,11 @@ class Pretrain:
         )
         _at_least(0, self, "workers", "seed")
         _at_least(1, self, "keep_last")
+        if self.data_weights and (len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0):
+            raise ConfigError(
+                f"data_weights={' '.join(f'{weight:g}' for weight in self.data_weights)}: "
+                f"give a number above 0 for each of the {len(self.data)} folders of --data"
+            )
         shares = [share for share, _, _ in self.later_phases]
         if shares and not (min(shares) > 0 and sum(shares) < 1):
             raise ConfigError(f"later_phases={self.later_phases}: the shares must be above 0 and sum to below 1")
@@ -152,7 +159,7 @@ class Finetune:
     batch_size: int = 32
     micro_batches: int = 1
     length: int = 128
-    """tokens in a row; longer texts are cut"""
+    """tokens in a row; longer texts are cut, contexts of questions seen in windows"""
     dropout: float = 0.1
     """on the pooled output"""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(kind="adamw", peak_lr=5e-5, warmup=0.1))
@@ -190,18 +197,23 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predictions of a fine-tuned run for a file of texts."""
+    """Predictions of a fine-tuned run for a file of the user's."""
 
     run: str = ""
     """folder of a finetune run"""
     input: str = ""
-    """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2 for pairs"""
+    """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2; question and context.
+    For SQuAD also its own JSON; for entities words, or a word a line;
+    context and choices"""
     out: str = ""
-    """TSV or .jsonl to write: prediction and the probability of each label"""
+    """TSV or .jsonl to write: predictions, and how sure the model is of each"""
     batch_size: int = 64
+    top: int = 0
+    """list so many of the ranked answers (choices, answers of SQuAD); 0: all"""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "batch_size")
+        _at_least(0, self, "top")
 
 
 def _at_least(low: int, config: object, *names: str) -> None:

@@ -7,7 +7,7 @@ S sequences packed in a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
@@ -17,14 +17,16 @@ import numpy as np
 # positions i32[B,L], restarting in every sequence; first_tokens i32[B,S]: where each sequence starts.
 # MLM adds masked_positions i32[B,M], masked_targets i32[B,M], masked_weights f32[B,M];
 # NSP and SOP add next_labels i32[B,S] (0 is next, 1 random or swapped), next_weights f32[B,S];
-# a task adds labels i32[B] or f32[B] and weights f32[B].
+# a task adds weights f32[B] and labels i32[B] or f32[B], or spans i32[B,2], or tags i32[B,L] (-1: no label);
+# in multiple choice tokens and their like are i32[B,C,L], a choice whose sequence is all 0 being none.
 Batch = Mapping[str, jax.Array]
 Params = Mapping[str, Any]  # plain nested dict of arrays, one layout on disk and in memory, layers unstacked
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (total, weight); divided only at the edge
 Example = dict[str, Any]  # one row before it is padded and stacked: numpy arrays and numbers
 Vocab = Any  # a data.masking.Vocab: data/ stands below jax and so below this page
-# (example, generator, how much of the training is done, from 0 to 1) -> example; picklable, runs on the host
-Corruption = Callable[[Example, np.random.Generator, float], Example]
+HostBatch = dict[str, np.ndarray]  # a Batch before it goes to the devices
+# (batch, keys u64[B], how much of the training is done, from 0 to 1) -> batch; picklable, runs on the host
+Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]
 Planner = Callable[..., Any]  # (Shard, *, length, rng) -> a data.rows.Sequences; picklable, runs on the host
 
 
@@ -106,12 +108,15 @@ class ObjectiveConfig:
         raise NotImplementedError
 
     def corruption(self, vocab: Vocab, length: int) -> Corruption:
-        """A picklable host function (example, rng, progress) -> example with static shapes for rows of `length`."""
+        """A picklable host function (batch, keys, progress) -> batch with static shapes for rows of `length`.
+
+        What it makes of a row depends on the row, its key and the progress alone, not on the rest of the batch.
+        """
         raise NotImplementedError
 
 
 class Row(NamedTuple):
-    """One example of a task as its file has it; `label` is a class index, a score, or None where it is not known."""
+    """One or two texts as a file has them; `label` is a class index, a score, or None where it is not known."""
 
     text_a: str
     text_b: str | None
@@ -121,8 +126,14 @@ class Row(NamedTuple):
 class TokenizerLike(Protocol):
     """What a task needs of a tokenizer."""
 
+    unk_id: int
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
+        ...
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
+        """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
         ...
 
     def pair_ids(self, a: Sequence[int], b: Sequence[int] | None, max_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,44 +141,60 @@ class TokenizerLike(Protocol):
         ...
 
 
-class Task(Protocol):
-    """A data set with its reader and its official metrics."""
+Head = Literal["classify", "span", "tag", "choose"]  # the heads of objectives/supervised.py
+Output = np.ndarray  # of an example: classify f[C] (regression f[1]), span f[L,2], tag f[L,C], choose f[choices]
+Prediction = dict[str, Any]  # of a row, as JSON: "prediction", and what else there is to say of it
+R = TypeVar("R")  # a row: a NamedTuple of JSON values, with the right answer where it is known
 
-    @property
-    def name(self) -> str: ...
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names in the order of the logits; empty for regression."""
-        ...
+class Task(Generic[R]):
+    """Base of a task family's frozen dataclass: a data set with its reader, its head and its official metrics."""
 
-    @property
-    def pair(self) -> bool:
-        """Whether an example is two texts."""
-        ...
+    name: str
+    source: str  # where the data come from and their licence, in one line
+    labels: tuple[str, ...]  # class names in the order of the logits; empty for regression, span and choose
+    metrics: tuple[str, ...]  # the first chooses the best checkpoint
+    writes: tuple[str, ...] = ()  # what `files` makes
+    head: ClassVar[Head]
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names in tasks/_scores.py; the first chooses the best checkpoint."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """Where the data come from and their licence, in one line."""
-        ...
-
-    def read(self, data_dir: str, split: str) -> list[Row]:
+    def read(self, data_dir: str, split: str) -> list[R]:
         """Rows of `split` from the published files; malformed ones raise DataError with file and line."""
-        ...
+        raise NotImplementedError
 
-    def read_inputs(self, path: str) -> list[Row]:
-        """Rows without labels from a TSV or JSONL file, to be predicted."""
-        ...
+    def read_inputs(self, path: str) -> list[R]:
+        """Rows without labels from a file of the user's, to be predicted."""
+        raise NotImplementedError
 
-    def encode(self, rows: Sequence[Row], tokenizer: TokenizerLike, length: int) -> list[Example]:
-        """tokens i32[n], types i32[n] and, where known, label of each row; n <= length."""
-        ...
+    def fault(self, row: R) -> str:
+        """Why a row cannot be trained on, though it is scored as the others; "" for a good one."""
+        return ""
 
-    def score(self, logits: np.ndarray, rows: Sequence[Row]) -> dict[str, float]:
-        """Official metrics of logits f[n,C] (regression: f[n,1])."""
-        ...
+    def encode(self, rows: Sequence[R], tokenizer: TokenizerLike, length: int) -> list[Example]:
+        """Examples for the head, one or more a row: tokens i32[n] and types i32[n], n <= length, or `choices`, a list
+        of such; where it is known, what is right: `label`, `span` i32[2] or `tags` i32[n] (-1: no label).
+
+        What `decode` has to know of an example stays on the host as its `place`.
+        """
+        raise NotImplementedError
+
+    def decode(
+        self, outputs: Sequence[Output], examples: Sequence[Example], rows: Sequence[R], tuned: Mapping[str, float]
+    ) -> list[Prediction]:
+        """The prediction of every row, from the logits of every example."""
+        raise NotImplementedError
+
+    def tune(self, predictions: Sequence[Prediction], rows: Sequence[R]) -> dict[str, float]:
+        """What is chosen on the dev set, once a model is trained, for `decode` to use on any other."""
+        return {}
+
+    def score(self, predictions: Sequence[Prediction], rows: Sequence[R]) -> dict[str, float]:
+        """The official metrics."""
+        raise NotImplementedError
+
+    def table(self, predictions: Sequence[Prediction]) -> list[list[Any]]:
+        """Predictions as the lines of a TSV file, the header first."""
+        raise NotImplementedError
+
+    def files(self, predictions: Sequence[Prediction], rows: Sequence[R]) -> dict[str, Any]:
+        """What official scorers read, each of `writes` as a JSON value, to be kept beside the scores."""
+        return {}

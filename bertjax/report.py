@@ -14,7 +14,7 @@ from bertjax import registry, tasks
 from bertjax.config import PhaseConfig, Pretrain
 from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
-from bertjax.data.sources import Position
+from bertjax.data.mixture import Mixture
 from bertjax.errors import ConfigError, DataError, closest
 from bertjax.jsonio import read_json, to_json
 from bertjax.recipe import load_recipe
@@ -74,7 +74,8 @@ def dry_run(config: Pretrain) -> None:
     step = make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
-        example = pretraining_batches(config, tokenizer, "train", phase).batch(Position())
+        mixture = pretraining_batches(config, tokenizer, "train", phase)
+        example = mixture.batch(mixture.start())
         batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in example.items()}
         console.print("compiling the step ...")
         memory = step.lower(state, batch).compile().memory_analysis()
@@ -85,7 +86,7 @@ def dry_run(config: Pretrain) -> None:
             table.add_row(name, f"{_bytes_on_device(tree) / 2**20:,.1f}")
         table.add_row("gradients, activations and other temporaries", f"{memory.temp_size_in_bytes / 2**20:,.1f}")
         answers.print(table)
-        _print_work(config, phase, state, example)
+        _print_work(config, phase, state, mixture, example)
 
 
 def _bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
@@ -93,17 +94,24 @@ def _bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
     return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _print_work(config: Pretrain, phase: PhaseConfig, state: TrainState, example: dict[str, np.ndarray]) -> None:
+def _print_work(
+    config: Pretrain, phase: PhaseConfig, state: TrainState, mixture: Mixture, example: dict[str, np.ndarray]
+) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     slots = phase.batch_size * phase.length
     real = int(np.count_nonzero(example["sequence"]))
-    epochs = phase.steps * real / Meta.load(config.data).total("train", "tokens")
     flops = slots * config.model.flops_per_token(phase.length, config.objective.masked_fraction(phase.length))
     table = Table("work", "")
     table.add_row("parameters", f"{count:,}")
     table.add_row("tokens a step", f"{slots:,} ({real / slots:.0%} of them real in the first batch)")
     table.add_row("sequences a row", f"{example['sequence'].max(axis=1).mean():.1f}")
-    table.add_row("steps", f"{phase.steps:,} (about {epochs:,.1f} epochs)")
+    table.add_row("steps", f"{phase.steps:,}")
+    for folder, source in zip(config.data, mixture.sources, strict=True):
+        share = source.batch_size / phase.batch_size
+        epochs = phase.steps * real * share / Meta.load(folder).total("train", "tokens")
+        table.add_row(
+            f"rows of {Path(folder).name}", f"{source.batch_size:,} a step, {share:.1%} (about {epochs:,.1f} epochs)"
+        )
     table.add_row("tokens in all", f"{slots * phase.steps:,}")
     table.add_row("FLOP a step, in all", f"{flops:.3g}, {flops * phase.steps:.3g}")
     answers.print(table)

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,17 @@ from bertjax.data.journal import Journal
 from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
-from bertjax.data.phases import Phase
+from bertjax.data.mixture import Mixture, shares
 from bertjax.data.sentences import split_sentences
-from bertjax.data.sources import CorpusSource, Position, Source
+from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
-from bertjax.errors import DataError
+from bertjax.errors import ConfigError, DataError
 from bertjax.objectives import supervised
 from bertjax.saved import open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train.log import averages, console
 from bertjax.train.loop import Every, Hook, mean_metrics
+from bertjax.train.mesh import make_mesh
 from bertjax.train.step import make_eval_step
 
 
@@ -123,10 +125,8 @@ def pretrain(config: Pretrain) -> None:
             model=config.model,
             objective=objective,
             tokenizer=tokenizer,
-            data_hash=Meta.load(config.data).content_hash,
-            phases=[
-                Phase(phase.steps, pretraining_batches(config, tokenizer, "train", phase)) for phase in config.phases
-            ],
+            data_hash=" ".join(Meta.load(folder).content_hash for folder in config.data),
+            phases=[(phase.steps, pretraining_batches(config, tokenizer, "train", phase)) for phase in config.phases],
             every=Every(config.log_every, config.eval_every, config.save_every),
             best="-loss",
             keep_last=config.keep_last,
@@ -138,50 +138,79 @@ def pretrain(config: Pretrain) -> None:
 
 
 def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
-    """The tokenizer of the prepared corpus, and the config with the size of its vocabulary."""
-    meta, tokenizer = Meta.load(config.data), Tokenizer.load(Path(config.data) / "tokenizer")
+    """The tokenizer of the prepared data, and the config with the size of its vocabulary."""
+    first, *others = config.data
+    meta, tokenizer = Meta.load(first), Tokenizer.load(Path(first) / "tokenizer")
     if tokenizer.hash != meta.tokenizer_hash:
-        raise DataError(f"{config.data}/tokenizer is not the one the data was made with; run `bertjax prepare` again")
+        raise DataError(f"{first}/tokenizer is not the one the data was made with; run `bertjax prepare` again")
+    for folder in others:
+        if Meta.load(folder).tokenizer_hash != meta.tokenizer_hash:
+            raise ConfigError(
+                f"{folder} was prepared with another tokenizer than {first}; "
+                f"prepare it again with --tokenizer {first}/tokenizer"
+            )
     return tokenizer, with_vocabulary(config, meta.vocab_size)
 
 
-def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phase: PhaseConfig) -> CorpusSource:
-    """Masked rows of a split ("train" or "valid") of the prepared corpus, in the shape of a phase."""
+def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phase: PhaseConfig) -> Mixture:
+    """Masked rows of a split ("train" or "valid") of the prepared data, in the shape of a phase."""
     vocab = Vocab.of(tokenizer)
-    return CorpusSource(
-        config.data,
-        split,
-        length=phase.length,
-        batch_size=phase.batch_size if split == "train" else phase.batch_size // config.micro_batches,
-        seed=config.seed,
-        vocab=vocab,
-        planner=config.objective.planner(),
-        corruption=config.objective.corruption(vocab, phase.length),
-        steps=config.steps,
-        packing=config.packing,
+    weights = config.data_weights or [Meta.load(folder).total(split, "tokens") for folder in config.data]
+    batch_size = phase.batch_size if split == "train" else phase.batch_size // config.micro_batches
+
+    return Mixture(
+        tuple(
+            CorpusSource(
+                folder,
+                split,
+                length=phase.length,
+                batch_size=rows,
+                seed=config.seed,
+                vocab=vocab,
+                planner=config.objective.planner(),
+                corruption=config.objective.corruption(vocab, phase.length),
+                steps=config.steps,
+                number=number,
+                packing=config.packing,
+            )
+            for number, (folder, rows) in enumerate(zip(config.data, shares(weights, batch_size), strict=True))
+        )
     )
 
 
-def one_epoch(source: Source, step: int) -> Iterator[Mapping[str, np.ndarray]]:
-    """All batches of a source's first epoch, in order, each as it would be at a step of the run."""
-    for window in range(source.windows):
-        for batch in range(source.batches(0, window)):
-            yield source.batch(Position(0, window, batch, step))
+def one_epoch(mixture: Mixture, step: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """The batches of the first epoch, as many as all sources have, each as it would be at a step of the run."""
+    places = (
+        (
+            Position(0, window, batch, step)
+            for window in range(source.windows)
+            for batch in range(source.batches(0, window))
+        )
+        for source in mixture.sources
+    )
+    return map(mixture.batch, zip(*places, strict=False))
 
 
 def finetune(config: Finetune) -> None:
     """A run and a task -> RUN2 with checkpoints and the scores of the best one on dev."""
-    saved, task = open_run(config.source), tasks.find(config.task)
+    saved, task, out = open_run(config.source), tasks.find(config.task), Path(config.out)
     check_length(config.length, saved.model)
     rows = {split: task.read(config.data, split) for split in ("train", "dev")}
+    rows["train"] = scoring.trainable(task, rows["train"], out / "not_trained_on.json")
     rows["train"] = scoring.draw(rows["train"], config.train_rows, config.seed)
-    objective = supervised.Config(len(task.labels), config.dropout).build(saved.model)
+    baseline = {}
+    if config.baseline == "tfidf":
+        baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}}
+    objective = supervised.Config(len(task.labels), config.dropout, task.head).build(saved.model)
     source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
     steps = source.batches(0, 0)
 
+    @cache
+    def scorer(mesh: Mesh) -> scoring.Scorer:
+        return scoring.Scorer(task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length)
+
     def trained_parts(mesh: Mesh) -> Params:
-        parts = tuple(part for part in ("encoder", "pooler") if part in saved.parts)
-        return saved.params(objective, mesh, parts) if config.encoder == "pretrained" else {}
+        return saved.encoder_params(objective, mesh) if config.encoder == "pretrained" else {}
 
     session.train(
         session.Session(
@@ -191,48 +220,49 @@ def finetune(config: Finetune) -> None:
             objective=objective,
             tokenizer=saved.tokenizer,
             data_hash=scoring.digest(rows["train"] + rows["dev"]),
-            phases=[Phase(config.epochs * steps, source)],
+            phases=[(config.epochs * steps, Mixture((source,)))],
             every=Every(config.log_every, evaluate=steps, save=steps),
             best=task.metrics[0],
             keep_last=1,
             workers=0,
-            evaluation=lambda mesh: scoring.Scorer(
-                task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length
-            ),
+            evaluation=scorer,
             trained_parts=trained_parts,
         )
     )
     best = open_run(config.out)
+    if task.writes:
+        mesh = make_mesh(config.mesh)
+        predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures)
+        scoring.write_files(out, "", task, predictions, rows["dev"])
     about: dict[str, Any] = {
         "epoch": best.step / steps,
         "encoder": config.encoder,
         "from": config.source,
         "seed": config.seed,
     }
-    if config.baseline == "tfidf":
-        about["baseline"] = {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}
-    scoring.write_scores(Path(config.out) / "scores.json", task, "dev", best.figures, rows, about)
+    scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows, about | baseline)
 
 
 def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
     saved = open_run(config.run, "finetune")
     assert isinstance(saved.config, Finetune)
-    task = tasks.find(saved.config.task)
-    rows = task.read(config.data, config.split)
-    figures = scoring.scorer(saved, task, rows, config.batch_size).score()
-    out = Path(config.out or saved.path / f"scores-{config.split}.json")
-    scoring.write_scores(
-        out, task, config.split, figures, {config.split: rows}, {"run": config.run, "step": saved.step}
-    )
+    task, split = tasks.find(saved.config.task), config.split
+    rows = task.read(config.data, split)
+    predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
+    figures = task.score(predictions, rows)
+    out = Path(config.out or saved.path / f"scores-{split}.json")
+    scoring.write_files(out.parent, f"-{split}", task, predictions, rows)
+    scoring.write_scores(out, task, split, figures, {split: rows}, {"run": config.run, "step": saved.step})
 
 
 def predict(config: Predict) -> None:
-    """A fine-tuned run on a file of texts -> one prediction a line, with the probability of each label."""
+    """A fine-tuned run on a file of the user's -> a prediction of every row, and how sure the model is."""
     saved = open_run(config.run, "finetune")
     assert isinstance(saved.config, Finetune)
     task = tasks.find(saved.config.task)
-    rows = task.read_inputs(config.input)
-    logits = scoring.scorer(saved, task, rows, config.batch_size).logits()
-    scoring.write_predictions(Path(config.out), task, logits)
-    console.print(f"predict: {len(rows):,} predictions in {config.out}")
+    predictions = scoring.predictions_of(saved, task, task.read_inputs(config.input), config.batch_size)
+    if config.top:
+        predictions = scoring.shortened(predictions, config.top, task.name)
+    scoring.write_predictions(Path(config.out), task, predictions)
+    console.print(f"predict: {len(predictions):,} predictions in {config.out}")

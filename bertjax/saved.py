@@ -40,18 +40,23 @@ class SavedRun:
         if isinstance(self.config, Pretrain):
             return self.config.objective.build(self.model)
         task = tasks.find(self.config.task)
-        return supervised.Config(len(task.labels), self.config.dropout).build(self.model)
+        return supervised.Config(len(task.labels), self.config.dropout, task.head).build(self.model)
 
-    @property
-    def parts(self) -> list[str]:
-        """Names of the top-level parameters of the checkpoint; without a sentence objective there is no pooler."""
-        return self.checkpoints.parts(self.step)
+    def params(self, objective: Objective, mesh: Mesh) -> Params:
+        """Trained parameters of the objective the run trained."""
+        return self.checkpoints.params(self.step, _wanted(objective, mesh))
 
-    def params(self, objective: Objective, mesh: Mesh, parts: tuple[str, ...] = ()) -> Params:
-        """Trained parameters of an objective over `self.model`; only the top-level `parts` where some are named."""
-        like = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
-        placed = place(like, shardings(like, mesh))
-        return self.checkpoints.params(self.step, {name: placed[name] for name in parts or placed})
+    def encoder_params(self, objective: Objective, mesh: Mesh) -> Params:
+        """The trained encoder for another objective over `self.model`, and the pooler where both have one."""
+        wanted, there = _wanted(objective, mesh), self.checkpoints.parts(self.step)
+        return self.checkpoints.params(
+            self.step, {name: wanted[name] for name in ("encoder", "pooler") if name in wanted and name in there}
+        )
+
+
+def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:
+    like = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
+    return place(like, shardings(like, mesh))
 
 
 def open_run(path: str | Path, command: str = "") -> SavedRun:

@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from rich.table import Table
 
 from bertjax.config import Finetune
-from bertjax.contracts import Objective, Params, Row, Task
-from bertjax.data.sources import ExampleSource, Position
+from bertjax.contracts import Objective, Output, Params, Prediction, Task
+from bertjax.data.examples import ExampleSource
+from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
@@ -23,7 +24,18 @@ from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.step import TrainState
 
 
-def draw(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+def trainable(task: Task, rows: Sequence[Any], out: Path) -> list[Any]:
+    """The rows without a fault; how many have one is told, and they are listed in a file."""
+    faults = [fault for fault in map(task.fault, rows) if fault]
+    if faults:
+        write_json(out, faults)
+        console.print(
+            f"{task.name}: {len(faults):,} of {len(rows):,} rows are not trained on; they are listed in {out}"
+        )
+    return [row for row in rows if not task.fault(row)]
+
+
+def draw(rows: Sequence[Any], count: int, seed: int) -> list[Any]:
     """`count` rows drawn by the seed, in their order; all of them for 0."""
     if count > len(rows):
         raise ConfigError(f"train_rows={count} but the task has {len(rows)} rows; lower it or leave it out")
@@ -31,7 +43,7 @@ def draw(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     return [rows[i] for i in chosen]
 
 
-def training_batches(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, config: Finetune) -> ExampleSource:
+def training_batches(task: Task, rows: Sequence[Any], tokenizer: Tokenizer, config: Finetune) -> ExampleSource:
     """Batches of a task's rows, shuffled anew each epoch."""
     return ExampleSource(
         task.encode(rows, tokenizer, config.length),
@@ -45,24 +57,24 @@ def training_batches(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, conf
 
 
 class Scorer:
-    """Logits and metrics of rows; called with a state it is the evaluation of a training run."""
+    """Predictions and metrics of rows; called with a state it is the evaluation of a training run."""
 
     def __init__(
         self,
         task: Task,
-        rows: Sequence[Row],
+        rows: Sequence[Any],
         tokenizer: Tokenizer,
         objective: Objective,
         mesh: Mesh,
         *,
         length: int,
         batch_size: int = 64,
-        params: Params | None = None,
     ) -> None:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        self._task, self._rows, self._mesh, self._params = task, rows, mesh, params
+        self._task, self._rows, self._mesh = task, rows, mesh
+        self._examples = task.encode(rows, tokenizer, length)
         self._source = ExampleSource(
-            task.encode(rows, tokenizer, length),
+            self._examples,
             batch_size=-(-batch_size // ways) * ways,
             length=length,
             pad=tokenizer.pad_id,
@@ -72,34 +84,32 @@ class Scorer:
         self._step = jax.jit(lambda params, batch: objective.apply({"params": params}, batch, method="logits"))
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        self._params = state.params
-        return self.score()
+        """The metrics, and what is tuned on these rows."""
+        outputs = self._outputs(state.params)
+        predictions = self._decode(outputs, {})
+        tuned = self._task.tune(predictions, self._rows)
+        return self._task.score(self._decode(outputs, tuned) if tuned else predictions, self._rows) | tuned
 
-    def score(self) -> dict[str, float]:
-        """The task's official metrics."""
-        return self._task.score(self.logits(), self._rows)
+    def predictions(self, params: Params, tuned: Mapping[str, float]) -> list[Prediction]:
+        """Of all rows, with what was tuned on others."""
+        return self._decode(self._outputs(params), tuned)
 
-    def logits(self) -> np.ndarray:
-        """f32[n,C] of all rows."""
+    def _decode(self, outputs: Sequence[Output], tuned: Mapping[str, float]) -> list[Prediction]:
+        return self._task.decode(outputs, self._examples, self._rows, tuned)
+
+    def _outputs(self, params: Params) -> list[Output]:
+        """The logits of every example."""
         batches = (self._source.batch(Position(0, 0, i)) for i in range(self._source.batches(0, 0)))
-        made = [np.asarray(self._step(self._params, put_batch(batch, self._mesh))) for batch in batches]
-        return np.concatenate(made)[: len(self._rows)]
+        made = [np.asarray(self._step(params, put_batch(batch, self._mesh))) for batch in batches]
+        return list(np.concatenate(made)[: len(self._examples)])
 
 
-def scorer(saved: SavedRun, task: Task, rows: Sequence[Row], batch_size: int) -> Scorer:
-    """The scorer of a fine-tuned run, over all devices."""
+def predictions_of(saved: SavedRun, task: Task, rows: Sequence[Any], batch_size: int) -> list[Prediction]:
+    """What a fine-tuned run says of rows, over all devices."""
     assert isinstance(saved.config, Finetune)
     objective, mesh = saved.objective(), make_mesh(MeshConfig())
-    return Scorer(
-        task,
-        rows,
-        saved.tokenizer,
-        objective,
-        mesh,
-        length=saved.config.length,
-        batch_size=batch_size,
-        params=saved.params(objective, mesh),
-    )
+    scorer = Scorer(task, rows, saved.tokenizer, objective, mesh, length=saved.config.length, batch_size=batch_size)
+    return scorer.predictions(saved.params(objective, mesh), saved.figures)
 
 
 def write_scores(
@@ -107,12 +117,12 @@ def write_scores(
     task: Task,
     split: str,
     figures: Mapping[str, float],
-    rows: Mapping[str, Sequence[Row]],
+    rows: Mapping[str, Sequence[Any]],
     about: Mapping[str, Any],
 ) -> None:
     """Scores with what is needed to get them again, as a file and on the screen."""
     data = {name: {"rows": len(part), "sha256": digest(part)} for name, part in rows.items()}
-    metrics = {name: figures[name] for name in task.metrics}
+    metrics = {name: figures[name] for name in task.metrics if name in figures}
     scores = {"task": task.name, "split": split, "metrics": metrics, **about, "data": data, "versions": versions()}
     write_json(path, scores)
     table = Table(title=f"{task.name} {split}", title_justify="left")
@@ -125,28 +135,38 @@ def write_scores(
     console.print(f"scores in {path}")
 
 
-def digest(rows: Sequence[Row]) -> str:
+def write_files(folder: Path, suffix: str, task: Task, predictions: Sequence[Prediction], rows: Sequence[Any]) -> None:
+    """What the task's official scorer reads, as NAME + suffix + .json."""
+    for name, content in task.files(predictions, rows).items():
+        write_json(folder / f"{name}{suffix}.json", content)
+
+
+def digest(rows: Sequence[Any]) -> str:
     """SHA-256 of what the rows hold."""
     return hashlib.sha256(json.dumps([tuple(row) for row in rows]).encode()).hexdigest()
 
 
-def write_predictions(path: Path, task: Task, logits: np.ndarray) -> None:
-    """One line a row: the label and the probability of each (regression: the score); TSV or .jsonl by the name."""
-    if task.labels:
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        table = shifted / shifted.sum(axis=1, keepdims=True)
-        answers: list[Any] = [task.labels[i] for i in table.argmax(axis=1)]
-    else:
-        table, answers = np.zeros((len(logits), 0)), [round(float(value), 4) for value in logits[:, 0]]
+def shortened(predictions: Sequence[Prediction], top: int, task: str) -> list[Prediction]:
+    """Predictions with the `top` best of their ranked answers."""
+    if not all("best" in prediction for prediction in predictions):
+        raise ConfigError(f"top={top} is for ranked answers, and {task} has none; leave it out")
+    return [{**prediction, "best": prediction["best"][:top]} for prediction in predictions]
+
+
+def write_predictions(path: Path, task: Task, predictions: Sequence[Prediction]) -> None:
+    """The predictions in their order, as JSON lines where the name ends in .jsonl, else as TSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
-    if path.suffix != ".jsonl":
-        lines.append("\t".join(["index", "prediction", *task.labels]))
-    for index, (answer, row) in enumerate(zip(answers, table, strict=True)):
-        shares = {label: round(float(share), 6) for label, share in zip(task.labels, row, strict=True)}
-        if path.suffix == ".jsonl":
-            record = {"index": index, "prediction": answer} | ({"probabilities": shares} if shares else {})
-            lines.append(json.dumps(record, ensure_ascii=False))
-        else:
-            lines.append("\t".join(str(value) for value in (index, answer, *shares.values())))
-    path.write_text("\n".join(lines) + "\n")
+    rounded = [_rounded(prediction) for prediction in predictions]
+    if path.suffix == ".jsonl":
+        lines = [json.dumps({"index": i, **record}, ensure_ascii=False) for i, record in enumerate(rounded)]
+    else:
+        lines = ["\t".join(map(str, row)) for row in task.table(rounded)]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value

@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 
 from bertjax.config import Finetune, Pretrain, check_resume
 from bertjax.contracts import ModelConfig, Objective, Params
+from bertjax.data.mixture import Mixture
 from bertjax.data.phases import Phase, Phases
-from bertjax.data.sources import START, Position
+from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
@@ -18,7 +19,7 @@ from bertjax.saved import versions
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
 from bertjax.train.loop import Every, Fit, Hook, Window, fit
-from bertjax.train.mesh import check_batch, make_mesh
+from bertjax.train.mesh import check_batch, local_rows, make_mesh
 from bertjax.train.step import TrainState, abstract_state, init_state, make_train_step
 
 
@@ -32,7 +33,7 @@ class Session:
     objective: Objective
     tokenizer: Tokenizer
     data_hash: str
-    phases: Sequence[Phase]
+    phases: Sequence[tuple[int, Mixture]]  # steps, and where their batches come from
     every: Every
     best: str  # the figure that chooses the best checkpoint, "-loss" for the lowest loss
     keep_last: int
@@ -43,16 +44,16 @@ class Session:
     @property
     def total_steps(self) -> int:
         """Of all phases."""
-        return sum(phase.steps for phase in self.phases)
+        return sum(steps for steps, _ in self.phases)
 
 
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
     mesh = make_mesh(config.mesh)
-    for phase in session.phases:
-        check_batch(phase.source.batch_size, config.micro_batches, mesh)
-    number, extra = _resume(session, run) or (0, {"loader": START, "window": {}})
+    for _, mixture in session.phases:
+        check_batch(mixture.batch_size, config.micro_batches, mesh)
+    number, extra = _resume(session, run) or (0, {"loader": [], "window": {}})
     optimizer = config.optimizer.build(session.total_steps)
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:
@@ -74,8 +75,9 @@ def train(session: Session) -> TrainState:
         total_steps=session.total_steps,
     )
     saver = Saver(run, keep_last=session.keep_last, best=session.best, constant=constant)
-    position = Position(*extra["loader"])
-    batches = Phases(session.phases, done=number, position=position, workers=session.workers)
+    phases = [Phase(steps, mixture, local_rows(mixture.batch_size, mesh)) for steps, mixture in session.phases]
+    places = tuple(Position(*place) for place in extra["loader"])
+    batches = Phases(phases, done=number, places=places, workers=session.workers)
     writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
     try:
         return fit(fixed, state, batches, window=Window.from_json(extra["window"]), saver=saver, writer=writer)

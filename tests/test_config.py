@@ -11,7 +11,7 @@ from bertjax.models import bert
 from bertjax.recipe import load_recipe
 
 FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
-PRETRAIN = Pretrain(data="data", out="out")
+PRETRAIN = Pretrain(data=("data",), out="out")
 OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop"}  # fmt: skip  # noqa: E501
 KINDS = {"token": "span", "lamb": "adamw"}  # what has several kinds, by its default
 

@@ -21,7 +21,8 @@ VALUES = [
     (
         config.Pretrain,
         config.Pretrain(
-            data="d",
+            data=("d", "e"),
+            data_weights=(7.0, 3.0),
             model=bert.Config(width=64, layers=1, heads=2, dtype="bfloat16"),
             objective=mlm.Config("sop", Masking(rate=(0.3, 0.15))),
             optimizer=Optimizer(kind="lamb", warmup=100),
@@ -66,7 +67,7 @@ def test_missing_keys_have_their_defaults_and_integers_may_stand_for_floats():
         (config.Pretrain, {"steps": "3"}, "here.steps: needs int, is '3'"),
         (config.Pretrain, {"steps": True}, "here.steps: needs int, is True"),
         (config.Pretrain, {"steps": 3.0}, "here.steps: needs int, is 3.0"),
-        (config.Pretrain, {"data": None}, "here.data: needs str, is None"),
+        (config.Pretrain, {"out": None}, "here.out: needs str, is None"),
         (config.Prepare, {"lowercase": 1}, "here.lowercase: needs bool, is 1"),
         (config.Prepare, {"corpus": "a.txt"}, "here.corpus: needs a list, is 'a.txt'"),
         (config.Prepare, {"corpus": ["a", 1]}, "here.corpus[1]: needs str, is 1"),

@@ -35,6 +35,7 @@ ONLY_IN = {
     "zstandard": ("data/lines.py",),
     "tensorflow_datasets": ("data/tfds.py",),
     "tyro": ("cli.py",),
+    "seqeval": ("tasks/ner.py",),
     "sentencepiece": ("data/spiece.py",),
     "tokenizers": ("data/wordpiece.py", "data/bpe.py", "data/library.py"),
     "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "cli.py"),

@@ -14,9 +14,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
+from bertjax.data.offsets import in_texts
 from bertjax.data.sampling import Texts
 from bertjax.data.specials import ROBERTA, named_in
 from bertjax.data.tokenizer import encodable
@@ -52,6 +54,13 @@ class ByteBPE(WordTokenizer):
         """Ids of each text, without special tokens."""
         clean = [encodable(text.lower() if self.lowercase else text) for text in texts]
         return [encoding.ids for encoding in self._backend.encode_batch_fast(clean)]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
+        """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
+        cleaned = [encodable(text.lower() if self.lowercase else text) for text in texts]
+        encodings = self._backend.encode_batch(cleaned)
+        places = in_texts(texts, cleaned, [encoding.offsets for encoding in encodings])
+        return [(encoding.ids, found) for encoding, found in zip(encodings, places, strict=True)]
 
     def words(self, text: str) -> list[str]:
         """No piece goes across a lone space between two words; longer white space is left where it is."""

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from bertjax.data.blocks import Shard
+from bertjax.data.draws import ranges
 from bertjax.data.rows import Sequences
 
 MARKS = 2  # [CLS] and [SEP]
@@ -42,7 +43,10 @@ def full_sentences(shard: Shard, *, length: int, rng: np.random.Generator) -> Se
 
 
 def doc_sentences(shard: Shard, *, length: int, rng: np.random.Generator) -> Sequences:
-    """As many whole sentences of one document as fit. A sentence longer than a row is cut to pieces of a row."""
+    """As many whole sentences of one document as fit. A sentence longer than a row is cut to pieces of a row.
+
+    They are the same each time, as in the original: from another start, rows of whole sentences soon fall in step.
+    """
     starts, documents = _pieces(shard, length - MARKS)
     cuts = []
     for at, last in pairwise(documents):
@@ -54,13 +58,14 @@ def doc_sentences(shard: Shard, *, length: int, rng: np.random.Generator) -> Seq
 
 
 def segments(shard: Shard, *, length: int, rng: np.random.Generator) -> Sequences:
-    """Each document cut wherever a row is full."""
+    """Each document cut into full rows and one of what is left, which is any of them."""
     room = length - MARKS
     bounds = shard.sentence_starts[shard.document_starts]
     counts = -(-np.diff(bounds) // room)
-    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = np.repeat(bounds[:-1], counts) + number * room
-    return Sequences.single(starts, np.minimum(starts + room, np.repeat(bounds[1:], counts)))
+    number = ranges(0, counts)
+    lacking = np.where(number >= np.repeat(rng.integers(counts), counts), np.repeat(-np.diff(bounds) % room, counts), 0)
+    stops = np.repeat(bounds[:-1], counts) + (number + 1) * room - lacking
+    return Sequences.single(np.append(bounds[0], stops[:-1]), stops)
 
 
 def _pieces(shard: Shard, room: int) -> tuple[list[int], list[int]]:
@@ -71,6 +76,5 @@ def _pieces(shard: Shard, room: int) -> tuple[list[int], list[int]]:
     lengths = np.diff(shard.sentence_starts)
     counts = -(-lengths // room)
     before = np.concatenate([[0], np.cumsum(counts)])
-    number = np.arange(before[-1]) - np.repeat(before[:-1], counts)
-    starts = np.repeat(shard.sentence_starts[:-1], counts) + number * room
+    starts = np.repeat(shard.sentence_starts[:-1], counts) + ranges(0, counts) * room
     return [*starts.tolist(), int(shard.sentence_starts[-1])], before[shard.document_starts].tolist()

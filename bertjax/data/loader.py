@@ -1,8 +1,8 @@
 """Batches by position: what comes next is a pure function of (epoch, window, batch, step), never of workers or history.
 
 A source knows how many batches each window of an epoch has and makes any of them; a loader walks forward from a
-position. So a run's state in the data is four integers, a restart costs nothing, and worker processes may differ
-in number from one run to the next.
+position. So a run's state in the data is four integers for each source, a restart costs nothing, and worker processes
+and hosts may differ in number from one run to the next.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from bertjax.data.mixture import Mixture, Places
 from bertjax.data.parallel import end_with_parent
-from bertjax.data.sources import START, HostBatch, Position, Source
+from bertjax.data.sources import HostBatch, Position, Source
 from bertjax.errors import ConfigError
 
 ENDLESS = 1 << 40  # Grain wants a length; no run has as many batches or epochs
 
 
-class _Walk:
-    """The batches from `start` on, by index: what Grain reads. A batch brings the position of the one after it."""
+class _Batches:
+    """The batches from `start` on, by index: what Grain reads. A batch brings the positions of the one after it."""
 
-    def __init__(self, source: Source, start: Position, epochs: int) -> None:
-        self.source, self.epochs = source, epochs
-        self._firsts = [0]  # index of the first batch of each window walked so far
-        self._windows = [start]
-        self._step = start.step
+    def __init__(self, mixture: Mixture, start: Places, epochs: int, rows: np.ndarray | None) -> None:
+        self.mixture, self.epochs, self.rows = mixture, epochs, rows
+        self._walks = [_Walk(source, at, epochs) for source, at in zip(mixture.sources, start, strict=True)]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -38,13 +37,30 @@ class _Walk:
         return ENDLESS
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        here, following = zip(*(walk.at(index) for walk in self._walks), strict=True)
+        if any(position.epoch >= self.epochs for position in here):
+            return {"batch": {}, "next": np.array(here)}
+        return {"batch": self.mixture.batch(here, self.rows), "next": np.array(following)}
+
+
+class _Walk:
+    """The positions in a source from `start` on, by index."""
+
+    def __init__(self, source: Source, start: Position, epochs: int) -> None:
+        self.source, self.epochs = source, epochs
+        self._firsts = [0]  # index of the first batch of each window walked so far
+        self._windows = [start]
+        self._step = start.step
+
+    def at(self, index: int) -> tuple[Position, Position]:
+        """The position of a batch and of the one after it."""
         position = self._locate(index)._replace(step=self._step + index)
         if position.epoch >= self.epochs:
-            return {"batch": {}, "next": np.array(position)}
+            return position, position
         following = position._replace(batch=position.batch + 1)
         if following.batch >= self.source.batches(position.epoch, position.window):
             following = self._next_window(position)
-        return {"batch": self.source.batch(position), "next": np.array(following._replace(step=position.step + 1))}
+        return position, following._replace(step=position.step + 1)
 
     def _next_window(self, at: Position) -> Position:
         last = at.window + 1 == self.source.windows
@@ -66,16 +82,24 @@ class _Walk:
 
 
 class Loader:
-    """Iterator over a source's batches from `start`, made ahead of time by `workers` processes (0: one thread).
+    """Iterator over a mixture's batches from `start`, made ahead of time by `workers` processes (0: one thread).
 
-    `position` is that of the next batch to come: a loader started there goes on with the identical stream, whatever
-    its number of workers. The stream ends after `epochs`, without them never. Call `close` when done early.
+    `places` are those of the next batch to come: a loader started there goes on with the identical stream, whatever
+    its number of workers. Of each batch only `rows` i64[b] are made, without them all: so hosts share a batch. The
+    stream ends with the first source that has given its `epochs`, without them never. Call `close` when done early.
     """
 
-    def __init__(self, source: Source, start: Position = START, *, workers: int = 0, epochs: int | None = None) -> None:
-        self.position = Position(*start)
-        walk = _Walk(source, self.position, ENDLESS if epochs is None else epochs)
-        self._open = [_open(walk, workers)]
+    def __init__(
+        self,
+        mixture: Mixture,
+        start: Places | None = None,
+        *,
+        rows: np.ndarray | None = None,
+        workers: int = 0,
+        epochs: int | None = None,
+    ) -> None:
+        self.places = start or mixture.start()
+        self._open = [_open(_Batches(mixture, self.places, ENDLESS if epochs is None else epochs, rows), workers)]
         # Grain's processes must be gone before the interpreter takes its modules apart.
         self._finish = weakref.finalize(self, _close, self._open)
 
@@ -86,7 +110,7 @@ class Loader:
         if not self._open:
             raise StopIteration
         item = next(self._open[0])
-        self.position = Position(*(int(part) for part in item["next"]))
+        self.places = tuple(Position(*place) for place in item["next"].tolist())
         if not item["batch"]:
             self.close()
             raise StopIteration
@@ -103,12 +127,12 @@ def _close(opened: list[Any]) -> None:
         opened.pop().close()
 
 
-def _open(walk: _Walk, workers: int) -> Any:  # noqa: ANN401 (a grain.DatasetIterator)
+def _open(made: _Batches, workers: int) -> Any:  # noqa: ANN401 (a grain.DatasetIterator)
     # Grain imports jax where it finds it: kept out of the import of this module, so that data/ is free of jax.
     import grain
     from absl import flags
 
-    batches = grain.MapDataset.source(walk)
+    batches = grain.MapDataset.source(made)
     if not workers:
         return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
     if not flags.FLAGS.is_parsed():  # Grain reads its own flags, which nobody passes here

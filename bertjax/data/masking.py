@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
+from bertjax.data import choosing
+from bertjax.data.draws import below, draw, ranges, uniform
 from bertjax.errors import ConfigError, closest
 
 
@@ -45,6 +45,10 @@ class Vocab(NamedTuple):
 
 
 Kind = Literal["token", "word", "ngram", "span"]
+NGRAMS = tuple(1 / n for n in (1, 2, 3))  # ALBERT, section 4.1
+SPANS = tuple(0.2 * 0.8**n for n in range(10))  # SpanBERT, section 3.1: 3.8 words on average
+LENGTHS: dict[str, tuple[float, ...]] = {"word": (1.0,), "ngram": NGRAMS, "span": SPANS}
+CHOICE, LENGTH, DICE, REPLACEMENT = range(4)  # what draws are for
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,9 @@ class Masking:
 
 
 class Masked(NamedTuple):
-    """Corrupted tokens i32[n] and M static slots: positions i32[M], sorted; targets i32[M]; weights f32[M].
+    """Corrupted tokens i32[B,L] and M static slots: positions i32[B,M], sorted; targets i32[B,M]; weights f32[B,M].
 
-    Slots that are not used hold position 0, target 0 and weight 0.
+    Slots that are not used come last and hold position 0, target 0 and weight 0.
     """
 
     tokens: np.ndarray
@@ -96,99 +100,44 @@ class Masked(NamedTuple):
 
 
 def mask_tokens(
-    tokens: np.ndarray, rng: np.random.Generator, *, vocab: Vocab, masking: Masking, slots: int, progress: float = 0.0
-) -> Masked:
-    """Choose min(slots, max(1, round(n * rate))) of tokens i32[n]; [CLS] and [SEP] count in n but are not chosen.
-
-    Whole words come to a token or so less, where no word is left that would fit. Of the chosen, each for itself (of
-    `span`, each span), `mask_share` become [MASK], `random_share` any row of the vocabulary (special ones too, as in
-    the original), and the rest stay as they are.
-    """
-    budget = min(slots, max(1, round(len(tokens) * masking.rate_at(progress))))
-    chosen, dice = CHOOSE[masking.kind](tokens, budget, rng, vocab)
-    corrupted = tokens.astype(np.int32)
-    corrupted[chosen[dice < masking.mask_share]] = vocab.mask
-    replaced = chosen[(dice >= masking.mask_share) & (dice < masking.mask_share + masking.random_share)]
-    corrupted[replaced] = rng.integers(vocab.size, size=len(replaced))
-    count = len(chosen)
-    positions, targets, weights = np.zeros(slots, np.int32), np.zeros(slots, np.int32), np.zeros(slots, np.float32)
-    positions[:count], targets[:count], weights[:count] = chosen, tokens[chosen], 1.0
-    return Masked(corrupted, positions, targets, weights)
-
-
-# Each kind: (tokens, budget, rng, vocab) -> places i64[k], sorted, k <= budget, and the dice f64[k] of each.
-Choice = Callable[[np.ndarray, int, np.random.Generator, Vocab], tuple[np.ndarray, np.ndarray]]
-
-
-def _choose_tokens(
-    tokens: np.ndarray, budget: int, rng: np.random.Generator, vocab: Vocab
-) -> tuple[np.ndarray, np.ndarray]:
-    """BERT (section 3.1; create_pretraining_data.py, create_masked_lm_predictions)."""
-    candidates = np.flatnonzero((tokens != vocab.cls) & (tokens != vocab.sep))
-    chosen = np.sort(rng.permutation(candidates)[:budget])
-    return chosen, rng.random(len(chosen))
-
-
-def _choose_words(
     tokens: np.ndarray,
-    budget: int,
-    rng: np.random.Generator,
-    vocab: Vocab,
+    real: np.ndarray,
+    keys: np.ndarray,
     *,
-    lengths: Sequence[float],
-    dice_a_span: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Spans of 1, 2, .. whole words with the probabilities `lengths`, never across [SEP].
+    vocab: Vocab,
+    masking: Masking,
+    slots: int,
+    progress: float = 0.0,
+) -> Masked:
+    """Choose min(slots, max(1, round(n * rate))) of the n real tokens of each row of tokens i32[B,L].
 
-    The row is cut into spans of random lengths, then spans are taken at random: so long ones are as likely to be
-    taken as short ones, and every word as likely as any other. One that would overflow the budget is shortened.
+    `real` bool[B,L] is false in padding; [CLS] and [SEP] count in n but are not chosen. Whole words come to a token or
+    so less, where no word is left that would fit. Of the chosen, each for itself (of `span`, each span), `mask_share`
+    become [MASK], `random_share` any row of the vocabulary (special ones too, as in the original), and the rest stay
+    as they are. What becomes of a row depends on the row and its key u64 alone.
     """
-    spans = sorted(_take_spans(_words(tokens, vocab), budget, rng, lengths))
-    chosen = np.array([place for start, stop in spans for place in range(start, stop)], np.int64)
-    if not dice_a_span:
-        return chosen, rng.random(len(chosen))
-    return chosen, np.repeat(rng.random(len(spans)), [stop - start for start, stop in spans])
-
-
-def _words(tokens: np.ndarray, vocab: Vocab) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """W words: starts and stops i64[W], and whether one comes first after a mark bool[W]."""
-    mark = (tokens == vocab.cls) | (tokens == vocab.sep)
-    after_mark = np.concatenate([[True], mark[:-1]])
-    begins = (vocab.starts_word[tokens] | after_mark) & ~mark  # a text may begin within a word
-    bounds = np.flatnonzero(begins | mark)
-    stops = np.append(bounds[1:], len(tokens))
-    words = begins[bounds]
-    return bounds[words], stops[words], after_mark[bounds[words]]
-
-
-def _take_spans(
-    words: tuple[np.ndarray, np.ndarray, np.ndarray], budget: int, rng: np.random.Generator, lengths: Sequence[float]
-) -> list[tuple[int, int]]:
-    """(start, stop) of spans of together `budget` tokens or a little less, in the order in which they were drawn."""
-    starts, ends = words[0].tolist(), words[1].tolist()
-    drawn = np.searchsorted(np.cumsum(lengths), rng.random(len(starts)) * sum(lengths), side="right") + 1
-    cuts = np.cumsum(drawn)
-    first = words[2].copy()
-    first[cuts[cuts < len(starts)]] = True
-    firsts = np.flatnonzero(first).tolist()  # the words with which a span begins
-    spans: list[tuple[int, int]] = []
-    for span in rng.permutation(len(firsts)).tolist():
-        start, stop = starts[firsts[span]], 0
-        for end in ends[firsts[span] : firsts[span + 1] if span + 1 < len(firsts) else None]:
-            stop = end if end - start <= budget else stop
-        if stop:
-            spans.append((start, stop))
-            budget -= stop - start
-            if not budget:
-                break
-    return spans
-
-
-NGRAMS = tuple(1 / n for n in (1, 2, 3))  # ALBERT, section 4.1
-SPANS = tuple(0.2 * 0.8**n for n in range(10))  # SpanBERT, section 3.1: 3.8 words on average
-CHOOSE: dict[str, Choice] = {
-    "token": _choose_tokens,
-    "word": partial(_choose_words, lengths=(1.0,)),
-    "ngram": partial(_choose_words, lengths=NGRAMS),
-    "span": partial(_choose_words, lengths=SPANS, dice_a_span=True),
-}
+    length = tokens.shape[1]
+    budgets = np.clip(np.rint(real.sum(1) * masking.rate_at(progress)).astype(np.int64), 1, slots)
+    text = real & (tokens != vocab.cls) & (tokens != vocab.sep)
+    scores = draw(keys[:, None], CHOICE, np.arange(length))
+    if masking.kind == "token":
+        places = owners = choosing.tokens(text, budgets, scores)
+    else:
+        words = choosing.Words.of(text, vocab.starts_word[tokens])
+        draws = draw(keys[:, None], LENGTH, np.arange(length))
+        places, owners = choosing.spans(words, budgets, scores, draws, LENGTHS[masking.kind])
+    rows, columns = np.divmod(places, length)
+    of_span = owners if masking.kind == "span" else places
+    dice = uniform(draw(keys[rows], DICE, of_span % length))
+    chosen = tokens.reshape(-1)[places]
+    replacement = np.where(dice < masking.mask_share, vocab.mask, chosen)
+    random = (dice >= masking.mask_share) & (dice < masking.mask_share + masking.random_share)
+    replacement[random] = below(draw(keys[rows], REPLACEMENT, columns), vocab.size)[random]
+    corrupted = tokens.astype(np.int32)
+    corrupted.reshape(-1)[places] = replacement
+    counts = np.bincount(rows, minlength=len(tokens))
+    slot = ranges(0, counts)
+    positions, targets = np.zeros((2, len(tokens), slots), np.int32)
+    weights = np.zeros((len(tokens), slots), np.float32)
+    positions[rows, slot], targets[rows, slot], weights[rows, slot] = columns, chosen, 1.0
+    return Masked(corrupted, positions, targets, weights)

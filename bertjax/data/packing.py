@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -14,9 +15,17 @@ class Rows(NamedTuple):
     members: np.ndarray  # i64[Q]
     bounds: np.ndarray  # i64[R + 1]
 
-    def row(self, number: int) -> np.ndarray:
-        """The sequences of a row."""
-        return self.members[self.bounds[number] : self.bounds[number + 1]]
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Those of several lots of sequences as those of the lots joined."""
+        shifts = np.cumsum([0, *(len(part.members) for part in parts[:-1])])
+        members = [part.members + shift for part, shift in zip(parts, shifts, strict=True)]
+        return cls(np.concatenate(members), join_bounds([part.bounds for part in parts]))
+
+
+def join_bounds(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Bounds i64[N + 1] of what follows one another, each part's from 0 to its end."""
+    return np.concatenate([[0], np.cumsum(np.concatenate([np.diff(part) for part in parts]))])
 
 
 def one_each(count: int) -> Rows:
@@ -37,10 +46,11 @@ def pack(sizes: np.ndarray, *, length: int, rng: np.random.Generator) -> Rows:
     most = most_sequences(length)
     order = rng.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
+    full = int(np.searchsorted(-sizes[order], sizes.min() - length))  # so many have a row to themselves
     rows: list[list[int]] = []
     by_room: list[list[list[int]]] = [[] for _ in range(length + 1)]  # the open rows by the tokens they have room for
     rooms = 0  # bit n is set where by_room[n] has a row, so that the smallest room that will do is found at once
-    for index, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+    for index, size in zip(order[full:].tolist(), sizes[order[full:]].tolist(), strict=True):
         fitting = rooms >> size
         if fitting:
             room = size + (fitting & -fitting).bit_length() - 1
@@ -54,5 +64,6 @@ def pack(sizes: np.ndarray, *, length: int, rng: np.random.Generator) -> Rows:
         if len(row) < most and room > size:
             by_room[room - size].append(row)
             rooms |= 1 << (room - size)
-    counts = np.array([len(row) for row in rows], np.int64)
-    return Rows(np.fromiter(chain.from_iterable(rows), np.int64, len(sizes)), np.append(0, np.cumsum(counts)))
+    members = np.fromiter(chain.from_iterable(rows), np.int64, len(sizes) - full)
+    counts = np.array([1] * full + [len(row) for row in rows], np.int64)
+    return Rows(np.append(order[:full], members), np.append(0, np.cumsum(counts)))

@@ -1,4 +1,4 @@
-"""Length phases: batches of several sources one after the other (BERT: 90% of the steps at 128 tokens, 10% at 512)."""
+"""Length phases: batches of several mixtures one after the other (BERT: 90% of the steps at 128 tokens, 10% at 512)."""
 
 from __future__ import annotations
 
@@ -6,44 +6,49 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
+
 from bertjax.data.loader import Loader
-from bertjax.data.sources import START, HostBatch, Position, Source
+from bertjax.data.mixture import Mixture, Places
+from bertjax.data.sources import HostBatch
 
 
 class Phase(NamedTuple):
-    """So many steps with the batches of one source, from its start."""
+    """So many steps with the batches of one mixture of sources, from their start."""
 
     steps: int
-    source: Source
+    mixture: Mixture
+    rows: np.ndarray | None = None  # i64[b], of each batch those that this host is to have; without them all
 
 
 class Phases:
-    """The batches of all phases, from the step after `done` on; `position` is where its phase stood after that step.
+    """The batches of all phases, from the step after `done` on; `places` is where its phase stood after that step.
 
-    A phase begins at the start of its source, wherever the one before it ended: what a run saves stays the position
-    in one source, as the number of steps tells which.
+    A phase begins at the start of its sources, wherever the one before it ended: what a run saves stays the places in
+    one mixture, as the number of steps tells which.
     """
 
-    def __init__(self, phases: Sequence[Phase], *, done: int, position: Position, workers: int) -> None:
+    def __init__(self, phases: Sequence[Phase], *, done: int, places: Places | None, workers: int) -> None:
         self._phases, self._ends, self._workers = phases, list(accumulate(phase.steps for phase in phases)), workers
         self._done = done
         self._at = next((i for i, end in enumerate(self._ends) if done < end), len(phases) - 1)
         begins = done == self._ends[self._at] - phases[self._at].steps
-        self._loader = self._open(START._replace(step=done) if begins else position)
+        self._loader = self._open(None if begins else places)
 
-    def _open(self, position: Position) -> Loader:
-        return Loader(self._phases[self._at].source, position, workers=self._workers)
+    def _open(self, places: Places | None) -> Loader:
+        phase = self._phases[self._at]
+        return Loader(phase.mixture, places or phase.mixture.start(self._done), rows=phase.rows, workers=self._workers)
 
     @property
-    def position(self) -> Position:
-        """That of the next batch in the source that the last one came from."""
-        return self._loader.position
+    def places(self) -> Places:
+        """Those of the next batch in the mixture that the last one came from."""
+        return self._loader.places
 
     def __next__(self) -> HostBatch:
         if self._done == self._ends[self._at] and self._at + 1 < len(self._phases):
             self._loader.close()
             self._at += 1
-            self._loader = self._open(START._replace(step=self._done))
+            self._loader = self._open(None)
         self._done += 1
         return next(self._loader)
 

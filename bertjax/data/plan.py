@@ -6,7 +6,6 @@ Follows create_instances_from_document of google-research/bert, by index arithme
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -36,8 +35,7 @@ def next_sentence(shard: Shard, *, length: int, short_probability: float = 0.1, 
     B is what follows A (label IS_NEXT) or comes from another document (RANDOM).
     """
     assert len(shard.document_starts) > 2, "a shard of one document has no negatives"
-    spans = np.array(list(_spans(shard, length - MARKS, short_probability, rng)), np.int64)
-    return _sequences(_truncate(Pairs(*spans.T), length - MARKS, rng))
+    return _sequences(_truncate(_next_or_random(shard, length - MARKS, short_probability, rng), length - MARKS, rng))
 
 
 def sentence_order(shard: Shard, *, length: int, short_probability: float = 0.1, rng: np.random.Generator) -> Sequences:
@@ -46,9 +44,12 @@ def sentence_order(shard: Shard, *, length: int, short_probability: float = 0.1,
     A segment of one sentence cannot be cut in two: it stands alone and has no label. (google-research/albert gives it
     a random partner, which makes its SOP a little of an NSP.)
     """
-    spans = np.array(list(_consecutive(shard, length - MARKS, short_probability, rng)), np.int64)
-    pairs = _truncate(Pairs(*spans.T), length - MARKS, rng)
-    a_start, a_stop, b_start, b_stop, label = pairs
+    chunks = _chunks(shard, length - MARKS, short_probability, 1.0, rng)
+    a_start, a_stop, b_stop = shard.sentence_starts[np.stack([chunks.first, chunks.middle, chunks.last])]
+    label = np.where(chunks.middle == chunks.last, NO_LABEL, rng.integers(2, size=len(a_start)))
+    a_start, a_stop, b_start, b_stop, label = _truncate(
+        Pairs(a_start, a_stop, a_stop, b_stop, label), length - MARKS, rng
+    )
     swapped = label == SWAPPED
     return _sequences(
         Pairs(
@@ -70,58 +71,67 @@ def _sequences(pairs: Pairs) -> Sequences:
     return Sequences(starts[some], stops[some], bounds, pairs.label)
 
 
-def _spans(
-    shard: Shard, room: int, short_probability: float, rng: np.random.Generator
-) -> Iterator[tuple[int, int, int, int, int]]:
-    """Fields of Pairs before truncation."""
-    tokens = shard.sentence_starts.tolist()  # plain lists: a loop over chunks is fastest without numpy scalars
-    documents = shard.document_starts.tolist()
-    others = len(documents) - 2
-    draws = _draws(rng)
-    for document, (at, last) in enumerate(pairwise(documents)):
-        while at < last:
-            short, size, split, coin, other, place = next(draws)
-            # The original draws a target once a document; with few long documents that would be far from a tenth.
-            target = 2 + int(size * (room - 1)) if short < short_probability else room
-            stop = bisect_left(tokens, tokens[at] + target, at + 1, last)
-            count = stop - at
-            middle = at + 1 + int(split * (count - 1)) if count > 1 else stop
-            if count > 1 and coin >= 0.5:
-                yield tokens[at], tokens[middle], tokens[middle], tokens[stop], IS_NEXT
-                at = stop
-                continue
-            chosen = int(other * others)
-            chosen += chosen >= document
-            first, end = documents[chosen], documents[chosen + 1]
-            first += int(place * (end - first))
-            wanted = target - (tokens[middle] - tokens[at])
-            end = bisect_left(tokens, tokens[first] + wanted, first + 1, end)
-            yield tokens[at], tokens[middle], tokens[first], tokens[end], RANDOM
-            at = middle  # the sentences that B did not use are put back
+def _next_or_random(shard: Shard, room: int, short_probability: float, rng: np.random.Generator) -> Pairs:
+    """Pairs before truncation."""
+    starts, documents = shard.sentence_starts, shard.document_starts
+    first, middle, last, target, follows = _chunks(shard, room, short_probability, 0.5, rng)
+    follows &= middle < last
+    own = np.searchsorted(documents, first, side="right") - 1
+    other = rng.integers(len(documents) - 2, size=len(first))
+    other += other >= own
+    begin, end = documents[other], documents[other + 1]
+    begin += (rng.random(len(first)) * (end - begin)).astype(np.int64)
+    wanted = starts[begin] + target - (starts[middle] - starts[first])
+    end = np.clip(np.searchsorted(starts, wanted), begin + 1, end)
+    return Pairs(
+        a_start=starts[first],
+        a_stop=starts[middle],
+        b_start=starts[np.where(follows, middle, begin)],
+        b_stop=starts[np.where(follows, last, end)],
+        label=np.where(follows, IS_NEXT, RANDOM),
+    )
 
 
-def _consecutive(
-    shard: Shard, room: int, short_probability: float, rng: np.random.Generator
-) -> Iterator[tuple[int, int, int, int, int]]:
-    """Fields of Pairs before truncation and swapping; B is empty for a segment of one sentence."""
-    tokens = shard.sentence_starts.tolist()
-    draws = _draws(rng, columns=4)
-    for at, last in pairwise(shard.document_starts.tolist()):
-        while at < last:
-            short, size, split, coin = next(draws)
-            target = 2 + int(size * (room - 1)) if short < short_probability else room
-            stop = bisect_left(tokens, tokens[at] + target, at + 1, last)
-            if stop - at > 1:
-                middle = at + 1 + int(split * (stop - at - 1))
-                yield tokens[at], tokens[middle], tokens[middle], tokens[stop], SWAPPED if coin < 0.5 else IN_ORDER
-            else:
-                yield tokens[at], tokens[stop], tokens[stop], tokens[stop], NO_LABEL
-            at = stop
+class _Chunks(NamedTuple):
+    """C chunks of sentences: A is first:middle, what follows it middle:last, all i64[C]."""
+
+    first: np.ndarray
+    middle: np.ndarray  # first < middle <= last
+    last: np.ndarray
+    target: np.ndarray  # tokens wanted
+    follows: np.ndarray  # bool[C]: the next chunk begins at last, otherwise at middle
 
 
-def _draws(rng: np.random.Generator, columns: int = 6) -> Iterator[list[float]]:
-    while True:
-        yield from rng.random((1024, columns)).tolist()
+def _chunks(
+    shard: Shard, room: int, short_probability: float, follow_probability: float, rng: np.random.Generator
+) -> _Chunks:
+    """One pass over the documents, each chunk as many sentences as reach its target, cut in two at random."""
+    starts = shard.sentence_starts
+    most = len(starts) - 1  # of chunks, as each has a sentence of its own
+    short, size, split, coin = rng.random((4, most))
+    # The original draws a target once a document; with few long documents that would be far from a tenth.
+    target = np.where(short < short_probability, 2 + (size * (room - 1)).astype(np.int64), room)
+    follows = coin < follow_probability
+    ends = np.repeat(shard.document_starts[1:], np.diff(shard.document_starts))
+    # The loop is over plain lists, and its usual step a look-up: where a chunk with the full target ends.
+    full = np.minimum(np.searchsorted(starts, starts[:-1] + room), ends).tolist()
+    tokens, targets, splits, whole = starts.tolist(), target.tolist(), split.tolist(), follows.tolist()
+    firsts: list[int] = []
+    middles: list[int] = []
+    lasts: list[int] = []
+    number = 0
+    for at, end in pairwise(shard.document_starts.tolist()):
+        while at < end:
+            wanted = targets[number]
+            last = full[at] if wanted == room else bisect_left(tokens, tokens[at] + wanted, at + 1, end)
+            middle = at + 1 + int(splits[number] * (last - at - 1))
+            firsts.append(at)
+            middles.append(middle)
+            lasts.append(last)
+            at = last if whole[number] else middle  # the sentences that a random B takes the place of are put back
+            number += 1
+    first, middle, last = np.array([firsts, middles, lasts], np.int64)
+    return _Chunks(first, middle, last, target[:number], follows[:number])
 
 
 def _truncate(rows: Pairs, room: int, rng: np.random.Generator) -> Pairs:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from bertjax.data.draws import ranges
 from bertjax.data.masking import Vocab
+from bertjax.data.packing import Rows, join_bounds
 
 NO_LABEL = -1
 
@@ -34,41 +35,72 @@ class Sequences:
         return 1 + np.add.reduceat(self.stops - self.starts + 1, self.bounds[:-1])
 
     @classmethod
+    def joined(cls, parts: Sequence[Sequences], sizes: Sequence[int]) -> Sequences:
+        """Those of several texts of so many tokens each as those of the texts joined."""
+        shifts = np.cumsum([0, *sizes[:-1]])
+        return cls(
+            np.concatenate([part.starts + shift for part, shift in zip(parts, shifts, strict=True)]),
+            np.concatenate([part.stops + shift for part, shift in zip(parts, shifts, strict=True)]),
+            join_bounds([part.bounds for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+        )
+
+    @classmethod
     def single(cls, starts: np.ndarray, stops: np.ndarray) -> Sequences:
         """Sequences of one span each."""
         return cls(starts, stops, np.arange(len(starts) + 1), np.empty(0, np.int64))
 
 
-def row_example(
-    text: np.ndarray, sequences: Sequences, members: Sequence[int], *, vocab: Vocab, most: int
-) -> dict[str, Any]:
-    """A row of at most `most` = S sequences: tokens, types, sequence, positions i32[n]; first_tokens i32[S].
+def row_batch(
+    text: np.ndarray, sequences: Sequences, rows: Rows, chosen: np.ndarray, *, length: int, most: int, vocab: Vocab
+) -> dict[str, np.ndarray]:
+    """Chosen rows of at most `most` = S sequences: tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,S].
 
-    With a sentence objective also next_labels i32[S], next_weights f32[S], and types that count the spans; without
+    With a sentence objective also next_labels i32[B,S], next_weights f32[B,S], and types that count the spans; without
     one all types are 0.
     """
-    spans = [slice(sequences.bounds[member], sequences.bounds[member + 1]) for member in members]
-    texts = [(sequences.starts[span].tolist(), sequences.stops[span].tolist()) for span in spans]
-    size = sum(1 + sum(stops) - sum(starts) + len(starts) for starts, stops in texts)
-    tokens, types, sequence, positions = np.zeros((4, size), np.int32)
-    first_tokens, labelled = np.zeros(most, np.int32), len(sequences.labels) > 0
-    at = 0
-    for number, (starts, stops) in enumerate(texts):
-        first = first_tokens[number] = at
-        tokens[at] = vocab.cls
-        at += 1
-        for kind, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            end = at + stop - start
-            tokens[at:end], tokens[end] = text[start:stop], vocab.sep
-            if kind and labelled:
-                types[at : end + 1] = kind
-            at = end + 1
-        sequence[first:at] = number + 1
-        positions[first:at] = np.arange(at - first)
-    row = {"tokens": tokens, "types": types, "sequence": sequence, "positions": positions, "first_tokens": first_tokens}
+    labelled = len(sequences.labels) > 0
+    counts = rows.bounds[chosen + 1] - rows.bounds[chosen]
+    members = rows.members[ranges(rows.bounds[chosen], counts)]
+    row, number = np.repeat(np.arange(len(chosen)), counts), ranges(0, counts)  # of each sequence
+
+    held = sequences.bounds[members + 1] - sequences.bounds[members]
+    spans = ranges(sequences.bounds[members], held)
+    kind = ranges(0, held)  # of each span
+    marks = 1 + (kind == 0)  # [SEP] after it and, where it is the first of a sequence, [CLS] before it
+    starts = sequences.starts[spans] - marks + 1
+    sizes = sequences.stops[spans] - sequences.starts[spans] + marks
+    spans_behind = np.cumsum(sizes)
+    content = np.take(text, ranges(starts, sizes), mode="clip").astype(np.int32)
+    content[spans_behind - 1] = vocab.sep
+    behind = spans_behind[np.cumsum(held) - 1]  # of each sequence
+    lengths = np.diff(behind, prepend=0)
+    content[behind - lengths] = vocab.cls
+
+    sizes_of_rows = np.bincount(row, lengths, len(chosen)).astype(np.int64)
+    assert sizes_of_rows.max() <= length, f"a row of {sizes_of_rows.max()} tokens in a batch of {length}"
+    inside = np.arange(length) < sizes_of_rows[:, None]
+
+    def filled(values: np.ndarray, padding: int = 0) -> np.ndarray:
+        out: np.ndarray = np.full(inside.shape, padding, np.int32)
+        out[inside] = values
+        return out
+
+    def slots(values: np.ndarray, dtype: type) -> np.ndarray:
+        out: np.ndarray = np.zeros((len(chosen), most), dtype)
+        out[row, number] = values
+        return out
+
+    before = np.cumsum(sizes_of_rows) - sizes_of_rows
+    batch = {
+        "tokens": filled(content, vocab.pad),
+        "types": filled(np.repeat(kind if labelled else 0 * kind, sizes)),
+        "sequence": filled(np.repeat(number + 1, lengths)),
+        "positions": filled(ranges(0, lengths)),
+        "first_tokens": slots(behind - lengths - before[row], np.int32),
+    }
     if labelled:
-        labels = np.full(most, NO_LABEL, np.int32)
-        labels[: len(members)] = sequences.labels[members]
-        row["next_labels"] = np.where(labels == NO_LABEL, np.int32(0), labels)
-        row["next_weights"] = (labels != NO_LABEL).astype(np.float32)
-    return row
+        labels = sequences.labels[members]
+        batch["next_labels"] = slots(np.where(labels == NO_LABEL, 0, labels), np.int32)
+        batch["next_weights"] = slots(labels != NO_LABEL, np.float32)
+    return batch

@@ -1,8 +1,8 @@
-"""Where batches come from: pure functions of a position, over a prepared corpus or a task's examples."""
+"""Where batches come from: pure functions of a position, such as those over a prepared corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,14 +10,13 @@ import numpy as np
 
 from bertjax.data.masking import Vocab
 from bertjax.data.packing import Rows, most_sequences, one_each, pack
-from bertjax.data.rows import Sequences, row_example
-from bertjax.data.shards import Meta, Shard, read_shard
+from bertjax.data.rows import Sequences, row_batch
+from bertjax.data.shards import Meta, read_shard
 from bertjax.errors import ConfigError
 
-Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n], perhaps more
-Corruption = Callable[[Example, np.random.Generator, float], Example]  # (example, rng, progress) -> example
-Planner = Callable[..., Sequences]  # (shard, *, length, rng) -> what an epoch makes of it
 HostBatch = dict[str, np.ndarray]
+Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]  # (batch, keys u64[B], progress) -> batch
+Planner = Callable[..., Sequences]  # (shard, *, length, rng) -> what an epoch makes of it
 
 
 class Position(NamedTuple):
@@ -36,7 +35,8 @@ SHORTEST = 8  # tokens a row must have room for
 SHARDS, PLAN, ROWS, CORRUPT, EXAMPLES, PACK = range(1, 7)
 
 
-def _rng(purpose: int, *counters: int) -> np.random.Generator:
+def generator(purpose: int, *counters: int) -> np.random.Generator:
+    """A generator for one purpose, a pure function of the counters."""
     return np.random.default_rng((purpose, *counters))
 
 
@@ -50,89 +50,17 @@ class Source(Protocol):
         """How many batches a window has."""
         ...
 
-    def batch(self, position: Position) -> HostBatch:
-        """The batch at a position."""
+    def batch(self, position: Position, rows: np.ndarray | None = None) -> HostBatch:
+        """The batch at a position, or of its rows those named i64[b], as another would make the rest of them."""
         ...
 
 
-def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:
-    """B examples as one batch (as in contracts): tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,S].
-
-    An example that says nothing of them is one sequence. Other arrays (labels of sequences, a corruption's slots)
-    have one shape in all examples and are stacked under their own names.
-    """
-    rows = len(examples)
-    batch = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "types", "sequence", "positions")}
-    batch["tokens"][:] = pad
-    for i, example in enumerate(examples):
-        size = len(example["tokens"])
-        assert size <= length, f"an example of {size} tokens for rows of {length}"
-        batch["tokens"][i, :size] = example["tokens"]
-        batch["types"][i, :size] = example["types"]
-        batch["sequence"][i, :size] = example.get("sequence", 1)
-        batch["positions"][i, :size] = example["positions"] if "positions" in example else np.arange(size)
-    for name in examples[0].keys() - batch.keys() - {"label"}:
-        batch[name] = np.stack([example[name] for example in examples])
-    return {"first_tokens": np.zeros((rows, 1), np.int32), **batch}
-
-
-class ExampleSource:
-    """Encoded examples in memory (a task's split) as batches with labels i32[B] or f32[B] and weights f32[B].
-
-    `shuffle` orders them anew from (seed, epoch), else they stay in file order. `drop_last` leaves out what does not
-    fill a batch (training); otherwise the last batch is filled with rows of weight 0 (evaluation).
-    """
-
-    windows = 1
-
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        *,
-        batch_size: int,
-        length: int,
-        pad: int,
-        shuffle: bool,
-        drop_last: bool,
-        seed: int = 0,
-    ) -> None:
-        if len(examples) < (batch_size if drop_last else 1):
-            raise ConfigError(f"batch_size={batch_size} but there are only {len(examples)} examples; lower it")
-        self.examples = examples
-        self.batch_size, self.length, self.pad = batch_size, length, pad
-        self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
-
-    def batches(self, epoch: int, window: int) -> int:
-        """How many batches an epoch has: every epoch the same."""
-        full, rest = divmod(len(self.examples), self.batch_size)
-        return full + bool(rest and not self.drop_last)
-
-    def batch(self, position: Position) -> HostBatch:
-        """The batch at a position; rows of weight 0 hold one padding token."""
-        order = np.arange(len(self.examples))
-        if self.shuffle:
-            order = _rng(EXAMPLES, self.seed, position.epoch).permutation(order)
-        chosen = order[position.batch * self.batch_size :][: self.batch_size]
-        examples = [self.examples[i] for i in chosen]
-        missing = self.batch_size - len(examples)
-        nothing = {**examples[0], "tokens": [self.pad], "types": [0]}
-        batch = stack(examples + [nothing] * missing, length=self.length, pad=self.pad)
-        batch["weights"] = np.repeat(np.array([1, 0], np.float32), [len(examples), missing])
-        labels = [example.get("label") for example in examples]
-        if None not in labels:
-            kind = np.float32 if isinstance(labels[0], float) else np.int32
-            batch["labels"] = np.array(labels + [0] * missing, kind)
-        return batch
-
-
 class _Window(NamedTuple):
-    shards: list[Shard]
-    sequences: list[Sequences]
-    rows: list[Rows]
-    order: np.ndarray  # i64[R, 2]: (shard, row) of each row of the window as it comes
-
-
-NO_WINDOW = _Window([], [], [], np.empty((0, 2), np.int64))
+    text: np.ndarray  # tokens of its shards, joined
+    sequences: Sequences
+    rows: Rows
+    order: np.ndarray  # i64[R]: the rows as they come
+    keys: np.ndarray  # u64[R]: of each, what its corruption is drawn from
 
 
 class CorpusSource:
@@ -141,6 +69,7 @@ class CorpusSource:
     An epoch permutes the shards and takes them `window_shards` at a time; the rows of a window are mixed. Memory is
     that of one window. What does not fill a batch at the end of a window waits for another epoch's plan. With
     `packing` a row has several sequences. `steps` is the length of the run, in which the corruption may change.
+    `number` tells apart the sources of one run.
     """
 
     def __init__(
@@ -155,6 +84,7 @@ class CorpusSource:
         planner: Planner,
         corruption: Corruption,
         steps: int,
+        number: int = 0,
         packing: bool = False,
         window_shards: int = 8,
     ) -> None:
@@ -171,11 +101,11 @@ class CorpusSource:
             raise ConfigError(f"length={length} is too short for a row of text; at least {SHORTEST}")
         self.paths = [Path(data_dir) / file.name for file in files]
         self.windows = -(-len(files) // window_shards)
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.length, self.batch_size, self.seed = length, batch_size, (seed, number)
         self.vocab, self.planner, self.corruption, self.steps = vocab, planner, corruption, steps
         self.packing = packing
         self._at = (-1, -1)
-        self._window = NO_WINDOW
+        self._window: _Window | None = None
         # A row takes at most about `length` tokens, so only little data needs to be planned to know.
         if meta.total(split, "tokens") < 8 * batch_size * length and not any(
             self.batches(0, window) for window in range(self.windows)
@@ -186,46 +116,55 @@ class CorpusSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes read their own window
-        return {**self.__dict__, "_at": (-1, -1), "_window": NO_WINDOW}
+        return {**self.__dict__, "_at": (-1, -1), "_window": None}
 
     def batches(self, epoch: int, window: int) -> int:
         """Full batches in a window of an epoch."""
         return len(self._load(epoch, window).order) // self.batch_size
 
-    def batch(self, position: Position) -> HostBatch:
-        """The batch at a position, each row corrupted with a generator of its own."""
+    def batch(self, position: Position, rows: np.ndarray | None = None) -> HostBatch:
+        """The batch at a position, or of its rows those named; each is corrupted by a key of its own."""
         epoch, window, number, step = position
-        progress = min(1.0, step / self.steps)
-        shards, sequences, rows, order = self._load(epoch, window)
-        most = most_sequences(self.length) if self.packing else 1
-        examples = []
-        for index in range(number * self.batch_size, (number + 1) * self.batch_size):
-            shard, row = order[index]
-            text, members = shards[shard].tokens, rows[shard].row(row)
-            example = row_example(text, sequences[shard], members, vocab=self.vocab, most=most)
-            examples.append(self.corruption(example, _rng(CORRUPT, self.seed, epoch, window, index), progress))
-        return stack(examples, length=self.length, pad=self.vocab.pad)
+        here = self._load(epoch, window)
+        place = number * self.batch_size + (np.arange(self.batch_size) if rows is None else rows)
+        batch = row_batch(
+            here.text,
+            here.sequences,
+            here.rows,
+            here.order[place],
+            length=self.length,
+            most=most_sequences(self.length) if self.packing else 1,
+            vocab=self.vocab,
+        )
+        return self.corruption(batch, here.keys[place], min(1.0, step / self.steps))
 
     def _load(self, epoch: int, window: int) -> _Window:
-        if self._at != (epoch, window):
+        if self._window is None or self._at != (epoch, window):
             self._window = self._plan(epoch, window)
             self._at = (epoch, window)
         return self._window
 
     def _plan(self, epoch: int, window: int) -> _Window:
-        order = _rng(SHARDS, self.seed, epoch).permutation(len(self.paths))
+        order = generator(SHARDS, *self.seed, epoch).permutation(len(self.paths))
         numbers = np.array_split(order, self.windows)[window].tolist()
         shards = [read_shard(self.paths[number]) for number in numbers]
         sequences = [
-            self.planner(shard, length=self.length, rng=_rng(PLAN, self.seed, epoch, number))
+            self.planner(shard, length=self.length, rng=generator(PLAN, *self.seed, epoch, number))
             for shard, number in zip(shards, numbers, strict=True)
         ]
-        rows = [
-            pack(plan.sizes, length=self.length, rng=_rng(PACK, self.seed, epoch, number))
-            if self.packing
-            else one_each(len(plan))
-            for plan, number in zip(sequences, numbers, strict=True)
-        ]
-        counts = [len(made.bounds) - 1 for made in rows]
-        every = np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(n) for n in counts])], 1)
-        return _Window(shards, sequences, rows, _rng(ROWS, self.seed, epoch, window).permutation(every))
+        rows = Rows.joined(
+            [
+                pack(plan.sizes, length=self.length, rng=generator(PACK, *self.seed, epoch, number))
+                if self.packing
+                else one_each(len(plan))
+                for plan, number in zip(sequences, numbers, strict=True)
+            ]
+        )
+        count = len(rows.bounds) - 1
+        return _Window(
+            text=np.concatenate([shard.tokens for shard in shards]),
+            sequences=Sequences.joined(sequences, [len(shard.tokens) for shard in shards]),
+            rows=rows,
+            order=generator(ROWS, *self.seed, epoch, window).permutation(count),
+            keys=generator(CORRUPT, *self.seed, epoch, window).integers(2**64, size=count, dtype=np.uint64),
+        )

@@ -107,6 +107,13 @@ class Tokenizer(ABC):
         """
         return list(sentences)
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
+        """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
+        raise ConfigError(
+            f"a {self.to_json()['kind']} vocabulary does not say where its pieces lie in a text, as this task needs; "
+            "take an encoder with a WordPiece or byte-level BPE vocabulary"
+        )
+
     def encode_with_mask(self, text: str) -> list[int]:
         """Ids of a text in which `mask_token` does mean the mask (for filling in); it takes the space before it."""
         *before, last = text.split(self.mask_token)

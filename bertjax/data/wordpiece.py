@@ -16,9 +16,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
+from bertjax.data.offsets import in_texts
 from bertjax.data.sampling import Texts, whole
 from bertjax.data.specials import BERT as SPECIALS
 from bertjax.data.tokenizer import encodable
@@ -54,6 +56,13 @@ class WordPiece(WordTokenizer):
             encoding.ids
             for encoding in self._backend.encode_batch_fast([_clean(text, self.lowercase) for text in texts])
         ]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
+        """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
+        cleaned = [_clean(text, self.lowercase) for text in texts]
+        encodings = self._backend.encode_batch(cleaned)
+        places = in_texts(texts, cleaned, [encoding.offsets for encoding in encodings])
+        return [(encoding.ids, found) for encoding, found in zip(encodings, places, strict=True)]
 
     def words(self, text: str) -> list[str]:
         """BERT ends a word at every space, whatever stands around it."""

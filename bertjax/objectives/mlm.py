@@ -12,7 +12,7 @@ from bertjax.contracts import (
     Batch,
     Corruption,
     Encoded,
-    Example,
+    HostBatch,
     Metrics,
     ModelConfig,
     Objective,
@@ -61,18 +61,18 @@ class Config(ObjectiveConfig):
         return PLANNERS[self.examples]
 
     def corruption(self, vocab: Vocab, length: int) -> Corruption:
-        """Masks an example anew each time it is called with another generator."""
+        """Masks rows anew each time it is called with other keys."""
         return partial(_corrupt, vocab=vocab, slots=self.masking.slots(length), masking=self.masking)
 
 
 def _corrupt(
-    example: Example, rng: np.random.Generator, progress: float, *, vocab: Vocab, slots: int, masking: Masking
-) -> Example:
+    batch: HostBatch, keys: np.ndarray, progress: float, *, vocab: Vocab, slots: int, masking: Masking
+) -> HostBatch:
     tokens, positions, targets, weights = mask_tokens(
-        example["tokens"], rng, vocab=vocab, masking=masking, slots=slots, progress=progress
+        batch["tokens"], batch["sequence"] > 0, keys, vocab=vocab, masking=masking, slots=slots, progress=progress
     )
     masked = {"masked_positions": positions, "masked_targets": targets, "masked_weights": weights}
-    return {**example, "tokens": tokens, **masked}
+    return {**batch, "tokens": tokens, **masked}
 
 
 class Mlm(Objective):

@@ -1,27 +1,30 @@
-"""Fine-tuning of a whole sequence: classification or regression on the pooled first token (BERT section 4.1)."""
+"""Fine-tuning (BERT section 4): one dense layer over a sequence, its tokens, or the sequences of a choice."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from bertjax.contracts import Batch, Encoded, Metrics, ModelConfig, Objective, ObjectiveConfig
+from bertjax.contracts import Batch, Encoded, Head, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.errors import ConfigError
 from bertjax.nn.dense import Dense, truncated_normal
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.heads import pool
 from bertjax.nn.losses import classification, regression
 
+NONE = jnp.finfo(jnp.float32).min  # the logit of what cannot be chosen
+
 
 @dataclass(frozen=True)
 class Config(ObjectiveConfig):
-    """The head over the pooled output."""
+    """The head over the encoder."""
 
     classes: int = 2
-    """number of labels; 0 is regression"""
+    """labels of classify and tag; 0 is regression"""
     dropout: float = 0.1
-    """on the pooled output"""
+    """on what the head sees; BERT has none under span"""
+    head: Head = "classify"
 
     def __post_init__(self) -> None:
         if self.classes < 0 or self.classes == 1:
@@ -29,27 +32,51 @@ class Config(ObjectiveConfig):
 
     def build(self, model: ModelConfig) -> "Supervised":
         """The module over an encoder of `model`."""
-        return Supervised(encoder=model.build(), model=model, config=self)
+        return HEADS[self.head](encoder=model.build(), model=model, config=self)
 
 
 class Supervised(Objective):
-    """The encoder with its pooler and one dense layer."""
+    """The encoder, the pooler where the head stands on it, and one dense layer."""
 
     loss_terms = ("task_loss",)
+    pools: ClassVar[bool] = True
 
     encoder: Any
     model: ModelConfig
     config: Config
 
     def setup(self) -> None:
-        m = self.model
-        init, dtype = truncated_normal(m.init_std), jnp.dtype(m.dtype)
-        self.pooler = Dense((m.width,), (m.width,), init, dtype)
+        if self.pools:
+            self.pooler = self.dense(self.model.width)
         self.drop = Dropout(self.config.dropout)
-        self.classify = Dense((m.width,), (max(1, self.config.classes),), init, dtype)
+
+    def dense(self, outputs: int) -> Dense:
+        """A layer from hidden states to `outputs` numbers; its name is that of the attribute it is kept in."""
+        m = self.model
+        return Dense((m.width,), (outputs,), truncated_normal(m.init_std), jnp.dtype(m.dtype))
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {"task_loss": jnp.sum(batch["weights"])}
+
+    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
+        encoded = self.encoder(batch, train=False)
+        return encoded, self.pooled(encoded.hidden, batch) if self.pools else None
+
+    def pooled(self, hidden: jax.Array, batch: Batch) -> jax.Array:
+        """f[B,D] of the first tokens."""
+        return pool(self.pooler, hidden, batch["first_tokens"])[:, 0]
+
+    def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
+        """What the head says of each row, in float32: the shapes are those of contracts.Output."""
+        raise NotImplementedError
+
+
+class Classify(Supervised):
+    """A class or a number from the pooled first token: f32[B,C], or f32[B,1]."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.classify = self.dense(max(1, self.config.classes))
 
     def __call__(self, batch: Batch, *, train: bool) -> Metrics:
         logits = self.logits(batch, train=train)
@@ -57,11 +84,72 @@ class Supervised(Objective):
             return classification("task", logits, batch["labels"], batch["weights"])
         return regression("task", logits[:, 0], batch["labels"], batch["weights"])
 
-    def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
-        encoded = self.encoder(batch, train=False)
-        return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
+    def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
+        pooled = self.pooled(self.encoder(batch, train=train).hidden, batch)
+        return self.classify(self.drop(pooled, train=train)).astype(jnp.float32)
+
+
+class Span(Supervised):
+    """How likely each token is the first and the last of an answer: f32[B,L,2]."""
+
+    pools = False
+
+    def setup(self) -> None:
+        super().setup()
+        self.span = self.dense(2)
+
+    def __call__(self, batch: Batch, *, train: bool) -> Metrics:
+        logits = jnp.where(batch["sequence"][:, :, None] > 0, self.logits(batch, train=train), NONE)
+        ends = jnp.swapaxes(logits, 1, 2)
+        weights = jnp.repeat(batch["weights"][:, None] / 2, 2, axis=1)
+        return classification("task", ends, batch["spans"], weights)
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
-        """f32[B,C], or f32[B,1] for regression."""
-        pooled = pool(self.pooler, self.encoder(batch, train=train).hidden, batch["first_tokens"])[:, 0]
-        return self.classify(self.drop(pooled, train=train)).astype(jnp.float32)
+        return self.span(self.encoder(batch, train=train).hidden).astype(jnp.float32)
+
+
+class Tag(Supervised):
+    """The class of every token: f32[B,L,C]."""
+
+    pools = False
+
+    def setup(self) -> None:
+        super().setup()
+        self.tag = self.dense(self.config.classes)
+
+    def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
+        return {"task_loss": jnp.sum(self.labelled(batch))}
+
+    def labelled(self, batch: Batch) -> jax.Array:
+        """f32[B,L]: the weight of each token that has a label, 0 for the others."""
+        return jnp.where(batch["tags"] >= 0, batch["weights"][:, None], 0.0)
+
+    def __call__(self, batch: Batch, *, train: bool) -> Metrics:
+        logits = self.logits(batch, train=train)
+        return classification("task", logits, jnp.maximum(batch["tags"], 0), self.labelled(batch))
+
+    def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
+        hidden = self.encoder(batch, train=train).hidden
+        return self.tag(self.drop(hidden, train=train)).astype(jnp.float32)
+
+
+class Choose(Supervised):
+    """Which of the sequences i32[B,C,L] of a row is right: f32[B,C]."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.choose = self.dense(1)
+
+    def __call__(self, batch: Batch, *, train: bool) -> Metrics:
+        return classification("task", self.logits(batch, train=train), batch["labels"], batch["weights"])
+
+    def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
+        names = ("tokens", "types", "sequence", "positions", "first_tokens")
+        flat = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in names}
+        pooled = self.pooled(self.encoder(flat, train=train).hidden, flat)
+        scores = self.choose(self.drop(pooled, train=train)).astype(jnp.float32)[:, 0]
+        there = flat["sequence"].any(axis=1)
+        return jnp.where(there, scores, NONE).reshape(batch["tokens"].shape[0], -1)
+
+
+HEADS: dict[Head, type[Supervised]] = {"classify": Classify, "span": Span, "tag": Tag, "choose": Choose}

@@ -1,13 +1,16 @@
 """Text files as records: TSV and JSON lines. Every complaint names the file, the line and the cure."""
 
+import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from bertjax.errors import DataError
+from bertjax.errors import ConfigError, DataError, closest
+
+F = TypeVar("F")
 
 
 class Line(NamedTuple):
@@ -22,6 +25,26 @@ class Record(NamedTuple):
 
     place: str
     values: Mapping[str, Any]
+
+
+def of_split(task: str, splits: Mapping[str, F], split: str) -> F:
+    """What a task says of one of its splits."""
+    if split not in splits:
+        raise ConfigError(f"{task} has no split {split!r}{closest(split, splits)}")
+    return splits[split]
+
+
+def locate(task: str, data_dir: str | Path, folder: str, names: Sequence[str]) -> Path:
+    """The first of `names`, perhaps with .gz, that is a file in the task's `folder` in `data_dir` or in that itself."""
+    wanted = [place / name for place in (Path(data_dir) / folder, Path(data_dir)) for name in names]
+    for path in wanted:
+        for candidate in (path, path.with_name(f"{path.name}.gz")):
+            if candidate.is_file():
+                return candidate
+    raise DataError(
+        f"{task}: there is none of {', '.join(map(str, wanted))} (nor with .gz); "
+        f"--data is to be the folder with these files or the one that holds {folder}/"
+    )
 
 
 def lines(path: Path) -> Iterator[Line]:
@@ -60,6 +83,45 @@ def records(path: Path, header: tuple[str, ...] = ()) -> list[Record]:
 def objects(path: Path) -> list[Record]:
     """The objects of a JSON lines file."""
     return [Record(line.place, _object(line)) for line in lines(path)]
+
+
+def csv_records(path: Path) -> list[Record]:
+    """Rows of a CSV file with a header, whose fields may be quoted."""
+    reader = csv.reader((f"{line.text}\n" for line in lines(path)), strict=True)
+    found: list[Record] = []
+    try:
+        header = next(reader)
+        for fields in reader:
+            place = f"{path}:{reader.line_num}"
+            if len(fields) != len(header):
+                raise DataError(f"{place}: {len(fields)} fields instead of {len(header)} ({', '.join(header)})")
+            found.append(Record(place, dict(zip(header, fields, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not CSV ({error}); mend the line or get the file again") from None
+    return found
+
+
+def inputs(path: Path, names: Sequence[str], task: str) -> list[Record]:
+    """Rows of JSON lines (`.jsonl`) or of a TSV file with a header, each with texts called `names`; others may be."""
+    found = objects(path) if ".jsonl" in path.suffixes else records(path)
+    for record in found:
+        if not all(isinstance(record.values.get(name), str) for name in names):
+            raise DataError(
+                f"{record.place}: {task} needs {' and '.join(map(repr, names))}, each a string; "
+                "name them in a TSV file's first line, or as keys of JSON lines (.jsonl)"
+            )
+    return found
+
+
+def document(path: Path) -> Any:  # noqa: ANN401 (any JSON value)
+    """What a file holds as one JSON value."""
+    text = "\n".join(line.text for line in lines(path))
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno}); get it again") from None
+    except RecursionError:
+        raise DataError(f"{path}: brackets in brackets in brackets: not a data set") from None
 
 
 def _object(line: Line) -> dict[str, Any]:

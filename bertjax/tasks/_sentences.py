@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from bertjax.contracts import Example, Row, TokenizerLike
-from bertjax.errors import ConfigError, DataError, closest
+from bertjax.errors import DataError
 from bertjax.tasks import _lines
-from bertjax.tasks._scores import METRICS
+from bertjax.tasks._classify import ClassTask
 
 # What the columns of a file for `predict` may be called, besides the names in the task's own files.
 ONE_TEXT = (("text",), ("sentence",))
@@ -26,17 +24,13 @@ class File(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentenceTask:
+class SentenceTask(ClassTask[Row]):
     """A contracts.Task whose examples are lines of a TSV file; `texts` and `label` name its columns."""
 
-    name: str
-    source: str
     folder: str
-    files: Mapping[str, File]
+    splits: Mapping[str, File]
     texts: tuple[str, ...]
     label: str
-    labels: tuple[str, ...] = ()  # as the files spell them, in the order of the logits; empty for regression
-    metrics: tuple[str, ...]
 
     @property
     def pair(self) -> bool:
@@ -45,10 +39,9 @@ class SentenceTask:
 
     def read(self, data_dir: str, split: str) -> list[Row]:
         """Rows of `split`, whose file lies in `data_dir` or in this task's folder there; a test set may lack labels."""
-        if split not in self.files:
-            raise ConfigError(f"{self.name} has no split {split!r}{closest(split, self.files)}")
-        path = self._locate(Path(data_dir), self.files[split].names)
-        records = _lines.records(path, self.files[split].header)
+        file = _lines.of_split(self.name, self.splits, split)
+        path = _lines.locate(self.name, data_dir, self.folder, file.names)
+        records = _lines.records(path, file.header)
         columns = records[0].values
         for column in self.texts if split == "test" else (*self.texts, self.label):
             if column not in columns:
@@ -87,25 +80,6 @@ class SentenceTask:
             label = {} if row.label is None else {"label": row.label}
             examples.append({"tokens": tokens, "types": types, **label})
         return examples
-
-    def score(self, logits: np.ndarray, rows: Sequence[Row]) -> dict[str, float]:
-        """Official metrics of logits f[n,C] (regression: f[n,1])."""
-        if any(row.label is None for row in rows):
-            raise DataError(f"{self.name}: these rows have no labels, there is nothing to score; use --split dev")
-        assert logits.shape == (len(rows), max(1, len(self.labels))), logits.shape
-        predictions = logits.argmax(-1) if self.labels else logits[:, 0]
-        return {name: METRICS[name](predictions, np.array([row.label for row in rows])) for name in self.metrics}
-
-    def _locate(self, data_dir: Path, names: Sequence[str]) -> Path:
-        wanted = [folder / name for folder in (data_dir / self.folder, data_dir) for name in names]
-        for path in wanted:
-            for candidate in (path, path.with_name(f"{path.name}.gz")):
-                if candidate.is_file():
-                    return candidate
-        raise DataError(
-            f"{self.name}: there is none of {', '.join(map(str, wanted))} (nor with .gz); "
-            f"--data is to be the folder with these files or the one that holds {self.folder}/"
-        )
 
     def _label(self, record: _lines.Record) -> int | float:
         text = record.values[self.label]

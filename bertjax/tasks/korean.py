@@ -7,7 +7,7 @@ NSMC = SentenceTask(
     name="nsmc",
     source="Naver Sentiment Movie Corpus (Park 2015), CC0",
     folder="nsmc",
-    files={
+    splits={
         "train": File(("ratings_train.txt", "train.tsv")),
         # It was published in two parts; where no dev.tsv was cut from the first, the second is what is scored on.
         "dev": File(("dev.tsv", "ratings_test.txt")),
@@ -23,7 +23,7 @@ KORSTS = SentenceTask(
     name="korsts",
     source="KorSTS, the STS benchmark in Korean (Ham et al. 2020), CC BY-SA 4.0",
     folder="KorSTS",
-    files={split: File((f"sts-{split}.tsv",)) for split in ("train", "dev", "test")},
+    splits={split: File((f"sts-{split}.tsv",)) for split in ("train", "dev", "test")},
     texts=("sentence1", "sentence2"),
     label="score",  # 0 to 5, used as it is
     metrics=("spearman", "pearson"),

@@ -6,7 +6,7 @@ config, the tokenizer, the loader's position and the metrics since the last line
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,17 @@ class Saver:
         self,
         state: TrainState,
         *,
-        loader: tuple[int, ...],
+        loader: Sequence[Sequence[int]],
         window: Mapping[str, Any],
         figures: Mapping[str, float] | None,
     ) -> None:
         """Starts saving; the state may be given up once this returns. `figures` are of an evaluation just made."""
-        extra = {**self._constant, "loader": list(loader), "window": dict(window), "figures": dict(figures or {})}
+        extra = {
+            **self._constant,
+            "loader": [list(place) for place in loader],
+            "window": dict(window),
+            "figures": dict(figures or {}),
+        }
         train = {"step": state.step, "key": state.key, "opt_state": state.opt_state}
         items = {name: ocp.args.StandardSave(tree) for name, tree in {**state.params, "train": train}.items()}
         score = {"score": self._sign * figures[self._best]} if figures else None
@@ -103,7 +108,7 @@ class Checkpoints:
         return self._manager.best_step() or self.latest
 
     def extra(self, step: int) -> dict[str, Any]:
-        """Config, tokenizer, loader position, metrics window and evaluation figures of a step."""
+        """Config, tokenizer, places in the data, metrics window and evaluation figures of a step."""
         return self._restore(step, {"extra": ocp.args.JsonRestore()})["extra"]
 
     def parts(self, step: int) -> list[str]:

@@ -3,7 +3,8 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bertjax.contracts import Metrics
+from bertjax.contracts import Batch, Metrics
 from bertjax.errors import DataError
 from bertjax.train.checkpoint import Saver
 from bertjax.train.log import Writer, averages
@@ -25,11 +26,11 @@ Hook = Callable[[TrainState], dict[str, float]]  # an evaluation: figures to wri
 
 
 class Batches(Protocol):
-    """Host batches with a place to take up again from."""
+    """Host batches with places to take up again from."""
 
     @property
-    def position(self) -> tuple[int, ...]:
-        """Where the next batch is."""
+    def places(self) -> Sequence[Sequence[int]]:
+        """Where the next batch is, in each source of the data."""
         ...
 
     def __next__(self) -> Mapping[str, np.ndarray]:
@@ -80,10 +81,10 @@ class Window:
     tokens: int = 0
     began: float = 0.0
 
-    def add(self, metrics: Metrics, batch: Mapping[str, np.ndarray]) -> None:
+    def add(self, metrics: Metrics, tokens: int) -> None:
         """One more step; nothing is fetched from the device."""
         self.metrics = _sum(self.metrics, metrics) if self.metrics else metrics
-        self.tokens += int(np.count_nonzero(batch["sequence"]))
+        self.tokens += tokens
 
     def to_json(self) -> dict[str, list[float]]:
         """Exact: float32 survives JSON."""
@@ -119,10 +120,10 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
     if done == 0:
         _evaluate(run, state, done, writer)
     with _StopSignal() as stop:
-        for number in range(done + 1, run.total_steps + 1):
-            batch = next(batches)
-            state, metrics = run.step(state, put_batch(batch, run.mesh))
-            window.add(metrics, batch)
+        ahead = _on_devices(batches, run.mesh, run.total_steps - done)
+        for number, (tokens, batch, places) in enumerate(ahead, start=done + 1):
+            state, metrics = run.step(state, batch)
+            window.add(metrics, tokens)
             last = number == run.total_steps
             if number % run.every.log == 0 or last:
                 window = _log(run, number, window, writer)
@@ -130,12 +131,23 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
             if number % run.every.save == 0 or last or figures or stop.name:
                 if not _finite(state.params):
                     raise _diverged("the parameters are not finite", number)
-                saver.save(state, loader=batches.position, window=window.to_json(), figures=figures)
+                saver.save(state, loader=places, window=window.to_json(), figures=figures)
             if stop.name and not last:
                 saver.wait()
                 raise Interrupted(f"{stop.name}: stopped after step {number} and saved it; the same command goes on")
     saver.wait()
     return state
+
+
+def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[int, Batch, Sequence[Sequence[int]]]]:
+    """`count` batches: their real tokens, arrays, and the places after them; one more is on its way to the devices."""
+    queue: deque[tuple[int, Batch, Sequence[Sequence[int]]]] = deque()
+    for _ in range(count):
+        batch = next(batches)
+        queue.append((int(np.count_nonzero(batch["sequence"])), put_batch(batch, mesh), batches.places))
+        if len(queue) > 1:
+            yield queue.popleft()
+    yield from queue
 
 
 def _log(run: Fit, number: int, window: Window, writer: Writer) -> Window:

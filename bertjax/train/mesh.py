@@ -26,8 +26,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(mlp|attn)/out/bias$", P()),
     (r"norm/(scale|bias)$", P()),
     (r"(pooler|mlm/transform)/kernel$", P("fsdp", "tensor")),
-    (r"(nsp|classify)/kernel$", P("fsdp")),
-    (r"(pooler|mlm/transform|nsp|classify)/bias$", P()),
+    (r"(nsp|classify|span|tag|choose)/kernel$", P("fsdp")),
+    (r"(pooler|mlm/transform|nsp|classify|span|tag|choose)/bias$", P()),
     (r"mlm/bias$", P(("tensor", "fsdp"))),
     (r"(^|/)(step|count|key)$", P()),
 )
@@ -110,7 +110,13 @@ def check_batch(batch_size: int, micro_batches: int, mesh: Mesh) -> None:
         )
 
 
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a batch this host's devices have, ascending: i64[b]; all of them where there is one host."""
+    slices = NamedSharding(mesh, ROWS).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Host rows -> global arrays cut over the mesh; every host gives its own rows."""
+    """Host rows -> global arrays cut over the mesh; every host gives its own rows, those of `local_rows`."""
     sharding = NamedSharding(mesh, ROWS)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

@@ -67,6 +67,7 @@ def init_params(objective: Objective, key: jax.Array) -> Params:
     batch = {name: ids for name in ("tokens", "types", "sequence", "positions", "first_tokens")}
     batch |= {"masked_positions": ids, "masked_targets": ids, "masked_weights": ones}
     batch |= {"next_labels": ids, "next_weights": ones, "labels": ids[0], "weights": ones[0]}
+    batch |= {"spans": jnp.zeros((1, 2), jnp.int32), "tags": ids}
     return objective.init(key, batch, train=False)["params"]
 
 

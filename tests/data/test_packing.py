@@ -8,7 +8,11 @@ def packed(sizes, length, seed=0):
     """The sizes of the sequences of each row."""
     sizes = np.array(sizes)
     rows = pack(sizes, length=length, rng=np.random.default_rng(seed))
-    return [sizes[rows.row(number)].tolist() for number in range(len(rows.bounds) - 1)]
+    return [sizes[row].tolist() for row in members_of(rows)]
+
+
+def members_of(rows):
+    return np.split(rows.members, rows.bounds[1:-1])
 
 
 def lognormal(count, length, seed=0):
@@ -48,10 +52,10 @@ def test_rows_differ_from_seed_to_seed_in_who_meets_whom():
     one, again, other = (pack(sizes, length=128, rng=np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert (one.members == again.members).all() and (one.bounds == again.bounds).all()
     assert (one.bounds == other.bounds).all(), "the sizes decide how full rows are"
-    pairs = [{tuple(sorted(rows.row(i))) for i in range(len(rows.bounds) - 1)} for rows in (one, other)]
+    pairs = [{tuple(sorted(row)) for row in members_of(rows)} for rows in (one, other)]
     assert len(pairs[0] & pairs[1]) < 0.2 * len(pairs[0])
 
 
 def test_one_each():
     rows = one_each(3)
-    assert [rows.row(i).tolist() for i in range(3)] == [[0], [1], [2]]
+    assert [row.tolist() for row in members_of(rows)] == [[0], [1], [2]]

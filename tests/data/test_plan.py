@@ -11,7 +11,7 @@ from bertjax.data.plan import (
     RANDOM,
     SWAPPED,
     Pairs,
-    _spans,
+    _next_or_random,
     _truncate,
     next_sentence,
     sentence_order,
@@ -38,8 +38,7 @@ def document_of(shard, token):
 
 def raw_spans(shard, *, length=64, short_probability=0.1, seed=0):
     """Rows before truncation."""
-    spans = _spans(shard, length - 3, short_probability, np.random.default_rng(seed))
-    return Pairs(*np.array(list(spans)).T)
+    return _next_or_random(shard, length - 3, short_probability, np.random.default_rng(seed))
 
 
 def test_label_0_is_next_and_1_is_another_document(shard):

@@ -140,31 +140,36 @@ def test_config_errors():
         mlm.Config(examples="sop").build(replace(TINY, type_count=1))
 
 
-def test_corruption_is_picklable_and_a_function_of_its_generator():
+def test_corruption_is_picklable_and_a_function_of_its_keys():
     vocab = Vocab(size=128, pad=0, unk=1, cls=2, sep=3, mask=4)
     corrupt = mlm.Config().corruption(vocab, 32)
-    example = {"tokens": np.r_[2, np.arange(5, 33), 3].astype(np.int32), "types": np.zeros(30), "next_label": 1}
-    before = example["tokens"].copy()
+    tokens = np.r_[2, np.arange(5, 33), 3, 0, 0].astype(np.int32)
+    batch = {"tokens": np.stack([tokens] * 2), "sequence": np.stack([(tokens > 0).astype(np.int32)] * 2), "more": 1}
+    before = batch["tokens"].copy()
     first, again, other = (
-        f(example, np.random.default_rng(s), 0.0) for f, s in ((corrupt, 0), (corrupt, 0), (corrupt, 1))
+        f(batch, np.array(k, np.uint64), 0.0) for f, k in ((corrupt, [0, 7]), (corrupt, [0, 7]), (corrupt, [7, 5]))
     )
-    copied = pickle.loads(pickle.dumps(corrupt))(example, np.random.default_rng(0), 0.0)
-    np.testing.assert_array_equal(example["tokens"], before)
+    copied = pickle.loads(pickle.dumps(corrupt))(batch, np.array([0, 7], np.uint64), 0.0)
+    np.testing.assert_array_equal(batch["tokens"], before)
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
         np.testing.assert_array_equal(first[name], copied[name])
-    assert not np.array_equal(first["masked_positions"], other["masked_positions"])
-    assert first["next_label"] == 1 and first["masked_positions"].shape == (mlm.Config().masking.slots(32),) == (5,)
-    used = first["masked_weights"] > 0
-    np.testing.assert_array_equal(before[first["masked_positions"][used]], first["masked_targets"][used])
+    assert first["more"] == 1 and first["masked_positions"].shape == (2, mlm.Config().masking.slots(32)) == (2, 5)
+    for name in ("tokens", "masked_positions", "masked_targets", "masked_weights"):
+        np.testing.assert_array_equal(first[name][1], other[name][0])
+    assert not np.array_equal(first["masked_positions"][0], first["masked_positions"][1])
+    rows, slots = np.nonzero(first["masked_weights"])
+    np.testing.assert_array_equal(
+        before[rows, first["masked_positions"][rows, slots]], first["masked_targets"][rows, slots]
+    )
 
 
 def test_corruption_follows_its_config_and_the_training():
     vocab = Vocab(size=128, pad=0, unk=1, cls=2, sep=3, mask=4)
     masking = Masking(rate=(0.5, 0.25), mask_share=1.0, random_share=0.0)
     corrupt = mlm.Config(masking=masking).corruption(vocab, 64)
-    tokens = np.r_[2, np.arange(5, 67), 3].astype(np.int32)
+    tokens = np.r_[2, np.arange(5, 67), 3].astype(np.int32)[None]
     for progress, count in ((0.0, 32), (0.5, 24), (1.0, 16)):
-        got = corrupt({"tokens": tokens}, np.random.default_rng(0), progress)
-        assert got["masked_weights"].shape == (32,)
+        got = corrupt({"tokens": tokens, "sequence": np.ones_like(tokens)}, np.zeros(1, np.uint64), progress)
+        assert got["masked_weights"].shape == (1, 32)
         assert got["masked_weights"].sum() == (got["tokens"] == 4).sum() == count

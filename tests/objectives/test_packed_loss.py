@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from helpers import TINY, init
 
+from bertjax.data.examples import stack
 from bertjax.data.masking import Masking, Vocab
 from bertjax.data.packing import most_sequences, pack
-from bertjax.data.rows import NO_LABEL, Sequences, row_example
-from bertjax.data.sources import stack
+from bertjax.data.rows import NO_LABEL, Sequences, row_batch
 from bertjax.objectives import mlm
 
 LENGTH = 32
@@ -28,13 +28,11 @@ def packed():
     labels = rng.integers(NO_LABEL, 2, count)
     sequences = Sequences(starts, starts + sizes, np.arange(0, 2 * count + 1, 2), labels)
     rows = pack(sequences.sizes, length=LENGTH, rng=rng)
-    corrupt = CONFIG.corruption(VOCAB, LENGTH)
-    made = [
-        corrupt(row_example(text, sequences, rows.row(number), vocab=VOCAB, most=most), rng, 0.0)
-        for number in range(len(rows.bounds) - 1)
-    ]
-    batch = stack(made, length=LENGTH, pad=VOCAB.pad)
-    assert batch["sequence"].max() > 2 and len(made) < 0.7 * count
+    chosen = np.arange(len(rows.bounds) - 1)
+    batch = row_batch(text, sequences, rows, chosen, length=LENGTH, most=most, vocab=VOCAB)
+    keys = rng.integers(2**64, size=len(chosen), dtype=np.uint64)
+    batch = CONFIG.corruption(VOCAB, LENGTH)(batch, keys, 0.0)
+    assert batch["sequence"].max() > 2 and len(chosen) < 0.7 * count
     return batch
 
 

@@ -8,15 +8,16 @@ from helpers import TINY, apply, init, make_batch
 
 from bertjax.errors import ConfigError
 from bertjax.objectives import supervised
+from bertjax.train.step import init_params
 
 NAMES = ("tokens", "types", "sequence", "positions", "first_tokens")
 BATCH = {name: x for name, x in make_batch(rows=4).items() if name in NAMES}
 WEIGHTS = np.array([1, 1, 0, 1], np.float32)
 
 
-def build(classes, dropout=0.0):
-    objective = supervised.Config(classes, dropout).build(TINY)
-    return objective, init(objective, task(classes), train=False)["params"]
+def build(classes, dropout=0.0, head="classify", batch=None):
+    objective = supervised.Config(classes, dropout, head).build(TINY)
+    return objective, init(objective, batch or task(classes), train=False)["params"]
 
 
 def task(classes):
@@ -49,6 +50,72 @@ def test_regression():
     squared = (logits(params)[:, 0] - task(0)["labels"]) ** 2
     assert set(metrics) == {"task_loss"}
     np.testing.assert_allclose(metrics["task_loss"], (squared @ WEIGHTS, 3), rtol=1e-5)
+
+
+def hidden(params, batch=BATCH):
+    """f[B,L,D] in float64."""
+    wide = jax.tree.map(np.float64, params)
+    return np.stack([reference.encode(wide, batch, row)[-1] for row in range(len(batch["tokens"]))])
+
+
+def test_span():
+    batch = {**BATCH, "spans": np.array([[1, 3], [0, 0], [2, 2], [4, 5]], np.int32), "weights": WEIGHTS}
+    objective, params = build(0, head="span", batch=batch)
+    assert set(params) == {"encoder", "span"}
+    expected = reference.dense(hidden(params), params["span"])
+    np.testing.assert_allclose(apply(objective, {"params": params}, BATCH, method="logits"), expected, atol=1e-5)
+    losses = []
+    for row, (real, ends) in enumerate(zip(BATCH["sequence"], batch["spans"], strict=True)):
+        chances = reference.softmax(expected[row, : real.sum()].T)  # padding is no answer
+        losses.append(-np.mean([np.log(chances[end, place]) for end, place in enumerate(ends)]))
+    metrics = apply(objective, {"params": params}, batch, train=False)
+    np.testing.assert_allclose(metrics["task_loss"], (losses @ WEIGHTS, 3), rtol=1e-5)
+    assert float(objective.loss_weights(batch)["task_loss"]) == 3
+
+
+def test_tag():
+    tags = np.where(np.arange(16) % 3 == 1, np.arange(16) % 4, -1)[None].repeat(4, 0).astype(np.int32)
+    batch = {**BATCH, "tags": tags, "weights": WEIGHTS}
+    objective, params = build(4, head="tag", batch=batch)
+    assert set(params) == {"encoder", "tag"} and params["tag"]["kernel"].shape == (32, 4)
+    expected = reference.dense(hidden(params), params["tag"])
+    real = BATCH["sequence"].astype(bool)
+    got = apply(objective, {"params": params}, BATCH, method="logits")
+    np.testing.assert_allclose(got[real], expected[real], atol=1e-5)
+    counted = (tags >= 0) * WEIGHTS[:, None]
+    loss = -np.log(np.take_along_axis(reference.softmax(expected), np.maximum(tags, 0)[..., None], 2))[..., 0]
+    metrics = apply(objective, {"params": params}, batch, train=False)
+    np.testing.assert_allclose(metrics["task_loss"], ((loss * counted).sum(), 15), rtol=1e-5)
+    assert float(objective.loss_weights(batch)["task_loss"]) == 15
+
+
+def test_choose():
+    flat = {name: x for name, x in make_batch(1, rows=8).items() if name in NAMES}
+    flat["sequence"][3] = 0  # the fourth choice of the first row is none
+    batch = {name: x.reshape(2, 4, -1) for name, x in flat.items()}
+    batch |= {"labels": np.array([2, 1], np.int32), "weights": np.array([1, 1], np.float32)}
+    objective, params = build(0, head="choose", batch=batch)
+    assert set(params) == {"encoder", "pooler", "choose"}
+    pooled = np.tanh(reference.dense(hidden(params, flat)[:, 0], params["pooler"]))
+    expected = reference.dense(pooled, params["choose"]).reshape(2, 4)
+    got = np.asarray(apply(objective, {"params": params}, batch, method="logits"))
+    there = np.arange(8).reshape(2, 4) != 3
+    np.testing.assert_allclose(got[there], expected[there], atol=1e-5)
+    assert got[0, 3] == np.finfo(np.float32).min
+    loss = -np.log([reference.softmax(expected[0, :3])[2], reference.softmax(expected[1])[1]])
+    metrics = apply(objective, {"params": params}, batch, train=False)
+    np.testing.assert_allclose(metrics["task_loss"], (loss.sum(), 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["classify", "span", "tag", "choose"])
+def test_heads_start_from_the_smallest_batch_and_give_hidden_states(head):
+    objective = supervised.Config(3, 0.1, head).build(TINY)
+    params = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
+    encoded, pooled = jax.eval_shape(
+        lambda p, batch: objective.apply({"params": p}, batch, method="encode"), params, BATCH
+    )
+    assert encoded.hidden.shape == (4, 16, 32)
+    assert (pooled is None) == (head in ("span", "tag"))
 
 
 def test_loss_weights():

@@ -9,7 +9,7 @@ import pytest
 
 from bertjax import tasks
 from bertjax.contracts import Row
-from bertjax.errors import DataError
+from bertjax.errors import ConfigError, DataError
 from bertjax.tasks._scores import METRICS
 from bertjax.tasks._tfidf import tfidf_scores
 
@@ -61,3 +61,5 @@ def test_tfidf_learns_from_words_and_from_both_texts():
     assert tfidf_scores(tasks.find("rte"), train, dev) == {"accuracy": 1.0}
     with pytest.raises(DataError, match="rte: all rows to train on are of one class"):
         tfidf_scores(tasks.find("rte"), train[:8], dev)
+    with pytest.raises(ConfigError, match=r"baseline=tfidf is for classes .* which stsb is not; leave it out"):
+        tfidf_scores(tasks.find("stsb"), train, dev)

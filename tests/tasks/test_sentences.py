@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from letters import Letters
 
 from bertjax import tasks
 from bertjax.contracts import Row
@@ -40,19 +41,6 @@ def data(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     return tmp_path
-
-
-class Letters:
-    """A tokenizer of letters: [CLS] is 1, [SEP] is 2."""
-
-    def encode_batch(self, texts):
-        return [[ord(letter) for letter in text] for text in texts]
-
-    def pair_ids(self, a, b, max_length):
-        ids, types = [1, *a, 2], [0] * (len(a) + 2)
-        if b is not None:
-            ids, types = [*ids, *b, 2], types + [1] * (len(b) + 1)
-        return np.array(ids[:max_length]), np.array(types[:max_length])
 
 
 @pytest.mark.parametrize(
@@ -143,16 +131,33 @@ def test_encode_gives_ids_types_and_label(data):
     assert "label" not in example
 
 
+def scores(name, logits, labels):
+    task, rows = tasks.find(name), [Row("", None, label) for label in labels]
+    return task.score(task.decode(list(np.array(logits, np.float32)), [{}] * len(rows), rows, {}), rows)
+
+
 def test_score_takes_the_best_class_or_the_number():
-    rows = [Row("", None, label) for label in (1, 1, 0, 0)]
-    logits = np.array([[0.1, 0.2], [2.0, 1.0], [-1.0, -2.0], [0.0, 3.0]])  # classes 1, 0, 0, 1
-    assert tasks.find("sms_spam").score(logits, rows) == {"f1": 0.5, "accuracy": 0.5}
-    assert tasks.find("cola").score(logits, rows) == {"matthews": 0.0}
-    rows = [Row("", "", label) for label in (0.0, 2.5, 5.0)]
-    scores = tasks.find("stsb").score(np.array([[1.0], [2.0], [3.0]], np.float32), rows)
-    assert scores == pytest.approx({"pearson": 1.0, "spearman": 1.0})
+    logits = [[0.1, 0.2], [2.0, 1.0], [-1.0, -2.0], [0.0, 3.0]]  # classes 1, 0, 0, 1
+    assert scores("sms_spam", logits, (1, 1, 0, 0)) == {"f1": 0.5, "accuracy": 0.5}
+    assert scores("cola", logits, (1, 1, 0, 0)) == {"matthews": 0.0}
+    assert scores("stsb", [[1.0], [2.0], [3.0]], (0.0, 2.5, 5.0)) == pytest.approx({"pearson": 1.0, "spearman": 1.0})
     with pytest.raises(DataError, match="rte: these rows have no labels"):
-        tasks.find("rte").score(np.zeros((1, 2)), [Row("", "", None)])
+        scores("rte", [[0.0, 1.0]], [None])
+
+
+def test_a_prediction_has_the_probability_of_each_label():
+    task, rows = tasks.find("rte"), [Row("", "", None)]
+    (prediction,) = task.decode([np.array([1.0, 1.0 + np.log(3)], np.float32)], [{}], rows, {})
+    assert prediction["prediction"] == "not_entailment"
+    assert prediction["probabilities"] == pytest.approx({"entailment": 0.25, "not_entailment": 0.75})
+    assert task.table([prediction])[0] == ["index", "prediction", "entailment", "not_entailment"]
+    assert task.table([prediction])[1][:2] == [0, "not_entailment"]
+    assert tasks.find("stsb").table([{"prediction": 2.5}]) == [["index", "prediction"], [0, 2.5]]
+
+
+def test_every_row_of_text_can_be_trained_on():
+    task = tasks.find("rte")
+    assert task.fault(Row("a", "b", 0)) == "" and task.tune([], []) == {} and task.files([], []) == {}
 
 
 def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
@@ -165,13 +170,22 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
         "sms_spam": (("ham", "spam"), ("f1", "accuracy")),
         "nsmc": (("0", "1"), ("accuracy",)),
         "korsts": ((), ("spearman", "pearson")),
+        "conll2003": (
+            ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"),
+            ("f1", "precision", "recall"),
+        ),
+        "swag": ((), ("accuracy",)),
+        "dream": ((), ("accuracy",)),
+        "copa": ((), ("accuracy",)),
+        "squad": ((), ("f1", "exact_match")),
+        "squad2": ((), ("f1", "exact_match", "has_answer_f1", "no_answer_f1")),
     }
 
 
 def test_find_by_name_or_by_module():
     assert tasks.find("cola") is tasks.all_tasks()["cola"]
     assert tasks.find("bertjax.tasks.glue.cola") is tasks.find("cola")
-    assert names("tasks") == ["glue", "korean", "text"]
+    assert names("tasks") == ["choice", "glue", "korean", "ner", "squad", "text"]
     with pytest.raises(ConfigError, match=r"no task 'sms_spm'; did you mean 'sms_spam'\?"):
         tasks.find("sms_spm")
     with pytest.raises(ConfigError, match=r"glue\.colla'; did you mean 'cola'\?"):

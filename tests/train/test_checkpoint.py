@@ -42,7 +42,7 @@ def save(folder, states, *, losses=None, keep_last=9, best="-loss", **options):
     saver = Saver(folder, keep_last=keep_last, best=best, constant={"config": {"a": 1}})
     for number, state in enumerate(states):
         figures = losses[number] if losses else None
-        saver.save(state, loader=(0, 1, 2), window={"x": [1.5, 2.0]}, figures=figures and {best.strip("-"): figures})
+        saver.save(state, loader=[(0, 1, 2)], window={"x": [1.5, 2.0]}, figures=figures and {best.strip("-"): figures})
     saver.wait()
     saver.close()
     return Checkpoints(folder)
@@ -65,7 +65,7 @@ def like(model, mesh=ONE):
 def test_everything_comes_back_bit_for_bit(saved, trained):
     assert saved.latest == saved.best == 2
     equal(saved.state(2, like(MODEL)), trained)
-    expected = {"config": {"a": 1}, "loader": [0, 1, 2], "window": {"x": [1.5, 2.0]}, "figures": {}}
+    expected = {"config": {"a": 1}, "loader": [[0, 1, 2]], "window": {"x": [1.5, 2.0]}, "figures": {}}
     assert saved.extra(2) == expected
 
 
@@ -141,13 +141,13 @@ def test_saving_goes_on_while_the_state_is_given_up(tmp_path, run):
     for number in range(1, 7):
         state, _ = run.step(state, put_batch(make_batch(number), run.mesh))
         copies[number] = jax.tree.map(jnp.copy, state)
-        saver.save(state, loader=(0, 0, number), window={}, figures=None)
+        saver.save(state, loader=[(0, 0, number)], window={}, figures=None)
     saver.wait()
     saver.close()
     checkpoints = Checkpoints(tmp_path)
     for number, copy in copies.items():
         equal(checkpoints.state(number, abstract_state(copy)), copy)
-        assert checkpoints.extra(number)["loader"] == [0, 0, number]
+        assert checkpoints.extra(number)["loader"] == [[0, 0, number]]
 
 
 def test_a_run_without_checkpoints(tmp_path):

@@ -19,6 +19,7 @@ from bertjax.train.mesh import (
     RULES,
     MeshConfig,
     check_batch,
+    local_rows,
     make_mesh,
     path_of,
     put_batch,
@@ -190,6 +191,10 @@ def test_check_batch_errors(batch_size, micro_batches, nearest):
         check_batch(batch_size, micro_batches, mesh)
     for size in nearest.split(", "):
         check_batch(int(size), micro_batches, mesh)
+
+
+def test_one_host_has_all_rows():
+    assert local_rows(16, make_mesh(CUBE)).tolist() == [*range(16)]
 
 
 def test_put_batch_cuts_rows_over_data_and_fsdp():

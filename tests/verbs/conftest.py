@@ -38,7 +38,7 @@ from bertjax.train.optim import Optimizer
 
 def config() -> Finetune:
     return Finetune(
-        epochs=3, batch_size=8, length=24, log_every=4, mesh=MeshConfig(data=1),
+        epochs=6, batch_size=8, length=24, log_every=4, mesh=MeshConfig(data=1),
         optimizer=Optimizer(kind="adamw", peak_lr=1e-2, warmup=0.1),
     )
 """,
@@ -95,7 +95,7 @@ def data(home):
 @pytest.fixture(scope="session")
 def tiny(home, data):
     """The pretraining recipe on that corpus; its `out` is still to be given. An epoch is about 7 of its 16 steps."""
-    return replace(load_recipe(str(home / "pretrain.py"), Pretrain), data=str(data))
+    return replace(load_recipe(str(home / "pretrain.py"), Pretrain), data=(str(data),))
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,8 @@ OPTIONS = [
     (PRETRAIN + " --model.type-count 1", ["model.type_count=1", "set model.type_count=2"]),
     (PRETRAIN + " --objective.masking.kind words", ["--objective.masking.kind", "words", "ngram"]),
     (PRETRAIN + " --length 64", ["length=64", "model.max_length=40"]),
+    (PRETRAIN + " --data-weights 1 2", ["data_weights=1 2", "for each of the 1 folders"]),
+    (PRETRAIN + " --data-weights 0", ["data_weights=0", "above 0"]),
     (PRETRAIN + " --steps 0", ["steps=0", "at least 1"]),
     (PRETRAIN + " --preset tinny", ["--preset tinny", "did you mean 'tiny'?"]),
     (PRETRAIN + " --preset=tinny", ["--preset tinny", "did you mean 'tiny'?"]),

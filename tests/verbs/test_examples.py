@@ -83,7 +83,7 @@ def test_masking_alone_from_text_to_a_score(bertjax, pretrain, spied, home, tmp_
 
 
 def test_packing(bertjax, pretrain, spied, home, data, tmp_path):
-    run = pretrain("--packing --length 40")
+    run = pretrain("--packing --length 40 --objective.examples sop")
     assert json.loads((run / "config.json").read_text())["config"]["packing"] is True
     fill = [np.count_nonzero(batch["sequence"]) / batch["sequence"].size for batch in spied]
     assert all(batch["first_tokens"].shape[1] == batch["next_weights"].shape[1] == 5 for batch in spied)
@@ -93,3 +93,27 @@ def test_packing(bertjax, pretrain, spied, home, data, tmp_path):
         arguments = f"{dry} --objective.examples segments {options}"
         shown = re.search(r"sequences a row\D+([\d.]+)", bertjax(*arguments.split()).out)
         assert (float(shown[1]) > 1) == (options == "--packing")
+
+
+def test_a_weighted_mixture_of_folders(bertjax, data, pretrain, spied, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("\n\n".join("dog dog dog dog.\ndog dog dog dog dog." for _ in range(60)))
+    prepare = f"prepare --corpus {other} --out {tmp_path}/dogs --tokenizer {data}/tokenizer --held-out 0.3"
+    assert bertjax(*prepare.split()).code == 0
+    options = f"--data {data} {tmp_path}/dogs --data-weights 3 1 --objective.masking.mask-share 0"
+    run = pretrain(options + " --objective.masking.random-share 0")
+    assert json.loads((run / "config.json").read_text())["config"]["data_weights"] == [3, 1]
+    for batch in spied:
+        dogs = [len(set(row[row > 4].tolist())) == 2 for row in batch["tokens"]]
+        rows = len(dogs)
+        assert dogs == [False] * (3 * rows // 4) + [True] * (rows // 4)
+    plan = bertjax(*f"pretrain {data.parent}/pretrain.py --dry-run --out {tmp_path}/new {options}".split())
+    assert re.search(r"rows of dogs +.*2 a step, 25.0% \(about [\d.]+ epochs\)", plan.out)
+
+
+def test_folders_of_a_mixture_share_a_tokenizer(bertjax, home, data, tmp_path):
+    (tmp_path / "text.txt").write_text("quite other words\n\nin these documents\n\nthan in those\n\nof them\n")
+    prepare = f"prepare --corpus {tmp_path}/text.txt --out {tmp_path}/other --vocab-size 100"
+    assert bertjax(*prepare.split()).code == 0
+    outcome = bertjax(*f"pretrain {home}/pretrain.py --data {data} {tmp_path}/other --out {tmp_path}/run".split())
+    assert outcome.code == 2 and f"--tokenizer {data}/tokenizer" in outcome.err

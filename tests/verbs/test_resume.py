@@ -107,7 +107,7 @@ def items(checkpoints):
 def test_the_run_reaches_its_second_epoch_and_logs_every_step(pretrained, tiny):
     lines = [line for line in logged(pretrained) if line["split"] == "train"]
     assert [line["step"] for line in lines] == list(range(1, tiny.steps + 1))
-    epoch, *_ = Checkpoints(pretrained).extra(tiny.steps)["loader"]
+    ((epoch, *_),) = Checkpoints(pretrained).extra(tiny.steps)["loader"]
     assert epoch >= 1 and tiny.micro_batches == 2 and tiny.model.dropout and tiny.model.attention_dropout
 
 
@@ -173,7 +173,7 @@ def test_another_mesh_keeps_the_order_of_the_data_and_the_losses(stop_at, tiny, 
 
 def test_a_killed_process_goes_on_from_its_last_save(pretrained, tiny, home, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "bertjax", "pretrain", home / "pretrain.py", "--data", tiny.data, "--out", out]
+    command = [sys.executable, "-m", "bertjax", "pretrain", home / "pretrain.py", "--data", *tiny.data, "--out", out]
     with subprocess.Popen([*map(str, command), "--workers", "1"], stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 240
         while process.poll() is None and time.monotonic() < deadline:
@@ -208,7 +208,7 @@ def test_a_checkpoint_that_is_not_finite_is_never_written(on_step, tiny, tmp_pat
 
 def test_stopping_from_the_command_line(on_step, bertjax, tiny, home, tmp_path):
     on_step(3, terminate)
-    outcome = bertjax("pretrain", home / "pretrain.py", "--data", tiny.data, "--out", tmp_path / "run")
+    outcome = bertjax("pretrain", home / "pretrain.py", "--data", *tiny.data, "--out", tmp_path / "run")
     assert outcome.code == 130 and "stopped after step 3 and saved it; the same command goes on" in outcome.err
 
 

@@ -28,7 +28,7 @@ def model(kind, home):
     arguments = ["--corpus", home / "corpus.txt", "--out", out / "data", "--tokenizer-kind", kind, "--held-out", 0.15]
     assert cli.run(["prepare", *map(str, arguments), "--vocab-size", str(KINDS[kind][1])]) == 0
     recipe = load_recipe(str(home / "pretrain.py"), Pretrain)
-    run.pretrain(replace(recipe, data=str(out / "data"), out=str(out / "run"), steps=2, eval_batches=1))
+    run.pretrain(replace(recipe, data=(str(out / "data"),), out=str(out / "run"), steps=2, eval_batches=1))
     return api.load(out / "run")
 
 

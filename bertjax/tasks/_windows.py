@@ -1,0 +1,29 @@
+"""Texts longer than a row: overlapping windows, and which of them sees most around each token (BERT, run_squad.py)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Window(NamedTuple):
+    """Tokens `begin` to before `end` of a text."""
+
+    begin: int
+    end: int
+
+
+def windows(count: int, *, room: int, stride: int) -> list[Window]:
+    """Windows of at most `room` tokens over `count`, a `stride` apart, or half a window where that is less."""
+    step = min(stride, max(1, room // 2))
+    begins = range(0, max(1, count - room + step), step)
+    return [Window(begin, min(begin + room, count)) for begin in begins]
+
+
+def most_context(found: list[Window], count: int) -> np.ndarray:
+    """The number of the window, for each of `count` tokens, in which it is farthest from both ends."""
+    places = np.arange(count)
+    scores = np.full((len(found), count), -np.inf)
+    for number, (begin, end) in enumerate(found):
+        inside = places[begin:end]
+        scores[number, begin:end] = np.minimum(inside - begin, end - 1 - inside) + 0.01 * (end - begin)
+    return scores.argmax(axis=0)
