@@ -20,7 +20,18 @@ from bertjax.data.tokenizer import Tokenizer, encodable
 from bertjax.data.vocabulary_files import in_order, write_config
 from bertjax.errors import DataError
 
-NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Nmt", "Precompiled", "Prepend")
+NORMALIZERS: tuple[str, ...] = (
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Lowercase",
+    "StripAccents",
+    "Strip",
+    "Nmt",
+    "Precompiled",
+    "Prepend",
+)
 NORMALIZERS += ("BertNormalizer", "Replace")
 PRE_TOKENIZERS = (
     "BertPreTokenizer",
