@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from bertjax.data.offsets import in_texts
+from bertjax.data.offsets import encode_with_offsets
 from bertjax.data.sampling import Texts
 from bertjax.data.specials import ROBERTA, named_in
 from bertjax.data.tokenizer import encodable
@@ -58,9 +58,7 @@ class ByteBPE(WordTokenizer):
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
         """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
         cleaned = [encodable(text.lower() if self.lowercase else text) for text in texts]
-        encodings = self._backend.encode_batch(cleaned)
-        places = in_texts(texts, cleaned, [encoding.offsets for encoding in encodings])
-        return [(encoding.ids, found) for encoding, found in zip(encodings, places, strict=True)]
+        return encode_with_offsets(self._backend, texts, cleaned)
 
     def words(self, text: str) -> list[str]:
         """No piece goes across a lone space between two words; longer white space is left where it is."""

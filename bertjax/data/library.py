@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from bertjax.data.bpe import letters_to_text
+from bertjax.data.offsets import encode_with_offsets
 from bertjax.data.specials import ROBERTA, named_in
 from bertjax.data.tokenizer import Tokenizer, encodable
 from bertjax.data.vocabulary_files import in_order, write_config
@@ -66,6 +68,10 @@ class LibraryTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast([encodable(text) for text in texts])]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
+        """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
+        return encode_with_offsets(self._backend, texts, [encodable(text) for text in texts])
 
     def running(self, sentences: Sequence[str]) -> list[str]:
         """The space between two sentences belongs to the word after it."""

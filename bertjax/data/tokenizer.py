@@ -111,7 +111,7 @@ class Tokenizer(ABC):
         """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
         raise ConfigError(
             f"a {self.to_json()['kind']} vocabulary does not say where its pieces lie in a text, as this task needs; "
-            "take an encoder with a WordPiece or byte-level BPE vocabulary"
+            "take an encoder with a WordPiece or byte-level BPE vocabulary, or a tokenizer.json"
         )
 
     def encode_with_mask(self, text: str) -> list[int]:

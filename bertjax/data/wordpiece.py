@@ -20,7 +20,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from bertjax.data.offsets import in_texts
+from bertjax.data.offsets import encode_with_offsets
 from bertjax.data.sampling import Texts, whole
 from bertjax.data.specials import BERT as SPECIALS
 from bertjax.data.tokenizer import encodable
@@ -60,9 +60,7 @@ class WordPiece(WordTokenizer):
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
         """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
         cleaned = [_clean(text, self.lowercase) for text in texts]
-        encodings = self._backend.encode_batch(cleaned)
-        places = in_texts(texts, cleaned, [encoding.offsets for encoding in encodings])
-        return [(encoding.ids, found) for encoding, found in zip(encodings, places, strict=True)]
+        return encode_with_offsets(self._backend, texts, cleaned)
 
     def words(self, text: str) -> list[str]:
         """BERT ends a word at every space, whatever stands around it."""
