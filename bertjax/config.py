@@ -204,7 +204,7 @@ class Predict:
     input: str = ""
     """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2; question and context.
     For SQuAD also its own JSON; for entities words, or a word a line;
-    context and choices"""
+    context and choices; text with its entities marked as in the task's files"""
     out: str = ""
     """TSV or .jsonl to write: predictions, and how sure the model is of each"""
     batch_size: int = 64

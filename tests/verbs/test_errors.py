@@ -105,7 +105,7 @@ RESUMES = [
     (AGAIN + " --steps 20 --seed 3", ["steps: was 16, now 20", "seed: was 0, now 3"]),
     (AGAIN + " --optimizer.kind lamb", ["optimizer.kind: was 'bert-adam', now 'lamb'"]),
     (AGAIN + " --objective.masking.rate 0.2 0.1", ["objective.masking.rate: was (0.15,), now (0.2, 0.1)"]),
-    (FINETUNE + " --out {finetuned} --epochs 4", ["epochs: was 3, now 4"]),
+    (FINETUNE + " --out {finetuned} --epochs 4", ["epochs: was 6, now 4"]),
     (FINETUNE + " --out {finetuned} --encoder random", ["encoder: was 'pretrained', now 'random'"]),
 ]
 
