@@ -29,6 +29,9 @@ class Prepare:
     """of the vocabulary to train"""
     lowercase: bool = True
     """of the vocabulary to train: lower-case, and strip accents (not bpe), as BERT uncased (not for Korean)"""
+    sample_characters: int = 0
+    """of the text, drawn at random, to train the vocabulary on; 0: what suits the kind, which is all (wordpiece), 100
+    million (bpe) or 20 million (unigram, sentencepiece-bpe; memory and time grow with it)"""
     text_column: str = "text"
     """name of the text in JSON lines, Parquet and TFDS"""
     data_dir: str = ""
@@ -46,7 +49,7 @@ class Prepare:
     shard_tokens: int = 4_000_000
     """tokens after which a shard is closed"""
     workers: int = 0
-    """processes that tokenise beside the one that reads; the shards do not depend on their number"""
+    """processes that count words and tokenise beside the one that reads; the shards do not depend on their number"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,7 +57,7 @@ class Prepare:
             raise ConfigError(f"held_out={self.held_out} must be a share above 0 and below 0.5")
         _at_least(1, self, "vocab_size", "shard_tokens")
         _at_least(16, self, "max_line")
-        _at_least(0, self, "workers")
+        _at_least(0, self, "workers", "sample_characters")
         if self.max_document < self.max_line:
             raise ConfigError(f"max_document={self.max_document} must be at least max_line={self.max_line}")
         if self.tokenizer and self.tokenizer_kind != "wordpiece":
@@ -205,7 +208,7 @@ class Predict:
     input: str = ""
     """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2; question and context.
     For SQuAD also its own JSON; for entities words, or a word a line;
-    context and choices"""
+    context and choices; text with its entities marked as in the task's files"""
     out: str = ""
     """TSV or .jsonl to write: predictions, and how sure the model is of each"""
     batch_size: int = 64

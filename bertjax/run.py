@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture, shares
+from bertjax.data.sentences import split_sentences
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
@@ -64,9 +65,14 @@ def prepare(config: Prepare) -> None:
 
         tokenizer = given or journal.tokenizer()
         if tokenizer is None:
-            sentences = (sentence for document in documents() for sentence in corpus.sentences(document))
             tokenizer = Tokenizer.train(
-                sentences, config.vocab_size, lowercase=config.lowercase, kind=config.tokenizer_kind
+                chain.from_iterable(documents()),
+                config.vocab_size,
+                lowercase=config.lowercase,
+                kind=config.tokenizer_kind,
+                sentences=split_sentences,
+                sample=config.sample_characters,
+                workers=config.workers,
             )
         progress.update(bar, description="tokenising")
         meta = shards.write(

@@ -38,7 +38,7 @@ ONLY_IN = {
     "safetensors": ("hf/",),
     "seqeval": ("tasks/ner.py",),
     "sentencepiece": ("data/spiece.py",),
-    "tokenizers": ("data/wordpiece.py", "data/bpe.py"),
+    "tokenizers": ("data/wordpiece.py", "data/bpe.py", "data/library.py"),
     "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "cli.py"),
     "optax": ("train/",),
     "torch": (),

@@ -20,7 +20,12 @@ PREDICTIONS = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0])
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("accuracy", 0.7), ("f1", 2 * 3 / (2 * 3 + 1 + 2)), ("matthews", (3 * 4 - 1 * 2) / math.sqrt(4 * 5 * 5 * 6))],
+    [
+        ("accuracy", 0.7),
+        ("f1", 2 * 3 / (2 * 3 + 1 + 2)),
+        ("micro_f1", 0.7),
+        ("matthews", (3 * 4 - 1 * 2) / math.sqrt(4 * 5 * 5 * 6)),
+    ],
 )
 def test_of_classes(name, value):
     assert METRICS[name](PREDICTIONS, LABELS) == pytest.approx(value)

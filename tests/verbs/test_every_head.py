@@ -4,9 +4,10 @@ import json
 import random
 
 import pytest
-from conftest import WORDS
 
 from bertjax.saved import open_run
+
+WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "on", "under", "mat", "tree", "house", "red", "small", "loud"]
 
 
 def figures(path):
@@ -166,3 +167,24 @@ def test_classes_have_no_ranking(bertjax, finetuned, tmp_path):
     (tmp_path / "in.tsv").write_text("text\na cat\n")
     outcome = bertjax("predict", finetuned, "--input", tmp_path / "in.tsv", "--out", tmp_path / "o.tsv", "--top", 2)
     assert outcome.code == 2 and "sms_spam has none; leave it out" in outcome.err and not (tmp_path / "o.tsv").exists()
+
+
+# -- classify, between entities -------------------------------------------------------------------------------------
+
+
+def test_relations(verbs, tmp_path):
+    rng = random.Random(5)
+    labels = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Other"]
+    blocks = []
+    for number in range(40):
+        words = [rng.choice(WORDS) for _ in range(4)]
+        text = "{} <e1>{}</e1> {} <e2>{}</e2> red.".format(*words)
+        blocks.append(f'{number}\t"{text}"\n{rng.choice(labels)}\nComment:\n\n')
+    (tmp_path / "TRAIN_FILE.TXT").write_text("".join(blocks))
+    (tmp_path / "in.txt").write_text("".join(blocks[-4:]))
+    run, answers = verbs("semeval2010", tmp_path, tmp_path / "in.txt")
+    scores = figures(run / "scores.json")
+    assert scores["metrics"].keys() == {"macro_f1", "accuracy"} and scores["data"]["dev"]["rows"] == len(answers) == 4
+    right = [row["prediction"] == block.split("\n")[1] for row, block in zip(answers, blocks[-4:], strict=True)]
+    assert sum(right) / 4 == pytest.approx(scores["metrics"]["accuracy"])
+    assert all(len(row["probabilities"]) == 19 for row in answers)
