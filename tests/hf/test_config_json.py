@@ -58,7 +58,7 @@ def test_labels_and_the_dropout_of_the_head(copied):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2' is not known here; choose from: bert, roberta"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2' is not known here; choose from: bert, camembert, roberta"),
         ({"model_type": ["bert"]}, "is not known here"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'; only 'absolute'"),
         ({"is_decoder": True}, "is_decoder is True"),
@@ -95,3 +95,11 @@ def test_the_head_of_roberta_has_one_activation(copied):
         config_json.read(folder / "config.json")
     with pytest.raises(ConfigError, match=r"roberta of transformers has only hidden_act 'gelu', not 'relu'"):
         config_json.describe(replace(ROBERTA_TINY, activation="relu"), "RobertaModel", 1)
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("xlm-roberta", "XLMRoberta"), ("camembert", "Camembert")])
+def test_roberta_by_another_name(copied, kind, prefix):
+    folder = copied("RobertaForMaskedLM")
+    configure(folder, model_type=kind, architectures=[f"{prefix}ForMaskedLM"])
+    described = config_json.read(folder / "config.json")
+    assert described.model == ROBERTA_TINY and described.architecture == "RobertaForMaskedLM"
