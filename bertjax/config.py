@@ -183,9 +183,12 @@ class Evaluate:
     """folder of a finetune run"""
     data: str = ""
     """folder with the task's files"""
+    task: str = ""
+    """another task than the run's, with the same labels: ax for a run of mnli"""
     split: str = "dev"
+    """dev, test, or what else the task has; without labels predictions are written as GLUE's leaderboard takes them"""
     out: str = ""
-    """file for the scores; RUN/scores-SPLIT.json without it"""
+    """file for the scores; RUN/scores-SPLIT.json without it (RUN/scores-TASK-SPLIT.json of another task)"""
     batch_size: int = 64
 
     def __post_init__(self) -> None:

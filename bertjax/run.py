@@ -195,6 +195,7 @@ def finetune(config: Finetune) -> None:
     baseline = {}
     if config.baseline == "tfidf":
         baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}}
+    also = {split: task.read(config.data, split) for split in task.also}
     objective = supervised.Config(len(task.labels), config.dropout, task.head).build(saved.model)
     source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
     steps = source.batches(0, 0)
@@ -228,24 +229,32 @@ def finetune(config: Finetune) -> None:
         mesh = make_mesh(config.mesh)
         predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures)
         scoring.write_files(out, "", task, predictions, rows["dev"])
+    others = {
+        split: task.score(scoring.predictions_of(best, task, part, scoring.ROWS), part) for split, part in also.items()
+    }
     about: dict[str, Any] = {
+        "also": others,
         "epoch": best.step / steps,
         "encoder": config.encoder,
         "from": config.source,
         "seed": config.seed,
     }
-    scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows, about | baseline)
+    scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows | also, about | baseline)
 
 
 def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
     saved = open_run(config.run, "finetune")
     assert isinstance(saved.config, Finetune)
-    task, split = tasks.find(saved.config.task), config.split
+    task, split, name = tasks.find(saved.config.task), config.split, config.split
+    if config.task:
+        task, name = scoring.fitting(tasks.find(config.task), task), f"{config.task}-{split}"
     rows = task.read(config.data, split)
     predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
+    out = Path(config.out or saved.path / f"scores-{name}.json")
+    if scoring.write_submission(out.parent, task, split, predictions) and rows[0].label is None:
+        return
     figures = task.score(predictions, rows)
-    out = Path(config.out or saved.path / f"scores-{split}.json")
     scoring.write_files(out.parent, f"-{split}", task, predictions, rows)
     scoring.write_scores(out, task, split, figures, {split: rows}, {"run": config.run, "step": saved.step})
 

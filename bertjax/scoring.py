@@ -23,6 +23,18 @@ from bertjax.train.log import answers, console
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.step import TrainState
 
+ROWS = 64  # of a batch that is scored, not trained on
+
+
+def fitting(task: Task, trained: Task) -> Task:
+    """A task that a run of another one can be scored on: with the same head and labels."""
+    if (task.head, task.labels) != (trained.head, trained.labels):
+        raise ConfigError(
+            f"{task.name} has the labels {', '.join(task.labels) or 'none'}, but the run was trained on {trained.name} "
+            f"with {', '.join(trained.labels) or 'none'}; evaluate a run with the same labels"
+        )
+    return task
+
 
 def trainable(task: Task, rows: Sequence[Any], out: Path) -> list[Any]:
     """The rows without a fault; how many have one is told, and they are listed in a file."""
@@ -68,7 +80,7 @@ class Scorer:
         mesh: Mesh,
         *,
         length: int,
-        batch_size: int = 64,
+        batch_size: int = ROWS,
     ) -> None:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._task, self._rows, self._mesh = task, rows, mesh
@@ -129,7 +141,8 @@ def write_scores(
     table.add_column("model")
     for name in metrics:
         table.add_column(name, justify="right")
-    for model, values in {"this run": metrics, **about.get("baseline", {})}.items():
+    others = {f"this run, {name}": values for name, values in about.get("also", {}).items()}
+    for model, values in {"this run": metrics, **others, **about.get("baseline", {})}.items():
         table.add_row(model, *(f"{values[name]:.4f}" for name in metrics))
     answers.print(table)
     console.print(f"scores in {path}")
@@ -139,6 +152,17 @@ def write_files(folder: Path, suffix: str, task: Task, predictions: Sequence[Pre
     """What the task's official scorer reads, as NAME + suffix + .json."""
     for name, content in task.files(predictions, rows).items():
         write_json(folder / f"{name}{suffix}.json", content)
+
+
+def write_submission(folder: Path, task: Task, split: str, predictions: Sequence[Prediction]) -> bool:
+    """What the task's leaderboard takes of this split, in folder/submission/; False where it takes nothing."""
+    files = task.submission(split, predictions)
+    for name, table in files.items():
+        write_tsv(folder / "submission" / name, table)
+        console.print(
+            f"{task.name}: {len(table) - 1:,} predictions for the leaderboard in {folder / 'submission' / name}"
+        )
+    return bool(files)
 
 
 def digest(rows: Sequence[Any]) -> str:
@@ -155,13 +179,19 @@ def shortened(predictions: Sequence[Prediction], top: int, task: str) -> list[Pr
 
 def write_predictions(path: Path, task: Task, predictions: Sequence[Prediction]) -> None:
     """The predictions in their order, as JSON lines where the name ends in .jsonl, else as TSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     rounded = [_rounded(prediction) for prediction in predictions]
     if path.suffix == ".jsonl":
+        path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"index": i, **record}, ensure_ascii=False) for i, record in enumerate(rounded)]
+        path.write_text("\n".join(lines) + "\n", "utf-8")
     else:
-        lines = ["\t".join(map(str, row)) for row in task.table(rounded)]
-    path.write_text("\n".join(lines) + "\n", "utf-8")
+        write_tsv(path, task.table(rounded))
+
+
+def write_tsv(path: Path, table: Sequence[Sequence[Any]]) -> None:
+    """Rows with a tab between fields."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in table), "utf-8")
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401 (any JSON value)

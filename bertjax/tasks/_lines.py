@@ -64,20 +64,26 @@ def lines(path: Path) -> Iterator[Line]:
             ) from None
 
 
-def records(path: Path, header: tuple[str, ...] = ()) -> list[Record]:
-    """Rows of a TSV file; `header` names the columns of a file whose first line does not."""
+def records(path: Path, header: tuple[str, ...] = (), broken: list[str] | None = None) -> list[Record]:
+    """Rows of a TSV file; `header` names the columns of a file whose first line does not.
+
+    Rows with more or fewer fields are an error, or left out and their places put into `broken`.
+    """
     # No csv module: in these files a quote is a character of the text, never the bracket of a field.
     rows = [(line.place, line.text.split("\t")) for line in lines(path)]
     header = header or tuple(rows.pop(0)[1])
     if not rows:
         raise DataError(f"{path}: only a header, no rows; is it the right file?")
-    for place, fields in rows:
-        if len(fields) != len(header):
-            raise DataError(
-                f"{place}: {len(fields)} fields instead of {len(header)} ({', '.join(header)}); "
-                "write one row a line, with a single tab between fields and none inside a text"
-            )
-    return [Record(place, dict(zip(header, fields, strict=True))) for place, fields in rows]
+    wrong = [(place, len(fields)) for place, fields in rows if len(fields) != len(header)]
+    if wrong and (broken is None or len(wrong) == len(rows)):
+        place, count = wrong[0]
+        raise DataError(
+            f"{place}: {count} fields instead of {len(header)} ({', '.join(header)}); "
+            "write one row a line, with a single tab between fields and none inside a text"
+        )
+    if broken is not None:
+        broken += [place for place, _ in wrong]
+    return [Record(place, dict(zip(header, row, strict=True))) for place, row in rows if len(row) == len(header)]
 
 
 def objects(path: Path) -> list[Record]:

@@ -10,6 +10,7 @@ from bertjax.contracts import Example, Row, TokenizerLike
 from bertjax.errors import DataError
 from bertjax.tasks import _lines
 from bertjax.tasks._classify import ClassTask
+from bertjax.train.log import console
 
 # What the columns of a file for `predict` may be called, besides the names in the task's own files.
 ONE_TEXT = (("text",), ("sentence",))
@@ -17,10 +18,14 @@ TWO_TEXTS = (("text_a", "text_b"), ("sentence1", "sentence2"))
 
 
 class File(NamedTuple):
-    """Names under which a split is published, and its columns where its first line does not name them."""
+    """Names under which a split is published, its columns where its first line does not name them, and the names of
+    texts and label where they are not those of the task.
+    """
 
     names: tuple[str, ...]
     header: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,8 @@ class SentenceTask(ClassTask[Row]):
     splits: Mapping[str, File]
     texts: tuple[str, ...]
     label: str
+    also: tuple[str, ...] = ()
+    broken_rows: bool = False  # whether the published files are known to have some, which everyone leaves out
 
     @property
     def pair(self) -> bool:
@@ -41,18 +48,26 @@ class SentenceTask(ClassTask[Row]):
         """Rows of `split`, whose file lies in `data_dir` or in this task's folder there; a test set may lack labels."""
         file = _lines.of_split(self.name, self.splits, split)
         path = _lines.locate(self.name, data_dir, self.folder, file.names)
-        records = _lines.records(path, file.header)
-        columns = records[0].values
-        for column in self.texts if split == "test" else (*self.texts, self.label):
+        records = self._records(path, file.header)
+        columns, texts, label = records[0].values, file.texts or self.texts, file.label or self.label
+        for column in texts if split.startswith("test") else (*texts, label):
             if column not in columns:
                 raise DataError(
                     f"{path}:1: {self.name} needs a column {column!r}, here are {', '.join(map(repr, columns))}; "
                     "is this the published file, with the names of the columns in its first line?"
                 )
         return [
-            _row([record.values[name] for name in self.texts], self._label(record) if self.label in columns else None)
+            _row([record.values[name] for name in texts], self._label(record, label) if label in columns else None)
             for record in records
         ]
+
+    def _records(self, path: Path, header: tuple[str, ...]) -> list[_lines.Record]:
+        broken: list[str] = []
+        records = _lines.records(path, header, broken if self.broken_rows else None)
+        if broken:
+            lines = ", ".join(place.rpartition(":")[2] for place in broken)
+            console.print(f"{self.name}: {len(broken):,} broken rows of {path} are left out; lines {lines}")
+        return records
 
     def read_inputs(self, path: str) -> list[Row]:
         """Rows to be predicted, from JSON lines (`.jsonl`) or TSV; `.gz` is read too.
@@ -81,8 +96,8 @@ class SentenceTask(ClassTask[Row]):
             examples.append({"tokens": tokens, "types": types, **label})
         return examples
 
-    def _label(self, record: _lines.Record) -> int | float:
-        text = record.values[self.label]
+    def _label(self, record: _lines.Record, column: str) -> int | float:
+        text = record.values[column]
         if self.labels:
             if text not in self.labels:
                 raise DataError(
@@ -94,7 +109,7 @@ class SentenceTask(ClassTask[Row]):
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{record.place}: {self.label} {text!r} is not a number; correct the row")
+            raise DataError(f"{record.place}: {column} {text!r} is not a number; correct the row")
         return value
 
 

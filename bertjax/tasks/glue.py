@@ -1,12 +1,39 @@
-"""GLUE from its published files (`<folder>/train.tsv`, `dev.tsv`, `test.tsv`): CoLA, SST-2, MRPC, STS-B, RTE."""
+"""GLUE from its published files (`<folder>/train.tsv`, `dev.tsv`, `test.tsv`): the nine tasks and the diagnostic set.
 
-from bertjax.contracts import Task
+The order of the labels is that of Hugging Face's and TFDS's data sets, as the TSV files spell labels out and have none:
+heads and integer labels go from one program to the other unchanged. (google-research/bert has contradiction first.)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bertjax.contracts import Prediction, Task
 from bertjax.tasks._sentences import File, SentenceTask
 
 TSV = {split: File((f"{split}.tsv",)) for split in ("train", "dev", "test")}
 COLA_HEADER = ("source", "label", "mark", "sentence")
+INFERENCE = ("entailment", "neutral", "contradiction")
+TWO_WAY = ("entailment", "not_entailment")
 
-COLA = SentenceTask(
+
+@dataclass(frozen=True, kw_only=True)
+class GlueTask(SentenceTask):
+    """A sentence task with a leaderboard; `submits` names the file that it takes of a split."""
+
+    submits: Mapping[str, str]
+
+    def submission(self, split: str, predictions: Sequence[Prediction]) -> dict[str, list[list[Any]]]:
+        """Labels as the leaderboard spells them, numbers within its range."""
+        if split not in self.submits:
+            return {}
+        answers = [prediction["prediction"] for prediction in predictions]
+        if not self.labels:
+            answers = [f"{min(max(answer, 0.0), 5.0):.3f}" for answer in answers]
+        return {self.submits[split]: [["index", "prediction"], *map(list, enumerate(answers))]}
+
+
+COLA = GlueTask(
     name="cola",
     source="Corpus of Linguistic Acceptability (Warstadt et al. 2018), research use",
     folder="CoLA",
@@ -15,9 +42,10 @@ COLA = SentenceTask(
     label="label",
     labels=("0", "1"),
     metrics=("matthews",),
+    submits={"test": "CoLA.tsv"},
 )
 
-SST2 = SentenceTask(
+SST2 = GlueTask(
     name="sst2",
     source="Stanford Sentiment Treebank (Socher et al. 2013), research use",
     folder="SST-2",
@@ -26,9 +54,10 @@ SST2 = SentenceTask(
     label="label",
     labels=("0", "1"),
     metrics=("accuracy",),
+    submits={"test": "SST-2.tsv"},
 )
 
-MRPC = SentenceTask(
+MRPC = GlueTask(
     name="mrpc",
     source="Microsoft Research Paraphrase Corpus (Dolan and Brockett 2005), research use",
     folder="MRPC",
@@ -38,9 +67,10 @@ MRPC = SentenceTask(
     label="Quality",
     labels=("0", "1"),
     metrics=("accuracy", "f1"),  # not F1 first: two thirds are paraphrases, "always yes" has an F1 of 81
+    submits={"test": "MRPC.tsv"},
 )
 
-STSB = SentenceTask(
+STSB = GlueTask(
     name="stsb",
     source="Semantic Textual Similarity Benchmark (Cer et al. 2017), research use",
     folder="STS-B",
@@ -48,17 +78,90 @@ STSB = SentenceTask(
     texts=("sentence1", "sentence2"),
     label="score",  # 0 to 5, used as it is
     metrics=("pearson", "spearman"),
+    submits={"test": "STS-B.tsv"},
 )
 
-RTE = SentenceTask(
+QQP = GlueTask(
+    name="qqp",
+    source="Quora Question Pairs (Iyer et al. 2017), research use",
+    folder="QQP",
+    splits=TSV,
+    texts=("question1", "question2"),
+    label="is_duplicate",
+    labels=("0", "1"),
+    metrics=("accuracy", "f1"),
+    submits={"test": "QQP.tsv"},
+    broken_rows=True,
+)
+
+MNLI = GlueTask(
+    name="mnli",
+    source="Multi-Genre Natural Language Inference (Williams et al. 2018), OANC and others",
+    folder="MNLI",
+    splits={
+        "train": File(("train.tsv",)),
+        "dev": File(("dev_matched.tsv",)),
+        "dev_mismatched": File(("dev_mismatched.tsv",)),
+        "test": File(("test_matched.tsv",)),
+        "test_mismatched": File(("test_mismatched.tsv",)),
+    },
+    texts=("sentence1", "sentence2"),
+    label="gold_label",
+    labels=INFERENCE,
+    metrics=("accuracy",),
+    also=("dev_mismatched",),
+    submits={"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"},
+)
+
+QNLI = GlueTask(
+    name="qnli",
+    source="SQuAD as sentence pairs (Rajpurkar et al. 2016, GLUE), CC BY-SA 4.0",
+    folder="QNLI",
+    splits=TSV,
+    texts=("question", "sentence"),
+    label="label",
+    labels=TWO_WAY,
+    metrics=("accuracy",),
+    submits={"test": "QNLI.tsv"},
+)
+
+RTE = GlueTask(
     name="rte",
     source="Recognizing Textual Entailment 1, 2, 3 and 5 (Dagan et al. 2006 and others), research use",
     folder="RTE",
     splits=TSV,
     texts=("sentence1", "sentence2"),
     label="label",
-    labels=("entailment", "not_entailment"),  # the order is a contract: fine-tuned heads depend on it
+    labels=TWO_WAY,
     metrics=("accuracy",),
+    submits={"test": "RTE.tsv"},
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (COLA, SST2, MRPC, STSB, RTE)}
+WNLI = GlueTask(
+    name="wnli",
+    source="Winograd NLI (Levesque et al. 2011, GLUE), CC BY 4.0",
+    folder="WNLI",
+    splits=TSV,
+    texts=("sentence1", "sentence2"),
+    label="label",
+    labels=("0", "1"),
+    metrics=("accuracy",),
+    submits={"test": "WNLI.tsv"},
+)
+
+AX = GlueTask(
+    name="ax",
+    source="GLUE's diagnostic set, for a model of mnli: `evaluate RUN --task ax` (Wang et al. 2018), research use",
+    folder="diagnostic",
+    splits={
+        "dev": File(("diagnostic-full.tsv",), texts=("Premise", "Hypothesis"), label="Label"),
+        "test": File(("diagnostic.tsv", "AX.tsv")),
+    },
+    texts=("sentence1", "sentence2"),
+    label="label",
+    labels=INFERENCE,
+    metrics=("matthews",),
+    submits={"test": "AX.tsv"},
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (COLA, SST2, MRPC, STSB, QQP, MNLI, QNLI, RTE, WNLI, AX)}
