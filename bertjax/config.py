@@ -8,6 +8,7 @@ from bertjax.contracts import ModelConfig, ObjectiveConfig
 from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.objectives import mlm
+from bertjax.tasks._columns import Columns
 from bertjax.train.mesh import MeshConfig
 from bertjax.train.optim import Optimizer
 
@@ -144,6 +145,8 @@ class Finetune:
     """run to take encoder and tokenizer from"""
     data: str = ""
     """folder with the task's files as they are published"""
+    columns: Columns = field(default_factory=Columns)
+    """of your own files: --task text"""
     out: str = ""
     """folder of the run"""
     encoder: Literal["pretrained", "random"] = "pretrained"
@@ -172,7 +175,7 @@ class Finetune:
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout} is not a probability in [0, 1)")
         if self.task:
-            tasks.find(self.task)
+            tasks.find(self.task, self.columns)
 
 
 @dataclass(frozen=True)
@@ -202,9 +205,9 @@ class Predict:
     run: str = ""
     """folder of a finetune run"""
     input: str = ""
-    """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2; question and context.
-    For SQuAD also its own JSON; for entities words, or a word a line;
-    context and choices"""
+    """TSV, CSV or JSON lines: text or sentence, or the columns the run was trained on;
+    text_a and text_b or sentence1 and sentence2; question and context.
+    For SQuAD also its own JSON; for entities words, or a word a line; context and choices"""
     out: str = ""
     """TSV or .jsonl to write: predictions, and how sure the model is of each"""
     batch_size: int = 64

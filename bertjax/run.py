@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -187,7 +187,8 @@ def one_epoch(mixture: Mixture, step: int) -> Iterator[Mapping[str, np.ndarray]]
 
 def finetune(config: Finetune) -> None:
     """A run and a task -> RUN2 with checkpoints and the scores of the best one on dev."""
-    saved, task, out = open_run(config.source), tasks.find(config.task), Path(config.out)
+    config = replace(config, columns=tasks.resolved(config.task, config.columns, config.data))
+    saved, task, out = open_run(config.source), tasks.find(config.task, config.columns), Path(config.out)
     check_length(config.length, saved.model)
     rows = {split: task.read(config.data, split) for split in ("train", "dev")}
     rows["train"] = scoring.trainable(task, rows["train"], out / "not_trained_on.json")
@@ -246,7 +247,7 @@ def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
     saved = open_run(config.run, "finetune")
     assert isinstance(saved.config, Finetune)
-    task, split, name = tasks.find(saved.config.task), config.split, config.split
+    task, split, name = tasks.find(saved.config.task, saved.config.columns), config.split, config.split
     if config.task:
         task, name = scoring.fitting(tasks.find(config.task), task), f"{config.task}-{split}"
     rows = task.read(config.data, split)
@@ -263,7 +264,7 @@ def predict(config: Predict) -> None:
     """A fine-tuned run on a file of the user's -> a prediction of every row, and how sure the model is."""
     saved = open_run(config.run, "finetune")
     assert isinstance(saved.config, Finetune)
-    task = tasks.find(saved.config.task)
+    task = tasks.find(saved.config.task, saved.config.columns)
     predictions = scoring.predictions_of(saved, task, task.read_inputs(config.input), config.batch_size)
     if config.top:
         predictions = scoring.shortened(predictions, config.top, task.name)

@@ -2,7 +2,8 @@
 
     bertjax finetune configs/finetune_glue.py --task cola --from runs/mini --data glue --out runs/mini-cola
 
-`--data` is the folder with CoLA/, SST-2/, MRPC/, STS-B/, QQP/, MNLI/, QNLI/, RTE/, WNLI/ and diagnostic/ as published. For BERT-base and larger take
+`--data` is the folder with CoLA/, SST-2/, MRPC/, STS-B/, QQP/, MNLI/, QNLI/, RTE/, WNLI/ and diagnostic/ as
+published. For BERT-base and larger take
 `--optimizer.peak-lr 2e-5`. The scores published for the small models stand in the README of google-research/bert.
 """
 

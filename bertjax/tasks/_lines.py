@@ -70,7 +70,12 @@ def records(path: Path, header: tuple[str, ...] = (), broken: list[str] | None =
     Rows with more or fewer fields are an error, or left out and their places put into `broken`.
     """
     # No csv module: in these files a quote is a character of the text, never the bracket of a field.
-    rows = [(line.place, line.text.split("\t")) for line in lines(path)]
+    return _named(path, [(line.place, line.text.split("\t")) for line in lines(path)], header, broken)
+
+
+def _named(
+    path: Path, rows: list[tuple[str, list[str]]], header: tuple[str, ...], broken: list[str] | None
+) -> list[Record]:
     header = header or tuple(rows.pop(0)[1])
     if not rows:
         raise DataError(f"{path}: only a header, no rows; is it the right file?")
@@ -91,20 +96,21 @@ def objects(path: Path) -> list[Record]:
     return [Record(line.place, _object(line)) for line in lines(path)]
 
 
-def csv_records(path: Path) -> list[Record]:
-    """Rows of a CSV file with a header, whose fields may be quoted."""
+def csv_records(path: Path, header: tuple[str, ...] = ()) -> list[Record]:
+    """Rows of a CSV file, whose fields may be quoted; `header` as in `records`."""
     reader = csv.reader((f"{line.text}\n" for line in lines(path)), strict=True)
-    found: list[Record] = []
     try:
-        header = next(reader)
-        for fields in reader:
-            place = f"{path}:{reader.line_num}"
-            if len(fields) != len(header):
-                raise DataError(f"{place}: {len(fields)} fields instead of {len(header)} ({', '.join(header)})")
-            found.append(Record(place, dict(zip(header, fields, strict=True))))
+        rows = [(f"{path}:{reader.line_num}", fields) for fields in reader]
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not CSV ({error}); mend the line or get the file again") from None
-    return found
+    return _named(path, rows, header, None)
+
+
+def table(path: Path, header: tuple[str, ...] = (), broken: list[str] | None = None) -> list[Record]:
+    """Rows of JSON lines (`.jsonl`), of CSV (`.csv`) or else of TSV; `.gz` may follow."""
+    if {".jsonl", ".json"} & set(path.suffixes):
+        return objects(path)
+    return csv_records(path, header) if ".csv" in path.suffixes else records(path, header, broken)
 
 
 def inputs(path: Path, names: Sequence[str], task: str) -> list[Record]:

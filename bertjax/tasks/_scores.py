@@ -21,6 +21,13 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     return float(f1_score(labels, predictions, zero_division=0))
 
 
+def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of the F1 of all classes that occur."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="macro", zero_division=0))
+
+
 def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Matthews correlation of classes; 0 where all predictions are the same."""
     from sklearn.metrics import matthews_corrcoef
@@ -52,5 +59,5 @@ def _correlation(function: Callable[..., tuple[float, float]], predictions: np.n
 
 
 METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    function.__name__: function for function in (accuracy, f1, matthews, pearson, spearman)
+    function.__name__: function for function in (accuracy, f1, macro_f1, matthews, pearson, spearman)
 }

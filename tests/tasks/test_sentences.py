@@ -173,6 +173,7 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
         "wnli": (("0", "1"), ("accuracy",)),
         "ax": (("entailment", "neutral", "contradiction"), ("matthews",)),
         "sms_spam": (("ham", "spam"), ("f1", "accuracy")),
+        "text": ((), ("accuracy", "macro_f1")),  # the labels are those of the user's file
         "nsmc": (("0", "1"), ("accuracy",)),
         "korsts": ((), ("spearman", "pearson")),
         "conll2003": (
