@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
 def _verb(verb: str, rest: list[str]) -> int:
     if verb in ("inspect", "report", "list"):
         return _look(verb, rest)
-    from bertjax import config, report, run
+    from bertjax import config, report, run, suite
     from bertjax.train.loop import Interrupted
 
     kinds: dict[str, type[Any]] = {
@@ -77,7 +77,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     try:
-        report.dry_run(chosen) if dry else getattr(run, verb)(chosen)
+        report.dry_run(chosen) if dry else getattr(suite if verb == "finetune" else run, verb)(chosen)
     except Interrupted as stopped:
         print(f"bertjax {verb}: {stopped}", file=sys.stderr)
         return 130

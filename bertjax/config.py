@@ -1,6 +1,6 @@
 """Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from bertjax import tasks
@@ -9,6 +9,7 @@ from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.tasks._columns import Columns
+from bertjax.tasks.glue import SUITES
 from bertjax.train.mesh import MeshConfig
 from bertjax.train.optim import Optimizer
 
@@ -140,7 +141,7 @@ class Finetune:
     """A pretrained run and a task to a fine-tuned model and its scores."""
 
     task: str = ""
-    """see `bertjax list tasks`"""
+    """see `bertjax list tasks`; glue: all of its tasks that --data has, in OUT/TASK/, and a table of them"""
     source: str = ""
     """run to take encoder and tokenizer from"""
     data: str = ""
@@ -160,22 +161,46 @@ class Finetune:
     micro_batches: int = 1
     length: int = 128
     """tokens in a row; longer texts are cut, contexts of questions seen in windows"""
+    buckets: tuple[int, ...] = ()
+    """shorter row lengths, as 32 64: rows of like length share a batch of the shortest that holds them"""
     dropout: float = 0.1
     """on the pooled output"""
+    class_weights: tuple[str, ...] = ()
+    """how much rows of each label count in training: a number for each, or `balanced`: as if all were as frequent"""
+    new_layers: int = 0
+    """so many layers at the top, and the pooler, start anew instead of from the run (Zhang et al. 2021)"""
+    patience: int = 0
+    """stop after so many epochs without a better score on dev; 0: never"""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(kind="adamw", peak_lr=5e-5, warmup=0.1))
+    """AdamW with bias correction: without it training on small tasks often fails (Mosbach et al. 2021)"""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     seed: int = 0
+    seeds: tuple[int, ...] = ()
+    """a run each, in OUT/TASK/seed-N, and a table of them; what is finished is kept"""
+    grid: Literal["none", "bert", "small"] = "none"
+    """also try all of: batches of 16, 32, rates 5e-5, 3e-5, 2e-5, 2 to 4 epochs (BERT, A.3); for small models batches
+    of 8 to 128, rates 3e-4, 1e-4, 5e-5, 3e-5, 4 epochs (Turc et al. 2019)"""
+    from_mnli: bool = False
+    """of glue: RTE, MRPC and STS-B start from the run of MNLI with the same seed"""
     log_every: int = 20
 
     def __post_init__(self) -> None:
         _at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
-        _at_least(0, self, "train_rows", "seed")
+        _at_least(0, self, "train_rows", "seed", "new_layers", "patience")
+        if list(self.buckets) != sorted({b for b in self.buckets if 8 <= b < self.length}):
+            shown = " ".join(map(str, self.buckets))
+            raise ConfigError(f"buckets={shown}: lengths from 8 to below length={self.length}, in ascending order")
         if self.length < 8:
             raise ConfigError(f"length={self.length} leaves no room for text; at least 8")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout} is not a probability in [0, 1)")
+        if self.new_layers and self.encoder == "random":
+            raise ConfigError(f"new_layers={self.new_layers} with encoder=random, which is all new; leave one out")
         if self.task:
-            tasks.find(self.task, self.columns)
+            for name in SUITES.get(self.task, (self.task,)):
+                tasks.find(name, self.columns)
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
+            raise ConfigError(f"seeds={' '.join(map(str, self.seeds))}: give each once, none below 0")
 
 
 @dataclass(frozen=True)
@@ -253,30 +278,3 @@ def require(config: object, *names: str) -> None:
     if missing:
         flags = ", ".join(SPELLED.get(name, f"--{name}") for name in missing)
         raise ConfigError(f"missing: {flags}; see --help")
-
-
-# What may differ when a run is taken up again; all else would make another run of it.
-MAY_CHANGE = {"data", "out", "mesh", "workers", "baseline"}
-MAY_CHANGE |= {"log_every", "eval_every", "eval_batches", "save_every", "keep_last"}
-
-
-def check_resume(old: object, new: object, run: str) -> None:
-    """Raises, naming every key with its old and new value, where a resumed run would not be the same run."""
-    changed = list(_differences(old, new, ""))
-    if changed:
-        listed = "\n  ".join(f"{key}: was {was!r}, now {now!r}" for key, was, now in changed)
-        raise ConfigError(
-            f"{run} was begun with another configuration:\n  {listed}\n"
-            "Give the old values to resume it, or another --out to begin anew."
-        )
-
-
-def _differences(old: object, new: object, prefix: str) -> list[tuple[str, object, object]]:
-    if type(old) is not type(new) or not hasattr(old, "__dataclass_fields__"):
-        name = prefix.rstrip(".")
-        return [] if old == new else [(SPELLED.get(name, name), old, new)]
-    found = []
-    for f in fields(old):  # type: ignore[arg-type]
-        if prefix or f.name not in MAY_CHANGE:
-            found += _differences(getattr(old, f.name), getattr(new, f.name), f"{prefix}{f.name}.")
-    return found

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 
 from bertjax import scoring, session, tasks
 from bertjax.config import Evaluate, Finetune, PhaseConfig, Predict, Prepare, Pretrain, check_length, with_vocabulary
-from bertjax.contracts import Params
+from bertjax.contracts import Params, Task
 from bertjax.data import corpus, shards
 from bertjax.data.journal import Journal
 from bertjax.data.lines import BYTES
@@ -27,7 +27,7 @@ from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.objectives import supervised
-from bertjax.saved import open_run
+from bertjax.saved import SavedRun, open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train.log import averages, console
 from bertjax.train.loop import Every, Hook, mean_metrics
@@ -203,10 +203,14 @@ def finetune(config: Finetune) -> None:
 
     @cache
     def scorer(mesh: Mesh) -> scoring.Scorer:
-        return scoring.Scorer(task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length)
+        return scoring.Scorer(
+            task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length, buckets=config.buckets
+        )
 
     def trained_parts(mesh: Mesh) -> Params:
-        return saved.encoder_params(objective, mesh) if config.encoder == "pretrained" else {}
+        if config.encoder == "random":
+            return {}
+        return saved.encoder_params(objective, mesh, new_layers=config.new_layers)
 
     session.train(
         session.Session(
@@ -223,6 +227,7 @@ def finetune(config: Finetune) -> None:
             workers=0,
             evaluation=scorer,
             trained_parts=trained_parts,
+            patience=config.patience,
         )
     )
     best = open_run(config.out)
@@ -230,17 +235,15 @@ def finetune(config: Finetune) -> None:
         mesh = make_mesh(config.mesh)
         predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures)
         scoring.write_files(out, "", task, predictions, rows["dev"])
-    others = {
-        split: task.score(scoring.predictions_of(best, task, part, scoring.ROWS), part) for split, part in also.items()
-    }
     about: dict[str, Any] = {
-        "also": others,
-        "epoch": best.step / steps,
-        "encoder": config.encoder,
-        "from": config.source,
-        "seed": config.seed,
+        "also": {name: _score(best, task, part) for name, part in also.items()},
+        **{"epoch": best.step / steps, "encoder": config.encoder, "from": config.source, "seed": config.seed},
     }
     scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows | also, about | baseline)
+
+
+def _score(saved: SavedRun, task: Task, rows: Sequence[Any]) -> dict[str, float]:
+    return task.score(scoring.predictions_of(saved, task, rows, scoring.ROWS), rows)
 
 
 def evaluate(config: Evaluate) -> None:

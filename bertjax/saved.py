@@ -46,12 +46,22 @@ class SavedRun:
         """Trained parameters of the objective the run trained."""
         return self.checkpoints.params(self.step, _wanted(objective, mesh))
 
-    def encoder_params(self, objective: Objective, mesh: Mesh) -> Params:
-        """The trained encoder for another objective over `self.model`, and the pooler where both have one."""
+    def encoder_params(self, objective: Objective, mesh: Mesh, *, new_layers: int = 0) -> Params:
+        """The trained encoder for another objective over `self.model`, and the pooler where both have one.
+
+        Without its `new_layers` top layers, and then without the pooler.
+        """
         wanted, there = _wanted(objective, mesh), self.checkpoints.parts(self.step)
-        return self.checkpoints.params(
+        parts = self.checkpoints.params(
             self.step, {name: wanted[name] for name in ("encoder", "pooler") if name in wanted and name in there}
         )
+        if not new_layers:
+            return parts
+        layers = sum(name.startswith("layer_") for name in parts["encoder"])
+        if new_layers > layers:
+            raise ConfigError(f"new_layers={new_layers} but the encoder has {layers} layers; lower it")
+        kept = {f"layer_{number}" for number in range(layers - new_layers)}
+        return {"encoder": {n: part for n, part in parts["encoder"].items() if n in kept or n[:6] != "layer_"}}
 
 
 def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 
 from bertjax.config import Finetune
-from bertjax.contracts import Objective, Output, Params, Prediction, Task
+from bertjax.contracts import Example, Objective, Output, Params, Prediction, Task
 from bertjax.data.examples import ExampleSource
 from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
@@ -58,14 +59,37 @@ def draw(rows: Sequence[Any], count: int, seed: int) -> list[Any]:
 def training_batches(task: Task, rows: Sequence[Any], tokenizer: Tokenizer, config: Finetune) -> ExampleSource:
     """Batches of a task's rows, shuffled anew each epoch."""
     return ExampleSource(
-        task.encode(rows, tokenizer, config.length),
+        weighted(task.encode(rows, tokenizer, config.length), task, config.class_weights),
         batch_size=config.batch_size,
         length=config.length,
         pad=tokenizer.pad_id,
         shuffle=True,
         drop_last=True,
         seed=config.seed,
+        buckets=config.buckets,
     )
+
+
+def weighted(examples: Sequence[Example], task: Task, class_weights: Sequence[str]) -> list[Example]:
+    """Examples that count as much as `class_weights` say of their label."""
+    if not class_weights:
+        return list(examples)
+    labels = [example.get("label") for example in examples]
+    if task.head != "classify" or not task.labels:
+        raise ConfigError(f"class_weights are for classes of texts, which {task.name} has not; leave them out")
+    try:
+        if list(class_weights) == ["balanced"]:
+            weights = [len(labels) / (len(task.labels) * max(1, labels.count(i))) for i in range(len(task.labels))]
+        else:
+            weights = [float(weight) for weight in class_weights]
+    except ValueError:
+        weights = []
+    if len(weights) != len(task.labels) or not all(0 < weight < math.inf for weight in weights):
+        raise ConfigError(
+            f"class_weights={' '.join(class_weights)}: give `balanced`, or a number above 0 for each of "
+            f"{', '.join(task.labels)}"
+        )
+    return [{**example, "weight": weights[example["label"]]} for example in examples]
 
 
 class Scorer:
@@ -80,6 +104,7 @@ class Scorer:
         mesh: Mesh,
         *,
         length: int,
+        buckets: Sequence[int] = (),
         batch_size: int = ROWS,
     ) -> None:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -92,6 +117,7 @@ class Scorer:
             pad=tokenizer.pad_id,
             shuffle=False,
             drop_last=False,
+            buckets=buckets,
         )
         self._step = jax.jit(lambda params, batch: objective.apply({"params": params}, batch, method="logits"))
 
@@ -110,17 +136,19 @@ class Scorer:
         return self._task.decode(outputs, self._examples, self._rows, tuned)
 
     def _outputs(self, params: Params) -> list[Output]:
-        """The logits of every example."""
+        """The logits of every example, in their order whatever the order of the batches."""
         batches = (self._source.batch(Position(0, 0, i)) for i in range(self._source.batches(0, 0)))
-        made = [np.asarray(self._step(params, put_batch(batch, self._mesh))) for batch in batches]
-        return list(np.concatenate(made)[: len(self._examples)])
+        made = (row for batch in batches for row in np.asarray(self._step(params, put_batch(batch, self._mesh))))
+        outputs = dict(zip(self._source.order(0).tolist(), made, strict=False))  # rows of weight 0 come last
+        return [outputs[number] for number in range(len(self._examples))]
 
 
 def predictions_of(saved: SavedRun, task: Task, rows: Sequence[Any], batch_size: int) -> list[Prediction]:
     """What a fine-tuned run says of rows, over all devices."""
     assert isinstance(saved.config, Finetune)
     objective, mesh = saved.objective(), make_mesh(MeshConfig())
-    scorer = Scorer(task, rows, saved.tokenizer, objective, mesh, length=saved.config.length, batch_size=batch_size)
+    length, buckets = saved.config.length, saved.config.buckets
+    scorer = Scorer(task, rows, saved.tokenizer, objective, mesh, length=length, buckets=buckets, batch_size=batch_size)
     return scorer.predictions(saved.params(objective, mesh), saved.figures)
 
 
