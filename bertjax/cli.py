@@ -14,6 +14,7 @@ VERBS = {
     "finetune": "CONFIG.py: a run and a task -> a fine-tuned model and its scores",
     "evaluate": "RUN: scores of a fine-tuned run on a split of its task",
     "predict": "RUN: predictions for a file of texts",
+    "embed": "RUN: a vector for each line of a text file",
     "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
     "report": "RUN ...: how runs did, side by side",
     "list": "[models|objectives|tasks|presets]: what there is to choose from",
@@ -55,15 +56,16 @@ def run(arguments: Sequence[str]) -> int:
 def _verb(verb: str, rest: list[str]) -> int:
     if verb in ("inspect", "report", "list"):
         return _look(verb, rest)
-    from bertjax import config, report, run, suite
+    from bertjax import api, config, report, run, suite, use
     from bertjax.train.loop import Interrupted
 
     kinds: dict[str, type[Any]] = {
         "prepare": config.Prepare,
         "pretrain": config.Pretrain,
         "finetune": config.Finetune,
-        "evaluate": config.Evaluate,
-        "predict": config.Predict,
+        "evaluate": use.Evaluate,
+        "predict": use.Predict,
+        "embed": use.Embed,
     }
     kind, default = kinds[verb], kinds[verb]()
     dry = verb == "pretrain" and "--dry-run" in rest
@@ -77,7 +79,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     try:
-        report.dry_run(chosen) if dry else getattr(suite if verb == "finetune" else run, verb)(chosen)
+        report.dry_run(chosen) if dry else getattr({"finetune": suite, "embed": api}.get(verb, run), verb)(chosen)
     except Interrupted as stopped:
         print(f"bertjax {verb}: {stopped}", file=sys.stderr)
         return 130
@@ -90,6 +92,7 @@ REQUIRED = {
     "finetune": ("task", "source", "data", "out"),
     "evaluate": ("run", "data"),
     "predict": ("run", "input", "out"),
+    "embed": ("run", "input", "out"),
 }
 
 ABOUT = {

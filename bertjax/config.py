@@ -1,4 +1,7 @@
-"""Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them."""
+"""Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them.
+
+Those of verbs that use a run are in `use`.
+"""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -7,6 +10,7 @@ from bertjax import tasks
 from bertjax.contracts import ModelConfig, ObjectiveConfig
 from bertjax.errors import ConfigError
 from bertjax.models import bert
+from bertjax.nn.heads import Features
 from bertjax.objectives import mlm
 from bertjax.tasks._columns import Columns
 from bertjax.tasks.glue import SUITES
@@ -54,9 +58,9 @@ class Prepare:
     def __post_init__(self) -> None:
         if not 0.0 < self.held_out < 0.5:
             raise ConfigError(f"held_out={self.held_out} must be a share above 0 and below 0.5")
-        _at_least(1, self, "vocab_size", "shard_tokens")
-        _at_least(16, self, "max_line")
-        _at_least(0, self, "workers")
+        at_least(1, self, "vocab_size", "shard_tokens")
+        at_least(16, self, "max_line")
+        at_least(0, self, "workers")
         if self.max_document < self.max_line:
             raise ConfigError(f"max_document={self.max_document} must be at least max_line={self.max_line}")
         if self.tokenizer and self.tokenizer_kind != "wordpiece":
@@ -102,11 +106,11 @@ class Pretrain:
     """checkpoints to keep besides the best"""
 
     def __post_init__(self) -> None:
-        _at_least(
+        at_least(
             1, self, "steps", "batch_size", "micro_batches", "log_every", "eval_every", "eval_batches", "save_every"
         )
-        _at_least(0, self, "workers", "seed")
-        _at_least(1, self, "keep_last")
+        at_least(0, self, "workers", "seed")
+        at_least(1, self, "keep_last")
         if self.data_weights and (len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0):
             raise ConfigError(
                 f"data_weights={' '.join(f'{weight:g}' for weight in self.data_weights)}: "
@@ -169,6 +173,10 @@ class Finetune:
     """how much rows of each label count in training: a number for each, or `balanced`: as if all were as frequent"""
     new_layers: int = 0
     """so many layers at the top, and the pooler, start anew instead of from the run (Zhang et al. 2021)"""
+    frozen: bool = False
+    """train pooler and head alone, the encoder gives features"""
+    features: Features = "last"
+    """layers that pooler or head see (BERT, 5.3)"""
     patience: int = 0
     """stop after so many epochs without a better score on dev; 0: never"""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(kind="adamw", peak_lr=5e-5, warmup=0.1))
@@ -185,8 +193,8 @@ class Finetune:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
-        _at_least(0, self, "train_rows", "seed", "new_layers", "patience")
+        at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
+        at_least(0, self, "train_rows", "seed", "new_layers", "patience")
         if list(self.buckets) != sorted({b for b in self.buckets if 8 <= b < self.length}):
             shown = " ".join(map(str, self.buckets))
             raise ConfigError(f"buckets={shown}: lengths from 8 to below length={self.length}, in ascending order")
@@ -194,8 +202,11 @@ class Finetune:
             raise ConfigError(f"length={self.length} leaves no room for text; at least 8")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout} is not a probability in [0, 1)")
-        if self.new_layers and self.encoder == "random":
-            raise ConfigError(f"new_layers={self.new_layers} with encoder=random, which is all new; leave one out")
+        if self.new_layers and (self.encoder == "random" or self.frozen):
+            raise ConfigError(
+                f"new_layers={self.new_layers} is for a pretrained encoder that is trained on; "
+                "leave out --encoder random and --frozen"
+            )
         if self.task:
             for name in SUITES.get(self.task, (self.task,)):
                 tasks.find(name, self.columns)
@@ -203,48 +214,8 @@ class Finetune:
             raise ConfigError(f"seeds={' '.join(map(str, self.seeds))}: give each once, none below 0")
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """Scores of a fine-tuned run on a split of its task."""
-
-    run: str = ""
-    """folder of a finetune run"""
-    data: str = ""
-    """folder with the task's files"""
-    task: str = ""
-    """another task than the run's, with the same labels: ax for a run of mnli"""
-    split: str = "dev"
-    """dev, test, or what else the task has; without labels predictions are written as GLUE's leaderboard takes them"""
-    out: str = ""
-    """file for the scores; RUN/scores-SPLIT.json without it (RUN/scores-TASK-SPLIT.json of another task)"""
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        _at_least(1, self, "batch_size")
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Predictions of a fine-tuned run for a file of the user's."""
-
-    run: str = ""
-    """folder of a finetune run"""
-    input: str = ""
-    """TSV, CSV or JSON lines: text or sentence, or the columns the run was trained on;
-    text_a and text_b or sentence1 and sentence2; question and context.
-    For SQuAD also its own JSON; for entities words, or a word a line; context and choices"""
-    out: str = ""
-    """TSV or .jsonl to write: predictions, and how sure the model is of each"""
-    batch_size: int = 64
-    top: int = 0
-    """list so many of the ranked answers (choices, answers of SQuAD); 0: all"""
-
-    def __post_init__(self) -> None:
-        _at_least(1, self, "batch_size")
-        _at_least(0, self, "top")
-
-
-def _at_least(low: int, config: object, *names: str) -> None:
+def at_least(low: int, config: object, *names: str) -> None:
+    """Raises for the first of these fields that is lower."""
     for name in names:
         if getattr(config, name) < low:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")

@@ -54,6 +54,7 @@ class ModelConfig:
 
     vocab_size: int
     width: int
+    layers: int
     max_length: int
     type_count: int
     activation: str

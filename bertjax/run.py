@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from bertjax import scoring, session, tasks
-from bertjax.config import Evaluate, Finetune, PhaseConfig, Predict, Prepare, Pretrain, check_length, with_vocabulary
+from bertjax.config import Finetune, PhaseConfig, Prepare, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Params, Task
 from bertjax.data import corpus, shards
 from bertjax.data.journal import Journal
@@ -26,13 +26,13 @@ from bertjax.data.mixture import Mixture, shares
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
-from bertjax.objectives import supervised
-from bertjax.saved import SavedRun, open_run
+from bertjax.saved import SavedRun, head, open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train.log import averages, console
 from bertjax.train.loop import Every, Hook, mean_metrics
 from bertjax.train.mesh import make_mesh
 from bertjax.train.step import make_eval_step
+from bertjax.use import Evaluate, Predict
 
 
 def prepare(config: Prepare) -> None:
@@ -197,7 +197,7 @@ def finetune(config: Finetune) -> None:
     if config.baseline == "tfidf":
         baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}}
     also = {split: task.read(config.data, split) for split in task.also}
-    objective = supervised.Config(len(task.labels), config.dropout, task.head).build(saved.model)
+    objective = head(task, config).build(saved.model)
     source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
     steps = source.batches(0, 0)
 
@@ -228,6 +228,7 @@ def finetune(config: Finetune) -> None:
             evaluation=scorer,
             trained_parts=trained_parts,
             patience=config.patience,
+            frozen=("encoder",) if config.frozen else (),
         )
     )
     best = open_run(config.out)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from bertjax import tasks
 from bertjax.config import Finetune, Pretrain
-from bertjax.contracts import ModelConfig, Objective, Params
+from bertjax.contracts import ModelConfig, Objective, Params, Task
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.jsonio import from_json
@@ -40,21 +40,22 @@ class SavedRun:
         if isinstance(self.config, Pretrain):
             return self.config.objective.build(self.model)
         task = tasks.find(self.config.task, self.config.columns)
-        return supervised.Config(len(task.labels), self.config.dropout, task.head).build(self.model)
+        return head(task, self.config).build(self.model)
 
     def params(self, objective: Objective, mesh: Mesh) -> Params:
         """Trained parameters of the objective the run trained."""
         return self.checkpoints.params(self.step, _wanted(objective, mesh))
 
     def encoder_params(self, objective: Objective, mesh: Mesh, *, new_layers: int = 0) -> Params:
-        """The trained encoder for another objective over `self.model`, and the pooler where both have one.
+        """The trained encoder for another objective over `self.model`, and the pooler where both have the same.
 
         Without its `new_layers` top layers, and then without the pooler.
         """
         wanted, there = _wanted(objective, mesh), self.checkpoints.parts(self.step)
-        parts = self.checkpoints.params(
-            self.step, {name: wanted[name] for name in ("encoder", "pooler") if name in wanted and name in there}
-        )
+        shared = {name: wanted[name] for name in ("encoder", "pooler") if name in wanted and name in there}
+        if "pooler" in shared and shared["pooler"]["kernel"].shape[0] != self.model.width:
+            del shared["pooler"]  # it stands on several layers
+        parts = self.checkpoints.params(self.step, shared)
         if not new_layers:
             return parts
         layers = sum(name.startswith("layer_") for name in parts["encoder"])
@@ -62,6 +63,11 @@ class SavedRun:
             raise ConfigError(f"new_layers={new_layers} but the encoder has {layers} layers; lower it")
         kept = {f"layer_{number}" for number in range(layers - new_layers)}
         return {"encoder": {n: part for n, part in parts["encoder"].items() if n in kept or n[:6] != "layer_"}}
+
+
+def head(task: Task, config: Finetune) -> supervised.Config:
+    """What fine-tuning puts on an encoder."""
+    return supervised.Config(len(task.labels), config.dropout, task.head, config.features, config.frozen)
 
 
 def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Session:
     evaluation: Callable[[Mesh], Hook]
     trained_parts: Callable[[Mesh], Params]  # parameters that do not start at random
     patience: int = 0
+    frozen: tuple[str, ...] = ()  # top-level parameters that are not trained
 
     @property
     def total_steps(self) -> int:
@@ -56,7 +57,7 @@ def train(session: Session) -> TrainState:
     for _, mixture in session.phases:
         check_batch(mixture.batch_size, config.micro_batches, mesh)
     number, extra = _resume(session, run) or (0, {"loader": [], "window": {}, "leader": []})
-    optimizer = config.optimizer.build(session.total_steps)
+    optimizer = config.optimizer.build(session.total_steps, session.frozen)
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:
         state = Checkpoints(run).state(number, abstract_state(state))

@@ -79,7 +79,8 @@ def _settings(config: Finetune, name: str) -> Iterator[tuple[Finetune, Path]]:
         yield one, folder
     for batch_size, rate, epochs in GRIDS[config.grid]:
         optimizer = replace(config.optimizer, peak_lr=rate)
-        yield replace(one, batch_size=batch_size, optimizer=optimizer, epochs=epochs), folder / f"batch-{batch_size}_rate-{rate:g}_epochs-{epochs}"
+        point = replace(one, batch_size=batch_size, optimizer=optimizer, epochs=epochs)
+        yield point, folder / f"batch-{batch_size}_rate-{rate:g}_epochs-{epochs}"
 
 
 def _once(config: Finetune) -> None:

@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
-from bertjax import config, resume
+from bertjax import config, resume, use
 from bertjax.config import Finetune, Prepare, Pretrain
 from bertjax.errors import ConfigError
 from bertjax.models import bert
@@ -123,8 +123,8 @@ def test_another_family_is_one_difference():
         (lambda: Finetune(length=4), "length=4 leaves no room"),
         (lambda: Finetune(task="mrcp"), "there is no task 'mrcp'; did you mean 'mrpc'?"),
         (lambda: Finetune(dropout=1.0), "dropout=1.0"),
-        (lambda: config.Evaluate(batch_size=0), "batch_size=0 must be at least 1"),
-        (lambda: config.Predict(batch_size=0), "batch_size=0 must be at least 1"),
+        (lambda: use.Evaluate(batch_size=0), "batch_size=0 must be at least 1"),
+        (lambda: use.Predict(batch_size=0), "batch_size=0 must be at least 1"),
     ],
 )
 def test_values_that_cannot_work(make, message):
@@ -145,7 +145,7 @@ def test_what_is_missing_is_named_as_on_the_command_line():
     with pytest.raises(ConfigError, match="missing: --task, --from, --data; see --help"):
         config.require(Finetune(out="o"), "task", "source", "data", "out")
     with pytest.raises(ConfigError, match="missing: RUN; see --help"):
-        config.require(config.Evaluate(data="d"), "run", "data")
+        config.require(use.Evaluate(data="d"), "run", "data")
     config.require(FINETUNE, "task", "source", "data", "out")
 
 

@@ -15,7 +15,7 @@ LEVELS = (
     ("models", "train"),
     ("objectives", "tasks"),
     ("config", "jsonio"),
-    ("saved", "resume"),
+    ("saved", "resume", "use"),
     ("session", "scoring"),
     ("run", "api"),
     ("report", "suite"),

@@ -60,15 +60,21 @@ class Optimizer:
 
         return rate
 
-    def build(self, total_steps: int) -> optax.GradientTransformation:
-        """The whole update: clip, scale, decay, learning rate."""
+    def build(self, total_steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
+        """The whole update: clip, scale, decay, learning rate.
+
+        `frozen` names top-level parameters that it leaves alone, keeping nothing for them; their gradients are 0.
+        """
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
-        return optax.chain(
+        whole = optax.chain(
             clip,
             *SCALINGS[self.kind](self),
             scale_by_depth(self.layer_decay) if self.layer_decay < 1 else optax.identity(),
             optax.scale_by_learning_rate(self.schedule(total_steps)),
         )
+        if not frozen:
+            return whole
+        return optax.masked(whole, lambda tree: _map_paths(lambda path: path.split("/")[0] not in frozen, tree))
 
 
 def decayed(path: str) -> bool:
@@ -78,7 +84,11 @@ def decayed(path: str) -> bool:
 
 def decay_mask(params: Any) -> Any:  # noqa: ANN401 (any pytree)
     """True at every decayed parameter of a tree."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: decayed(path_of(path)), params)
+    return _map_paths(decayed, params)
+
+
+def _map_paths(function: Callable[[str], bool], tree: Any) -> Any:  # noqa: ANN401 (any pytree)
+    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_of(path)), tree)
 
 
 def depth_below_head(path: str, layers: int) -> int:
