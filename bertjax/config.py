@@ -149,7 +149,7 @@ class Finetune:
     source: str = ""
     """run to take encoder and tokenizer from"""
     data: str = ""
-    """folder with the task's files as they are published"""
+    """folder with the task's files as they are published; of GLUE also tfds:glue[/NAME][:VERSION][@DIR]"""
     columns: Columns = field(default_factory=Columns)
     """of your own files: --task text"""
     out: str = ""

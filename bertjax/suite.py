@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bertjax import run, tasks
 from bertjax.config import Finetune
-from bertjax.errors import ConfigError, DataError
+from bertjax.errors import ConfigError, DataError, MissingData
 from bertjax.jsonio import read_json, to_json, write_json
 from bertjax.saved import versions
 from bertjax.tasks.glue import SUITES
@@ -57,9 +57,7 @@ def _present(config: Finetune) -> tuple[list[str], list[str]]:
     for name in names:
         try:
             tasks.find(name, config.columns).read(config.data, "dev")
-        except DataError as error:
-            if "there is none of" not in str(error):
-                raise
+        except MissingData as error:
             missing[name] = str(error)
     found = [name for name in names if name not in missing]
     if not found:

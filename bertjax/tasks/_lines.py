@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from bertjax.errors import ConfigError, DataError, closest
+from bertjax.data.tfds import PREFIX as TFDS
+from bertjax.errors import ConfigError, DataError, MissingData, closest
 
 F = TypeVar("F")
 
@@ -36,12 +37,14 @@ def of_split(task: str, splits: Mapping[str, F], split: str) -> F:
 
 def locate(task: str, data_dir: str | Path, folder: str, names: Sequence[str]) -> Path:
     """The first of `names`, perhaps with .gz, that is a file in the task's `folder` in `data_dir` or in that itself."""
+    if str(data_dir).startswith(TFDS):
+        raise ConfigError(f"{data_dir}: tfds: is read for the tasks of GLUE; give the folder with the files of {task}")
     wanted = [place / name for place in (Path(data_dir) / folder, Path(data_dir)) for name in names]
     for path in wanted:
         for candidate in (path, path.with_name(f"{path.name}.gz")):
             if candidate.is_file():
                 return candidate
-    raise DataError(
+    raise MissingData(
         f"{task}: there is none of {', '.join(map(str, wanted))} (nor with .gz); "
         f"--data is to be the folder with these files or the one that holds {folder}/"
     )

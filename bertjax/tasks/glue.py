@@ -5,12 +5,16 @@ heads and integer labels go from one program to the other unchanged. (google-res
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from bertjax.contracts import Prediction, Task
+from bertjax.contracts import Prediction, Row, Task
+from bertjax.data import tfds
+from bertjax.errors import DataError
+from bertjax.tasks import _lines
 from bertjax.tasks._sentences import File, SentenceTask
 
+TFDS_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 TSV = {split: File((f"{split}.tsv",)) for split in ("train", "dev", "test")}
 COLA_HEADER = ("source", "label", "mark", "sentence")
 INFERENCE = ("entailment", "neutral", "contradiction")
@@ -22,6 +26,26 @@ class GlueTask(SentenceTask):
     """A sentence task with a leaderboard; `submits` names the file that it takes of a split."""
 
     submits: Mapping[str, str]
+    tfds_texts: tuple[str, ...] = ()  # where TFDS has other names than the files
+    tfds_splits: Mapping[str, str] = field(default_factory=lambda: TFDS_SPLITS)
+
+    def read(self, data_dir: str, split: str) -> list[Row]:
+        """Rows of `split` from the published files, or from TFDS: `tfds:glue[/NAME][:VERSION][@DIR]`.
+
+        There labels are integers in the order of `labels`, and -1 where they are not known.
+        """
+        if not data_dir.startswith(tfds.PREFIX):
+            return super().read(data_dir, split)
+        spec, _, folder = data_dir.partition("@")
+        name, *version = spec.split(":")[1:]
+        name = name if "/" in name else f"{name}/{self.name}"
+        part = _lines.of_split(self.name, self.tfds_splits, split)
+        examples, classes = tfds.examples(":".join(["tfds", name, *version, part]), folder)
+        texts = self.tfds_texts or self.texts
+        if not {*texts, "label"} <= examples[0].keys() or len(classes.get("label", ())) != len(self.labels):
+            raise DataError(f"{data_dir} is not the data set of {self.name}; try tfds:glue/{self.name}")
+        pairs = [([row[text] for text in texts], row["label"]) for row in examples]
+        return [Row(t[0], t[1] if self.pair else None, None if label == -1 else label) for t, label in pairs]
 
     def submission(self, split: str, predictions: Sequence[Prediction]) -> dict[str, list[list[Any]]]:
         """Labels as the leaderboard spells them, numbers within its range."""
@@ -68,6 +92,7 @@ MRPC = GlueTask(
     labels=("0", "1"),
     metrics=("accuracy", "f1"),  # not F1 first: two thirds are paraphrases, "always yes" has an F1 of 81
     submits={"test": "MRPC.tsv"},
+    tfds_texts=("sentence1", "sentence2"),
 )
 
 STSB = GlueTask(
@@ -111,6 +136,14 @@ MNLI = GlueTask(
     metrics=("accuracy",),
     also=("dev_mismatched",),
     submits={"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"},
+    tfds_texts=("premise", "hypothesis"),
+    tfds_splits={
+        "train": "train",
+        "dev": "validation_matched",
+        "dev_mismatched": "validation_mismatched",
+        "test": "test_matched",
+        "test_mismatched": "test_mismatched",
+    },
 )
 
 QNLI = GlueTask(
@@ -162,6 +195,8 @@ AX = GlueTask(
     labels=INFERENCE,
     metrics=("matthews",),
     submits={"test": "AX.tsv"},
+    tfds_texts=("premise", "hypothesis"),
+    tfds_splits={"test": "test"},
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in (COLA, SST2, MRPC, STSB, QQP, MNLI, QNLI, RTE, WNLI, AX)}
