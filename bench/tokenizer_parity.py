@@ -47,7 +47,7 @@ def main() -> None:
             began = time.process_time()
             found = tokenizer.encode_batch(rows)
             took = time.process_time() - began
-            corpus = sum(map(list.__eq__, tokenizer.encode_corpus(rows), expected))
+            corpus = sum(map(list.__eq__, tokenizer.encode_corpus(rows).rows(), expected))
             size = sum(len(row.encode()) for row in rows) / 1e6
             print(
                 f"{path} {text}: {sum(map(list.__eq__, found, expected)):,} of {len(rows):,} lines equal, "

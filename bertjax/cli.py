@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": "RUN: scores of a fine-tuned run on a split of its task",
     "predict": "RUN: predictions for a file of texts",
     "embed": "RUN: a vector for each line of a text file",
+    "convert": "a run -> a Hugging Face directory, or such a directory -> a run",
     "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
     "report": "RUN ...: how runs did, side by side",
     "list": "[models|objectives|tasks|presets]: what there is to choose from",
@@ -57,6 +58,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     if verb in ("inspect", "report", "list"):
         return _look(verb, rest)
     from bertjax import api, config, report, run, suite, use
+    from bertjax.convert import convert
     from bertjax.train.loop import Interrupted
 
     kinds: dict[str, type[Any]] = {
@@ -66,6 +68,7 @@ def _verb(verb: str, rest: list[str]) -> int:
         "evaluate": use.Evaluate,
         "predict": use.Predict,
         "embed": use.Embed,
+        "convert": use.Convert,
     }
     kind, default = kinds[verb], kinds[verb]()
     dry = verb == "pretrain" and "--dry-run" in rest
@@ -79,7 +82,9 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     try:
-        report.dry_run(chosen) if dry else getattr({"finetune": suite, "embed": api}.get(verb, run), verb)(chosen)
+        acts = {"finetune": suite.finetune, "embed": api.embed, "convert": convert}
+        act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
+        act(chosen)
     except Interrupted as stopped:
         print(f"bertjax {verb}: {stopped}", file=sys.stderr)
         return 130
@@ -93,11 +98,12 @@ REQUIRED = {
     "evaluate": ("run", "data"),
     "predict": ("run", "input", "out"),
     "embed": ("run", "input", "out"),
+    "convert": ("source", "to"),
 }
 
 ABOUT = {
     "pretrain": "\n\nbertjax pretrain CONFIG.py --data DIR --out RUN [--preset tiny|mini|...] [--dry-run] [OPTIONS]",
-    "finetune": "\n\nbertjax finetune CONFIG.py --task NAME --from RUN --data DIR --out RUN2 [OPTIONS]",
+    "finetune": "\n\nbertjax finetune CONFIG.py --task NAME --from RUN|HF_DIR --data DIR --out RUN2 [OPTIONS]",
 }
 
 

@@ -35,6 +35,9 @@ class Prepare:
     """of the vocabulary to train"""
     lowercase: bool = True
     """of the vocabulary to train: lower-case, and strip accents (not bpe), as BERT uncased (not for Korean)"""
+    sample_characters: int = 0
+    """of the text, drawn at random, to train the vocabulary on; 0: what suits the kind, which is all (wordpiece), 100
+    million (bpe) or 20 million (unigram, sentencepiece-bpe; memory and time grow with it)"""
     text_column: str = "text"
     """name of the text in JSON lines, Parquet and TFDS"""
     data_dir: str = ""
@@ -52,7 +55,7 @@ class Prepare:
     shard_tokens: int = 4_000_000
     """tokens after which a shard is closed"""
     workers: int = 0
-    """processes that tokenise beside the one that reads; the shards do not depend on their number"""
+    """processes that count words and tokenise beside the one that reads; the shards do not depend on their number"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,7 +63,7 @@ class Prepare:
             raise ConfigError(f"held_out={self.held_out} must be a share above 0 and below 0.5")
         at_least(1, self, "vocab_size", "shard_tokens")
         at_least(16, self, "max_line")
-        at_least(0, self, "workers")
+        at_least(0, self, "workers", "sample_characters")
         if self.max_document < self.max_line:
             raise ConfigError(f"max_document={self.max_document} must be at least max_line={self.max_line}")
         if self.tokenizer and self.tokenizer_kind != "wordpiece":
@@ -142,12 +145,12 @@ class PhaseConfig(NamedTuple):
 
 @dataclass(frozen=True)
 class Finetune:
-    """A pretrained run and a task to a fine-tuned model and its scores."""
+    """A pretrained run or Hugging Face directory and a task to a fine-tuned model and its scores."""
 
     task: str = ""
     """see `bertjax list tasks`; glue: all of its tasks that --data has, in OUT/TASK/, and a table of them"""
     source: str = ""
-    """run to take encoder and tokenizer from"""
+    """run or Hugging Face directory to take encoder and tokenizer from"""
     data: str = ""
     """folder with the task's files as they are published; of GLUE also tfds:glue[/NAME][:VERSION][@DIR]"""
     columns: Columns = field(default_factory=Columns)

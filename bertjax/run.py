@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture, shares
+from bertjax.data.sentences import split_sentences
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
@@ -64,9 +65,14 @@ def prepare(config: Prepare) -> None:
 
         tokenizer = given or journal.tokenizer()
         if tokenizer is None:
-            sentences = (sentence for document in documents() for sentence in corpus.sentences(document))
             tokenizer = Tokenizer.train(
-                sentences, config.vocab_size, lowercase=config.lowercase, kind=config.tokenizer_kind
+                chain.from_iterable(documents()),
+                config.vocab_size,
+                lowercase=config.lowercase,
+                kind=config.tokenizer_kind,
+                sentences=split_sentences,
+                sample=config.sample_characters,
+                workers=config.workers,
             )
         progress.update(bar, description="tokenising")
         meta = shards.write(
@@ -250,10 +256,9 @@ def _score(saved: SavedRun, task: Task, rows: Sequence[Any]) -> dict[str, float]
 def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
     saved = open_run(config.run, "finetune")
-    assert isinstance(saved.config, Finetune)
-    task, split, name = tasks.find(saved.config.task, saved.config.columns), config.split, config.split
-    if config.task:
-        task, name = scoring.fitting(tasks.find(config.task), task), f"{config.task}-{split}"
+    task, split = saved.task(config.task), config.split
+    other = isinstance(saved.config, Finetune) and config.task not in ("", saved.config.task)
+    name = f"{config.task}-{split}" if other else split
     rows = task.read(config.data, split)
     predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
     out = Path(config.out or saved.path / f"scores-{name}.json")
@@ -267,8 +272,7 @@ def evaluate(config: Evaluate) -> None:
 def predict(config: Predict) -> None:
     """A fine-tuned run on a file of the user's -> a prediction of every row, and how sure the model is."""
     saved = open_run(config.run, "finetune")
-    assert isinstance(saved.config, Finetune)
-    task = tasks.find(saved.config.task, saved.config.columns)
+    task = saved.task(config.task)
     predictions = scoring.predictions_of(saved, task, task.read_inputs(config.input), config.batch_size)
     if config.top:
         predictions = scoring.shortened(predictions, config.top, task.name)

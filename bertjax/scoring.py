@@ -27,16 +27,6 @@ from bertjax.train.step import TrainState
 ROWS = 64  # of a batch that is scored, not trained on
 
 
-def fitting(task: Task, trained: Task) -> Task:
-    """A task that a run of another one can be scored on: with the same head and labels."""
-    if (task.head, task.labels) != (trained.head, trained.labels):
-        raise ConfigError(
-            f"{task.name} has the labels {', '.join(task.labels) or 'none'}, but the run was trained on {trained.name} "
-            f"with {', '.join(trained.labels) or 'none'}; evaluate a run with the same labels"
-        )
-    return task
-
-
 def trainable(task: Task, rows: Sequence[Any], out: Path) -> list[Any]:
     """The rows without a fault; how many have one is told, and they are listed in a file."""
     faults = [fault for fault in map(task.fault, rows) if fault]
@@ -145,9 +135,8 @@ class Scorer:
 
 def predictions_of(saved: SavedRun, task: Task, rows: Sequence[Any], batch_size: int) -> list[Prediction]:
     """What a fine-tuned run says of rows, over all devices."""
-    assert isinstance(saved.config, Finetune)
     objective, mesh = saved.objective(), make_mesh(MeshConfig())
-    length, buckets = saved.config.length, saved.config.buckets
+    length, buckets = saved.config.length, saved.config.buckets if isinstance(saved.config, Finetune) else ()
     scorer = Scorer(task, rows, saved.tokenizer, objective, mesh, length=length, buckets=buckets, batch_size=batch_size)
     return scorer.predictions(saved.params(objective, mesh), saved.figures)
 

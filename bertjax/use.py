@@ -11,11 +11,11 @@ class Evaluate:
     """Scores of a fine-tuned run on a split of its task."""
 
     run: str = ""
-    """folder of a finetune run"""
+    """folder of a finetune run, or a Hugging Face directory with a head"""
     data: str = ""
     """folder with the task's files"""
     task: str = ""
-    """another task than the run's, with the same labels: ax for a run of mnli"""
+    """of a directory that does not name it; or another task than the run's, with the same labels: ax for mnli"""
     split: str = "dev"
     """dev, test, or what else the task has; without labels predictions are written as GLUE's leaderboard takes them"""
     out: str = ""
@@ -31,11 +31,14 @@ class Predict:
     """Predictions of a fine-tuned run for a file of the user's."""
 
     run: str = ""
-    """folder of a finetune run"""
+    """folder of a finetune run, or a Hugging Face directory with a head"""
+    task: str = ""
+    """of a directory that does not name it (see `bertjax list tasks`)"""
     input: str = ""
     """TSV, CSV or JSON lines: text or sentence, or the columns the run was trained on;
     text_a and text_b or sentence1 and sentence2; question and context.
-    For SQuAD also its own JSON; for entities words, or a word a line; context and choices"""
+    For SQuAD also its own JSON; for entities words, or a word a line; context and choices;
+    text with its entities marked as in the task's files"""
     out: str = ""
     """TSV or .jsonl to write: predictions, and how sure the model is of each"""
     batch_size: int = 64
@@ -65,3 +68,13 @@ class Embed:
 
     def __post_init__(self) -> None:
         at_least(1, self, "batch_size")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """A run to a Hugging Face directory, or such a directory to a run; TO/parity.json proves that nothing changed."""
+
+    source: str = ""
+    """run, or a folder with config.json, model.safetensors and a tokenizer's files"""
+    to: str = ""
+    """folder to write: a run for such a directory, such a directory for a run"""

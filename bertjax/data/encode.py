@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
+from bertjax.data import parallel
 from bertjax.data.blocks import Document
 from bertjax.data.tokenizer import Tokenizer
 
@@ -27,16 +28,7 @@ class Encoded(NamedTuple):
 
 def lots(documents: Iterable[Raw]) -> Iterator[list[Raw]]:
     """Runs of documents of about ENCODED_AT_ONCE characters."""
-    several: list[Raw] = []
-    size = 0
-    for document in documents:
-        several.append(document)
-        size += sum(map(len, document[1]))
-        if size >= ENCODED_AT_ONCE:
-            yield several
-            several, size = [], 0
-    if several:
-        yield several
+    return parallel.lots(documents, lambda document: sum(map(len, document[1])), ENCODED_AT_ONCE)
 
 
 class Encoder:
@@ -48,12 +40,17 @@ class Encoder:
     def __call__(self, lot: list[Raw]) -> list[Encoded]:
         dtype = np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32
         texts = [self.sentences(lines) for _, lines in lot]
-        ids = iter(self.tokenizer.encode_corpus(list(chain.from_iterable(texts))))
-        encoded = []
+        tokens, lengths, words = self.tokenizer.encode_corpus(
+            list(chain.from_iterable(map(self.tokenizer.running, texts)))
+        )
+        tokens, ends = tokens.astype(dtype), np.concatenate([[0], np.cumsum(lengths)])
+        encoded, start = [], 0
         for (split, _), text in zip(lot, texts, strict=True):
-            rows = [row for row in islice(ids, len(text)) if row]
-            lengths = np.array([len(row) for row in rows], np.uint32)
-            tokens = np.fromiter(chain.from_iterable(rows), dtype, int(lengths.sum()))
-            words = sum(len(sentence.split()) for sentence in text)
-            encoded.append(Encoded(split, Document(tokens, lengths), words, len(text) - len(rows)))
+            stop = start + len(text)
+            sizes = lengths[start:stop]
+            # A copy, as a view of a document that is held would hold the whole lot.
+            document = Document(tokens[ends[start] : ends[stop]].copy(), sizes[sizes > 0].astype(np.uint32))
+            dropped = len(text) - len(document.lengths)
+            encoded.append(Encoded(split, document, int(words[start:stop].sum()), dropped))
+            start = stop
         return encoded

@@ -8,13 +8,19 @@ from pathlib import Path
 
 from bertjax.data import tokenizer_json
 from bertjax.data.bpe import ByteBPE
+from bertjax.data.library import LibraryTokenizer
 from bertjax.data.spiece import SentencePiece
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import read_object
 from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError
 
-KINDS = {"wordpiece": WordPiece, "bpe": ByteBPE, "sentencepiece": SentencePiece}  # as `to_json` names them
+KINDS: dict[str, Callable[..., Tokenizer]] = {  # as `to_json` names them
+    "wordpiece": WordPiece,
+    "bpe": ByteBPE,
+    "sentencepiece": SentencePiece,
+    "library": LibraryTokenizer,
+}
 TRAINERS: dict[str, Callable[..., Tokenizer]] = {  # as `prepare --tokenizer-kind` names them
     "wordpiece": WordPiece.learn,
     "bpe": ByteBPE.learn,

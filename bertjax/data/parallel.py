@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -17,6 +17,20 @@ from bertjax.errors import DataError
 In = TypeVar("In")
 Out = TypeVar("Out")
 IN_FLIGHT = 3  # items for each worker: one at work, one waiting for it, one waiting to be taken
+
+
+def lots(items: Iterable[In], size: Callable[[In], int], most: int) -> Iterator[list[In]]:
+    """Runs of items, each closed as soon as their sizes come to `most`: what is handed to a process at once."""
+    several: list[In] = []
+    held = 0
+    for item in items:
+        several.append(item)
+        held += size(item)
+        if held >= most:
+            yield several
+            several, held = [], 0
+    if several:
+        yield several
 
 
 def ordered(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Generator[Out, None, None]:

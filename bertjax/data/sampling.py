@@ -1,15 +1,35 @@
-"""Text for the trainers that hold all of it in memory: a sample of a bounded size, the same in every run."""
+"""The text that a vocabulary is learnt from: all of it, or a sample of a bounded size, the same in every run."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
 
 from bertjax.errors import DataError
 
 # Characters of a line, so of a word: longer ones (hashes, noise) teach nothing, and SentencePiece's trainer compares
 # what is repeated letter by letter, which takes quadratic time on one long line of the same words.
 LONGEST = 1_000
+
+
+class Texts(NamedTuple):
+    """Texts, what gives their sentences, how many characters to learn from (0: as the kind has it), and processes."""
+
+    texts: Iterable[str]
+    sentences: Callable[[str], list[str]]
+    most: int = 0
+    workers: int = 0
+
+    def sample(self, otherwise: int) -> list[str]:
+        """A sample of the sentences for a trainer that holds all of it in memory."""
+        return sample(chain.from_iterable(map(self.sentences, self.texts)), self.most or otherwise)
+
+
+def whole(text: str) -> list[str]:
+    """A text that is one sentence."""
+    return [text]
 
 
 def sample(texts: Iterable[str], most: int) -> list[str]:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 from unicodedata import combining, normalize
 
-from bertjax.data.sampling import sample
+from bertjax.data.sampling import Texts
 from bertjax.data.specials import ALBERT, named_in
 from bertjax.data.tokenizer import Tokenizer, encodable
 from bertjax.data.vocabulary_files import read_bytes, read_config, write_config
 from bertjax.errors import ConfigError, DataError
 
-SAMPLE = 20_000_000  # characters to learn from: about a minute and half a gigabyte
+SAMPLE = 20_000_000  # characters to learn from, if no other number is asked for: about a minute and half a gigabyte
 SPACE = "▁"  # how a vocabulary writes a space
 OURS = ("AlbertTokenizer", "AlbertTokenizerFast")
 
@@ -94,12 +94,12 @@ class SentencePiece(Tokenizer):
         (Path(folder) / "spiece.model").write_bytes(base64.b64decode(self.model))
 
     @classmethod
-    def learn(cls, texts: Iterable[str], vocab_size: int, *, lowercase: bool, model_type: str) -> SentencePiece:
+    def learn(cls, texts: Texts, vocab_size: int, *, lowercase: bool, model_type: str) -> SentencePiece:
         """A "unigram" or "bpe" model of at most `vocab_size` pieces learnt from texts."""
         from sentencepiece import SentencePieceTrainer
 
         options = {"lowercase": lowercase, "keep_accents": not lowercase}
-        lines = (prepared(text, **options) for text in sample(texts, SAMPLE))
+        lines = (prepared(text, **options) for text in texts.sample(SAMPLE))
         model = io.BytesIO()
         try:
             SentencePieceTrainer.train(
@@ -115,7 +115,7 @@ class SentencePiece(Tokenizer):
                 pad_piece=ALBERT.pad,
                 unk_piece=ALBERT.unk,
                 control_symbols=list(ALBERT[2:]),
-                max_sentence_length=4 * SAMPLE,  # bytes; the default leaves longer lines out
+                max_sentence_length=80_000_000,  # bytes; the default leaves longer lines out
                 num_threads=16,  # sums are made in parts, one a thread: another number would be another model
                 minloglevel=2,
             )

@@ -8,19 +8,36 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertjax.data.sampling import Texts, whole
 from bertjax.data.specials import Specials
 from bertjax.errors import ConfigError, DataError
 
 
+class Corpus(NamedTuple):
+    """The ids of many texts, one after the other: tokens i32[T]; of each text its tokens and white-space words."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray  # i64[texts]
+    words: np.ndarray  # i64[texts]
+
+    def rows(self) -> list[list[int]]:
+        """The ids of each text."""
+        ends = np.cumsum(self.lengths).tolist()
+        return [self.tokens[start:end].tolist() for start, end in pairwise([0, *ends])]
+
+
 class Tokenizer(ABC):
     """A vocabulary and how it cuts text; equal `hash` means equal ids for every text."""
+
+    separators = 1  # marks between the two texts of a pair: two in RoBERTa
 
     def __init__(self, vocabulary: Sequence[str], specials: Specials) -> None:
         self.vocabulary = list(vocabulary)
@@ -74,19 +91,29 @@ class Tokenizer(ABC):
     def starts_word(self) -> np.ndarray:
         """bool[V]: rows that begin a word (for whole-word masking); special tokens do.
 
-        The first token of a sentence begins one too, though its row may say otherwise (byte-level BPE).
+        The first token of a text begins one too, though its row may say otherwise (byte-level BPE).
         """
         return np.array([token in self.specials or self.begins_word(token) for token in self.vocabulary], bool)
 
-    def encode_corpus(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_corpus(self, texts: Sequence[str]) -> Corpus:
         """The ids of `encode_batch`, as fast as can be over many texts of prose."""
-        return self.encode_batch(texts)
+        rows = self.encode_batch(texts)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        tokens = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
+        return Corpus(tokens, lengths, np.array([len(text.split()) for text in texts], np.int64))
+
+    def running(self, sentences: Sequence[str]) -> list[str]:
+        """A document's sentences as `encode_corpus` takes them: their ids, joined, are those of the running text.
+
+        The running text has one space between sentences. To most kinds that is the same as a text for each.
+        """
+        return list(sentences)
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
         """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
         raise ConfigError(
             f"a {self.to_json()['kind']} vocabulary does not say where its pieces lie in a text, as this task needs; "
-            "take an encoder with a WordPiece or byte-level BPE vocabulary"
+            "take an encoder with a WordPiece or byte-level BPE vocabulary, or a tokenizer.json"
         )
 
     def encode_with_mask(self, text: str) -> list[int]:
@@ -114,17 +141,17 @@ class Tokenizer(ABC):
     def pair_ids(
         self, a: Sequence[int], b: Sequence[int] | None = None, max_length: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """[CLS] a [SEP] or [CLS] a [SEP] b [SEP]: tokens i32[n], types i32[n]; n <= max_length.
+        """[CLS] a [SEP] or [CLS] a [SEP] b [SEP]: tokens i32[n], types i32[n]; n <= max_length. See `separators`.
 
         Too long a pair loses from the end of its longer side (create_pretraining_data.py, truncate_seq_pair).
         """
-        marks = 2 if b is None else 3
+        marks = 2 if b is None else 2 + self.separators
         if max_length is not None:
             if max_length < marks + 1:
                 raise ConfigError(f"max_length={max_length} leaves no room for text; at least {marks + 1}")
             keep_a, keep_b = shares(len(a), len(b or ()), max_length - marks)
             a, b = a[:keep_a], None if b is None else b[:keep_b]
-        first = [self.cls_id, *a, self.sep_id]
+        first = [self.cls_id, *a, *[self.sep_id] * (1 if b is None else self.separators)]
         second = [] if b is None else [*b, self.sep_id]
         types = np.repeat(np.array([0, 1], np.int32), [len(first), len(second)])
         return np.array(first + second, np.int32), types
@@ -151,11 +178,24 @@ class Tokenizer(ABC):
     # -- making and loading --------------------------------------------------------------------------------------
 
     @staticmethod
-    def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool, kind: str = "wordpiece") -> Tokenizer:
-        """A vocabulary of at most `vocab_size` rows learnt from texts: the same texts give the same bytes."""
+    def train(
+        texts: Iterable[str],
+        vocab_size: int,
+        *,
+        lowercase: bool,
+        kind: str = "wordpiece",
+        sentences: Callable[[str], list[str]] = whole,
+        sample: int = 0,
+        workers: int = 0,
+    ) -> Tokenizer:
+        """A vocabulary of at most `vocab_size` rows learnt from texts: the same texts give the same bytes.
+
+        `sentences` cuts a text; by default it is one. Of more text than `sample` characters (0: as many as suit the
+        kind) a random share is taken. `workers` processes count the words (wordpiece); it changes nothing else.
+        """
         from bertjax.data import kinds
 
-        return kinds.TRAINERS[kind](texts, vocab_size, lowercase=lowercase)
+        return kinds.TRAINERS[kind](Texts(texts, sentences, sample, workers), vocab_size, lowercase=lowercase)
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Tokenizer:

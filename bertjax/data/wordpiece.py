@@ -20,15 +20,17 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from bertjax.data.offsets import in_texts
+from bertjax.data.offsets import encode_with_offsets
+from bertjax.data.sampling import Texts, whole
 from bertjax.data.specials import BERT as SPECIALS
 from bertjax.data.tokenizer import encodable
 from bertjax.data.vocabulary_files import read_bytes, read_config, write_config
-from bertjax.data.word_cache import CACHED_LENGTH, WordTokenizer
+from bertjax.data.word_cache import WordTokenizer
 from bertjax.data.wordpiece_training import learn_pieces
 from bertjax.errors import DataError
 
-_MARKS = re.compile(r"([!-/:-@\[-`{-~])")  # what is neither letter nor digit in ASCII
+LONGEST_WORD = 200  # characters
+_PARTS = re.compile(r"[!-/:-@\[-`{-~]|[^!-/:-@\[-`{-~]+")  # marks (ASCII but no letter, no digit) and what is between
 
 
 class WordPiece(WordTokenizer):
@@ -37,7 +39,8 @@ class WordPiece(WordTokenizer):
     def __init__(self, vocabulary: Sequence[str], *, lowercase: bool) -> None:
         super().__init__(vocabulary, SPECIALS)
         self.lowercase = lowercase
-        model = models.WordPiece(self.rows, unk_token=SPECIALS.unk, max_input_chars_per_word=200)
+        self._longest = max(map(len, self.vocabulary))
+        model = models.WordPiece(self.rows, unk_token=SPECIALS.unk, max_input_chars_per_word=LONGEST_WORD)
         self._backend = tokenizers.Tokenizer(model)
         self._backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
         self._backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -57,21 +60,45 @@ class WordPiece(WordTokenizer):
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
         """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
         cleaned = [_clean(text, self.lowercase) for text in texts]
-        encodings = self._backend.encode_batch(cleaned)
-        places = in_texts(texts, cleaned, [encoding.offsets for encoding in encodings])
-        return [(encoding.ids, found) for encoding, found in zip(encodings, places, strict=True)]
+        return encode_with_offsets(self._backend, texts, cleaned)
 
     def words(self, text: str) -> list[str]:
         """BERT ends a word at every space, whatever stands around it."""
         return text.split(" ")
 
     def _encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """BERT makes a word of every ASCII mark: "cat," and "cat." need the ids of "cat" only once."""
-        parts = [_MARKS.split(_clean(word, self.lowercase)) for word in words]
-        new = list(set(chain.from_iterable(parts)).difference(self._known))
-        ids = dict(zip(new, self.encode_batch(new), strict=True))
-        self._known.update((part, row) for part, row in ids.items() if len(part) <= CACHED_LENGTH)
-        return [[row for part in split for row in (ids[part] if part in ids else self._known[part])] for split in parts]
+        """BERT makes a word of every ASCII mark; ASCII words are cut here, of others the library sees new ones once."""
+        parts = [_PARTS.findall(word if word.isascii() else _clean(word, self.lowercase)) for word in words]
+        ids: dict[str, list[int]] = {}
+        others: list[str] = []
+        for part in set(chain.from_iterable(parts)):
+            if part.isascii() and part.isprintable():
+                plain = part.lower() if self.lowercase else part
+                row = self.rows.get(plain)
+                ids[part] = self._pieces(plain) if row is None or len(plain) > LONGEST_WORD else [row]
+            elif (known := self._learnt(part)) is not None:
+                ids[part] = known
+            else:
+                others.append(part)
+        ids.update(zip(others, self.encode_batch(others), strict=True))
+        return [
+            ids[several[0]] if len(several) == 1 else list(chain.from_iterable(map(ids.__getitem__, several)))
+            for several in parts
+        ]
+
+    def _pieces(self, word: str) -> list[int]:
+        """The longest piece there is, again and again (WordpieceTokenizer)."""
+        size, start, mark = len(word), 0, ""
+        ids: list[int] = []
+        while start < size <= LONGEST_WORD:
+            end = min(size, start + self._longest)
+            while (row := self.rows.get(mark + word[start:end])) is None:
+                end -= 1
+                if end == start:
+                    return [self.unk_id]
+            ids.append(row)
+            start, mark = end, "##"
+        return ids or [self.unk_id]
 
     def begins_word(self, token: str) -> bool:
         """Whether a piece does not go on with a word."""
@@ -95,14 +122,18 @@ class WordPiece(WordTokenizer):
         (Path(folder) / "vocab.txt").write_bytes("".join(f"{token}\n" for token in self.vocabulary).encode())
 
     @classmethod
-    def learn(cls, texts: Iterable[str], vocab_size: int, *, lowercase: bool) -> WordPiece:
-        """A vocabulary learnt from texts."""
+    def learn(cls, texts: Texts, vocab_size: int, *, lowercase: bool) -> WordPiece:
+        """A vocabulary learnt from texts, all of them if no number of characters is asked for."""
         normalizer = normalizers.BertNormalizer(lowercase=lowercase)
         splitter = pre_tokenizers.BertPreTokenizer()
 
         def split(word: str) -> list[str]:
+            if word.isascii() and word.isprintable():
+                return _PARTS.findall(word.lower() if lowercase else word)
             return [part for part, _ in splitter.pre_tokenize_str(normalizer.normalize_str(_clean(word, lowercase)))]
 
+        if texts.most:
+            texts = texts._replace(texts=texts.sample(texts.most), sentences=whole)
         return cls(learn_pieces(texts, split, vocab_size), lowercase=lowercase)
 
     @classmethod

@@ -5,21 +5,27 @@ can give two vocabularies; here equal counts are ordered by the pieces themselve
 """
 
 import heapq
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from itertools import chain, pairwise
 
+from bertjax.data import parallel
+from bertjax.data.sampling import Texts
 from bertjax.data.specials import BERT as SPECIALS
 from bertjax.errors import ConfigError, DataError
 
 SMALLEST = 64  # below this not even the letters fit
-MAX_WORDS = 4_000_000  # distinct words in memory; beyond it those seen once are forgotten
+MAX_WORDS = 2_000_000  # distinct words in memory; beyond it those seen once are forgotten
+LEARNT_FROM = 500_000  # the most frequent of these, after normalisation
 LONGEST_WORD = 100  # characters; longer ones (addresses, hashes, noise) teach nothing
+COUNTED_AT_ONCE = 1_000_000  # characters
 
 Pair = tuple[str, str]
 
 
-def learn_pieces(texts: Iterable[str], split: Callable[[str], list[str]], size: int) -> list[str]:
+def learn_pieces(texts: Texts, split: Callable[[str], list[str]], size: int) -> list[str]:
     """SPECIALS, the alphabet and merged pieces: at most `size` tokens, fewer where the text has no more to merge.
 
     `split` normalises a whitespace-free word and cuts it at punctuation.
@@ -38,22 +44,40 @@ def learn_pieces(texts: Iterable[str], split: Callable[[str], list[str]], size: 
 
 
 def _symbols(word: str) -> list[str]:
-    return [word[0], *(f"##{letter}" for letter in word[1:])]
+    return [word[0], *(sys.intern(f"##{letter}") for letter in word[1:])]
 
 
-def _count_words(texts: Iterable[str], split: Callable[[str], list[str]]) -> Counter[str]:
-    """How often each normalised word occurs: first by whitespace, so that `split` sees each of them once."""
+class _WordCounter:
+    """How often each word stands in some texts, between white space."""
+
+    def __init__(self, sentences: Callable[[str], list[str]]) -> None:
+        self.sentences = sentences
+
+    def __call__(self, texts: list[str]) -> Counter[str]:
+        sentences = chain.from_iterable(map(self.sentences, texts))
+        return Counter(chain.from_iterable(map(str.split, sentences)))
+
+
+def _count_words(texts: Texts, split: Callable[[str], list[str]]) -> dict[str, int]:
+    """How often each normalised word occurs: first by whitespace, so that `split` sees each of them once.
+
+    The texts are counted in lots that do not depend on the number of workers, so neither does what is forgotten.
+    """
     raw: Counter[str] = Counter()
-    for text in texts:
-        raw.update(text.split())
-        if len(raw) > MAX_WORDS:
-            raw = Counter({word: count for word, count in raw.items() if count > 1})
+    lots = parallel.lots(texts.texts, len, COUNTED_AT_ONCE)
+    with closing(parallel.ordered(_WordCounter(texts.sentences), lots, texts.workers)) as counted:
+        for found in counted:
+            raw.update(found)
+            if len(raw) > MAX_WORDS:
+                raw = Counter({word: count for word, count in raw.items() if count > 1})
     counts: Counter[str] = Counter()
     for word, count in raw.items():
         if len(word) <= LONGEST_WORD:
             for part in split(word):
                 counts[part] += count
-    return counts
+    if len(counts) <= LEARNT_FROM:
+        return counts
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:LEARNT_FROM])
 
 
 def _alphabet(counts: Mapping[str, int], most: int) -> set[str]:

@@ -28,6 +28,11 @@ def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     return float(f1_score(labels, predictions, average="macro", zero_division=0))
 
 
+def micro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """F1 over all classes together: what is given to no class being none of them, it is the accuracy."""
+    return accuracy(predictions, labels)
+
+
 def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Matthews correlation of classes; 0 where all predictions are the same."""
     from sklearn.metrics import matthews_corrcoef
@@ -59,5 +64,5 @@ def _correlation(function: Callable[..., tuple[float, float]], predictions: np.n
 
 
 METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    function.__name__: function for function in (accuracy, f1, macro_f1, matthews, pearson, spearman)
+    function.__name__: function for function in (accuracy, f1, macro_f1, micro_f1, matthews, pearson, spearman)
 }

@@ -42,12 +42,13 @@ def encode(
     """Every window of every row, in their order, as [CLS] question [SEP] part of the context [SEP]."""
     contexts = list(dict.fromkeys(row.context for row in rows))
     known = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
-    longest = min(max_question, (length - 3) // 2)
+    marks = len(tokenizer.pair_ids((), (), length)[0])  # 3, in RoBERTa 4
+    longest = min(max_question, (length - marks) // 2)
     examples = []
     for number, row in enumerate(rows):
         question = tokenizer.encode_batch([row.question])[0][:longest]
         ids, offsets = known[row.context]
-        found = windows(len(ids), room=length - 3 - len(question), stride=stride)
+        found = windows(len(ids), room=length - marks - len(question), stride=stride)
         central = most_context(found, len(ids))
         answer = _answer_tokens(row, offsets)
         for window, (begin, end) in enumerate(found):

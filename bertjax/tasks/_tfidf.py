@@ -4,15 +4,18 @@ from collections.abc import Sequence
 
 from bertjax.contracts import Row, Task
 from bertjax.errors import ConfigError, DataError
+from bertjax.tasks.relation import Relation
+
+Text = Row | Relation
 
 
-def tfidf_scores(task: Task, train_rows: Sequence[Row], dev_rows: Sequence[Row]) -> dict[str, float]:
+def tfidf_scores(task: Task, train_rows: Sequence[Text], dev_rows: Sequence[Text]) -> dict[str, float]:
     """The task's metrics on `dev_rows` after training on `train_rows`; the two texts of a pair are joined."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
 
-    if not isinstance(train_rows[0], Row):
+    if not isinstance(train_rows[0], Text):
         raise ConfigError(f"baseline=tfidf is for one or two texts a row, which {task.name} has not; leave it out")
     if task.labels and len({row.label for row in train_rows}) < 2:
         raise DataError(f"{task.name}: all rows to train on are of one class; take more of them")
@@ -25,5 +28,7 @@ def tfidf_scores(task: Task, train_rows: Sequence[Row], dev_rows: Sequence[Row])
     return task.score([{"prediction": task.labels[a] if task.labels else float(a)} for a in answers], dev_rows)
 
 
-def _text(row: Row) -> str:
+def _text(row: Text) -> str:
+    if isinstance(row, Relation):
+        return " ".join(row.parts)
     return row.text_a if row.text_b is None else f"{row.text_a} [SEP] {row.text_b}"

@@ -1,6 +1,8 @@
 """Where the pieces of a text lie in it."""
 
 import pytest
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
 
 from bertjax.data.bpe import ByteBPE
 from bertjax.data.tokenizer import Tokenizer
@@ -9,9 +11,19 @@ from bertjax.errors import ConfigError
 TEXTS = ["Un 3ï-style İstanbul Σας 😀 x", "  two  spaces \ud800 x", "", " "]
 
 
-@pytest.fixture(scope="module", params=["wordpiece", "bpe", "bpe with a space before the first word"])
-def tokenizer(request):
+KINDS = ["wordpiece", "bpe", "bpe with a space before the first word", "tokenizer.json"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def tokenizer(request, tmp_path_factory):
     kind, *more = request.param.split(" ", 1)
+    if kind == "tokenizer.json":
+        made = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), *((x, -2.0) for x in "3xspace")], 0))
+        made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        made.pre_tokenizer = pre_tokenizers.Metaspace()
+        file = tmp_path_factory.mktemp("unigram") / kind
+        made.save(str(file))
+        return Tokenizer.load(file)
     made = Tokenizer.train([text.replace("\ud800", "?") for text in TEXTS] * 3, 320, lowercase=True, kind=kind)
     return ByteBPE(made.vocabulary, made.merges, lowercase=True, prefix_space=True) if more else made
 

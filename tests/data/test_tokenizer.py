@@ -35,13 +35,13 @@ def small():
 )
 def test_pieces(small, text, pieces):
     assert small.tokens(text) == pieces.split()
-    assert small.encode_corpus([text]) == small.encode_batch([text])
+    assert small.encode_corpus([text]).rows() == small.encode_batch([text])
 
 
 def test_a_sigma_that_ends_a_word():
     tokenizer = WordPiece([*SPECIALS, "σας", "σασ", "."], lowercase=True)
-    for encode in (tokenizer.encode_batch, tokenizer.encode_corpus):
-        ids = encode(["ΣΑΣ, ΣΑΣ.ΣΑΣ"])[0]
+    for rows in (tokenizer.encode_batch(["ΣΑΣ, ΣΑΣ.ΣΑΣ"]), tokenizer.encode_corpus(["ΣΑΣ, ΣΑΣ.ΣΑΣ"]).rows()):
+        ids = rows[0]
         assert [tokenizer.vocabulary[row] for row in ids] == ["σας", "[UNK]", "σασ", ".", "σας"]
     assert "ος" in Tokenizer.train(["ΛΟΓΟΣ ος"] * 9, 64, lowercase=True).vocabulary
 
@@ -49,6 +49,7 @@ def test_a_sigma_that_ends_a_word():
 def test_words_of_up_to_200_letters_are_cut():
     tokenizer = WordPiece([*SPECIALS, "x", "##x"], lowercase=True)
     assert [len(ids) for ids in tokenizer.encode_batch(["x" * 200, "x" * 201])] == [200, 1]
+    assert tokenizer.encode_corpus(["x" * 200, "x" * 201]).lengths.tolist() == [200, 1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -62,15 +63,19 @@ def test_the_word_cache_changes_nothing(lowercase, texts):
     tokenizer = WordPiece(
         [*VOCABULARY, "=", ".", "\u0338", "=\u0338", "##\u0338", "M", "##A", "σ", "ς", "##ς"], lowercase=lowercase
     )
-    assert tokenizer.encode_corpus(texts) == tokenizer.encode_batch(texts)
+    for _ in range(2):  # the second time all words are known
+        found = tokenizer.encode_corpus(texts)
+        assert found.rows() == tokenizer.encode_batch(texts)
+        assert found.words.tolist() == [len(text.split()) for text in texts]
 
 
-def test_the_word_cache_is_bounded(small, monkeypatch):
-    monkeypatch.setattr("bertjax.data.word_cache.CACHED_WORDS", 10)
+@pytest.mark.parametrize("bound, most", [("CACHED_WORDS", 20), ("CACHED_CHARACTERS", 11)])
+def test_the_word_cache_is_bounded(small, monkeypatch, bound, most):
+    monkeypatch.setattr(f"bertjax.data.word_cache.{bound}", 10)
     for start in range(0, 100, 10):
-        small.encode_corpus([" ".join(f"w{i}" for i in range(start, start + 10)) + " " + "long" * 20])
-    assert len(small._known) <= 20
-    assert all(len(word) <= 40 for word in small._known)
+        text = " ".join(f"w{i}" for i in range(start, start + 9)) + " " + "long" * 20 + " the"
+        assert small.encode_corpus([text]).rows() == small.encode_batch([text])
+        assert len(small._known) <= most
 
 
 def test_call_returns_padded_int32(small):

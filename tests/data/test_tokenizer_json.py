@@ -83,17 +83,13 @@ def changed(reference, place, value):
 @pytest.mark.parametrize(
     "kind, place, value, message",
     [
-        (
-            "wordpiece",
-            "model.type",
-            "Unigram",
-            "model.type is 'Unigram'; .* WordPiece .* and BPE .* are known; for Sent",
-        ),
-        ("wordpiece", "model.continuing_subword_prefix", "@@", "prefix is '@@'; known: '##'"),
-        ("wordpiece", "normalizer.strip_accents", False, "normalizer.strip_accents is False; known: None or True"),
-        ("wordpiece", "normalizer.lowercase", [], r"normalizer.lowercase is \[\]; known: True or False"),
-        ("wordpiece", "normalizer", None, "normalizer is NoneType, not an object"),
-        ("wordpiece", "pre_tokenizer.type", "Whitespace", "pre_tokenizer.type is 'Whitespace'; known: 'Bert"),
+        ("wordpiece", "model.type", "WordLevel", "model.type is 'WordLevel'; known: WordPiece, BPE, Unigram"),
+        ("wordpiece", "model.type", "Unigram", r"model.vocab is not a list of \[piece, score\]"),
+        ("wordpiece", "model.continuing_subword_prefix", "@@", "prefix is '@@', not '##'"),
+        ("wordpiece", "model.unk_token", "[UNKNOWN]", r"model.unk_token '\[UNKNOWN\]' is not in the vocabulary"),
+        ("wordpiece", "normalizer.lowercase", [], "the tokenizers library cannot read it"),
+        ("wordpiece", "normalizer.type", "Surprise", "normalizer has a 'Surprise'; known: NFC, "),
+        ("wordpiece", "pre_tokenizer", None, "no pre_tokenizer, so nothing tells where a word begins"),
         ("wordpiece", "model.vocab", {"a": 0}, r"'\[PAD\]' and 'a' have the same id 0"),
         ("wordpiece", "model.vocab", [["a", 0.5]], "model.vocab is list, not an object"),
         ("wordpiece", "added_tokens", [{"id": 7, "content": "[PAD]"}], r"added token '\[PAD\]' has id 7, .* 0"),
@@ -105,9 +101,22 @@ def changed(reference, place, value):
             [{"id": 4_000_000_000, "content": "y", "special": True}],
             "'y' has id 4000000000",
         ),
-        ("bpe", "normalizer", {"type": "NFC"}, "normalizer.type is 'NFC'; known: 'Lowercase'"),
-        ("bpe", "pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(a+)+$"}}, "pre_tokenizer.type is 'Split'"),
-        ("bpe", "model.byte_fallback", True, "model.byte_fallback is True"),
+        (
+            "bpe",
+            "pre_tokenizer",
+            {"type": "Split", "pattern": {"Regex": "(a+)+$"}},
+            "pre_tokenizer has a 'Split'; known:",
+        ),
+        ("bpe", "pre_tokenizer", {"type": "Sequence", "pretokenizers": 7}, "pre_tokenizer has a 'int'"),
+        ("bpe", "pre_tokenizer", {"type": "WhitespaceSplit"}, r"no pre_tokenizer Metaspace \(with '▁'\) or ByteLevel"),
+        (
+            "bpe",
+            "normalizer",
+            {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
+            "known: String, or Re",
+        ),
+        ("bpe", "normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "library cannot read it"),
+        ("bpe", "model.dropout", 0.1, "model.dropout is 0.1: a text would have other ids each time"),
         ("bpe", "model.merges", None, "model.merges is missing"),
         ("bpe", "model.merges", [["a"]], r"merge 1, \['a'\], is not two pieces"),
         ("bpe", "model.merges", [["a", 1]], r"merge 1, \['a', 1\], is not two pieces"),
@@ -136,3 +145,23 @@ def test_a_wordpiece_vocabulary_without_a_mask(wordpiece, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({**data, "added_tokens": []}))
     with pytest.raises(DataError, match=r"the vocabulary has no \[MASK\]"):
         Tokenizer.load(tmp_path)
+
+
+def processed(bpe, file, post_processor):
+    data = {**json.loads(bpe.to_str()), "post_processor": post_processor}
+    file.write_text(json.dumps(data))
+    return Tokenizer.load(file).separators
+
+
+def test_how_many_separators_a_pair_has(bpe, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    mark, text = {"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    template = {"type": "TemplateProcessing", "pair": [mark, text, mark, text, mark]}
+    assert processed(bpe, file, None) == processed(bpe, file, {"type": "ByteLevel"}) == 1
+    assert processed(bpe, file, template) == 1
+    template = {**template, "pair": [mark, text, mark, mark, text, mark]}
+    assert processed(bpe, file, template) == 2
+    assert processed(bpe, file, {"type": "Sequence", "processors": [{"type": "ByteLevel"}, template]}) == 2
+    assert processed(bpe, file, {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}) == 2
+    for damaged in ([], "x", {"processors": 3}, {"processors": [3]}, {"pair": 3}):
+        assert processed(bpe, file, damaged) == 1

@@ -183,6 +183,29 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
         "swag": ((), ("accuracy",)),
         "dream": ((), ("accuracy",)),
         "copa": ((), ("accuracy",)),
+        "semeval2010": (
+            (
+                "Other",
+                *("Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)"),
+                *("Component-Whole(e1,e2)", "Component-Whole(e2,e1)"),
+                *("Content-Container(e1,e2)", "Content-Container(e2,e1)"),
+                *("Entity-Destination(e1,e2)", "Entity-Destination(e2,e1)"),
+                *("Entity-Origin(e1,e2)", "Entity-Origin(e2,e1)"),
+                *("Instrument-Agency(e1,e2)", "Instrument-Agency(e2,e1)"),
+                *("Member-Collection(e1,e2)", "Member-Collection(e2,e1)"),
+                *("Message-Topic(e1,e2)", "Message-Topic(e2,e1)"),
+                *("Product-Producer(e1,e2)", "Product-Producer(e2,e1)"),
+            ),
+            ("macro_f1", "accuracy"),
+        ),
+        "chemprot": (
+            (
+                *("ACTIVATOR", "AGONIST", "AGONIST-ACTIVATOR", "AGONIST-INHIBITOR", "ANTAGONIST", "DOWNREGULATOR"),
+                *("INDIRECT-DOWNREGULATOR", "INDIRECT-UPREGULATOR", "INHIBITOR", "PRODUCT-OF", "SUBSTRATE"),
+                *("SUBSTRATE_PRODUCT-OF", "UPREGULATOR"),
+            ),
+            ("micro_f1",),
+        ),
         "squad": ((), ("f1", "exact_match")),
         "squad2": ((), ("f1", "exact_match", "has_answer_f1", "no_answer_f1")),
     }
@@ -191,7 +214,7 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
 def test_find_by_name_or_by_module():
     assert tasks.find("cola") is tasks.all_tasks()["cola"]
     assert tasks.find("bertjax.tasks.glue.cola") is tasks.find("cola")
-    assert names("tasks") == ["choice", "glue", "korean", "ner", "squad", "text"]
+    assert names("tasks") == ["choice", "glue", "korean", "ner", "relation", "squad", "text"]
     with pytest.raises(ConfigError, match=r"no task 'sms_spm'; did you mean 'sms_spam'\?"):
         tasks.find("sms_spm")
     with pytest.raises(ConfigError, match=r"glue\.colla'; did you mean 'cola'\?"):

@@ -132,6 +132,18 @@ def test_windows_show_the_question_and_a_part_of_the_context(task):
     assert [example["span"].tolist() for example in examples] == [[8, 10], [0, 0], [0, 0]]  # "def" is in the first only
 
 
+def test_tokenizers_with_two_separators(task):
+    class Roberta(Letters):
+        def pair_ids(self, a, b, max_length):
+            ids = [1, *a, 2, 2, *b, 2]
+            assert len(ids) <= max_length
+            return np.array(ids), np.zeros(len(ids))
+
+    examples = task.encode([Question("1", "Who", LONG, (("def", 4),))], Roberta(), 16)
+    assert text_of(examples[0]) == "\1Who\2\2abcdefghi\2"
+    assert text_of(examples[0])[slice(*(examples[0]["span"] + [0, 1]))] == "def"
+
+
 def test_spans_of_questions_that_have_none_or_are_not_known(task):
     rows = [Question("1", "W", "abc", answers) for answers in ((), None, (("", 1),))]
     none, unknown, empty = encode(task, *rows)

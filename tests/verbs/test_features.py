@@ -86,6 +86,8 @@ def test_concatenated_features_from_a_run(bertjax, home, data, tmp_path):
     assert outcome.code == 0, outcome.err
     assert parameters(tmp_path / "run", ["pooler"])[1].shape == (128, 32)
     assert load(tmp_path / "run").embed(TEXTS, features="concat-last-four").shape == (5, 128)
+    outcome = bertjax("convert", "--from", tmp_path / "run", "--to", tmp_path / "hf")
+    assert outcome.code == 2 and "has a head on concat-last-four" in outcome.err
     (tmp_path / "in.tsv").write_text("a cat\n")
     assert bertjax("predict", tmp_path / "run", "--input", tmp_path / "in.tsv", "--out", tmp_path / "o.tsv").code == 0
 

@@ -291,6 +291,7 @@ def test_list_names_all_there_is(bertjax):
     outcome = bertjax("list")
     for name in ("bert", "mlm", "supervised", "cola", "sst2", "mrpc", "stsb", "rte", "sms_spam", "bert large"):
         assert f"\n  {name}" in outcome.out
-    assert bertjax("list", "tasks").out.startswith("tasks\n  cola: ")
+    tasks = bertjax("list", "tasks").out
+    assert tasks.startswith("tasks\n  ") and "\n  cola: " in tasks and "models" not in tasks
     assert "bert tiny: width=128, layers=2, heads=2, mlp_width=512" in bertjax("list", "presets").out
     assert max(map(len, outcome.out.split("\n"))) <= 120

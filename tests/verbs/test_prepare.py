@@ -66,6 +66,14 @@ def test_workers(bertjax, home, data, tmp_path):
     assert outcome.code == 2 and "workers=-1 must be at least 0" in outcome.err
 
 
+def test_a_vocabulary_of_a_sample(bertjax, home, data, tmp_path):
+    options = ["--corpus", home / "corpus.txt", "--vocab-size", 120, "--out"]
+    assert bertjax("prepare", *options, tmp_path / "o", "--sample-characters", 500).code == 0
+    assert Meta.load(tmp_path / "o").tokenizer_hash != Meta.load(data).tokenizer_hash
+    outcome = bertjax("prepare", *options, tmp_path / "n", "--sample-characters", -1)
+    assert outcome.code == 2 and "sample_characters=-1 must be at least 0" in outcome.err
+
+
 def test_a_data_set_of_tfds(bertjax, home, tmp_path):
     texts = (home / "corpus.txt").read_text().split("\n\n")
     prepare_tfds(tmp_path / "tfds", {"train": texts[:30], "rest": texts[30:]})

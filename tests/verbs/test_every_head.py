@@ -4,9 +4,10 @@ import json
 import random
 
 import pytest
-from conftest import WORDS
 
 from bertjax.saved import open_run
+
+WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "on", "under", "mat", "tree", "house", "red", "small", "loud"]
 
 
 def figures(path):
@@ -19,22 +20,28 @@ def lines(path):
 
 @pytest.fixture
 def verbs(bertjax, home, pretrained, tmp_path):
-    """verbs(task, data, inputs, *options) -> (run, predictions of `inputs`) after finetune, evaluate and predict."""
+    """verbs(task, data, inputs, *options) -> (run, predictions of `inputs`) after finetune, evaluate and predict.
+
+    A Hugging Face directory of the run predicts the same.
+    """
 
     def call(task, data, inputs, *options):
-        out, answers = tmp_path / "run", tmp_path / "answers.jsonl"
+        out, hf, answers = tmp_path / "run", tmp_path / "hf", tmp_path / "answers.jsonl"
         command = ["--task", task, "--from", pretrained, "--data", data, "--out", out, *options]
         for arguments in (
             ["finetune", home / "finetune.py", *command],
             ["evaluate", out, "--data", data],
             ["predict", out, "--input", inputs, "--out", answers],
             ["predict", out, "--input", inputs, "--out", answers.with_suffix(".tsv")],
+            ["convert", "--from", out, "--to", hf],
+            ["predict", hf, "--input", inputs, "--out", tmp_path / "hf.jsonl"],
         ):
             outcome = bertjax(*arguments)
             assert outcome.code == 0, outcome.err
         scores = figures(out / "scores.json")["metrics"]
         assert figures(out / "scores-dev.json")["metrics"] == pytest.approx(scores)
         assert all(0 <= value <= 1 for value in scores.values())
+        assert (tmp_path / "hf.jsonl").read_bytes() == answers.read_bytes()
         return out, lines(answers)
 
     return call
@@ -160,3 +167,24 @@ def test_classes_have_no_ranking(bertjax, finetuned, tmp_path):
     (tmp_path / "in.tsv").write_text("text\na cat\n")
     outcome = bertjax("predict", finetuned, "--input", tmp_path / "in.tsv", "--out", tmp_path / "o.tsv", "--top", 2)
     assert outcome.code == 2 and "sms_spam has none; leave it out" in outcome.err and not (tmp_path / "o.tsv").exists()
+
+
+# -- classify, between entities -------------------------------------------------------------------------------------
+
+
+def test_relations(verbs, tmp_path):
+    rng = random.Random(5)
+    labels = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Other"]
+    blocks = []
+    for number in range(40):
+        words = [rng.choice(WORDS) for _ in range(4)]
+        text = "{} <e1>{}</e1> {} <e2>{}</e2> red.".format(*words)
+        blocks.append(f'{number}\t"{text}"\n{rng.choice(labels)}\nComment:\n\n')
+    (tmp_path / "TRAIN_FILE.TXT").write_text("".join(blocks))
+    (tmp_path / "in.txt").write_text("".join(blocks[-4:]))
+    run, answers = verbs("semeval2010", tmp_path, tmp_path / "in.txt")
+    scores = figures(run / "scores.json")
+    assert scores["metrics"].keys() == {"macro_f1", "accuracy"} and scores["data"]["dev"]["rows"] == len(answers) == 4
+    right = [row["prediction"] == block.split("\n")[1] for row, block in zip(answers, blocks[-4:], strict=True)]
+    assert sum(right) / 4 == pytest.approx(scores["metrics"]["accuracy"])
+    assert all(len(row["probabilities"]) == 19 for row in answers)
