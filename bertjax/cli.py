@@ -1,7 +1,7 @@
 """The command line: `bertjax VERB ...` -> run.py. Importing this module does not import jax."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
@@ -82,7 +82,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     try:
-        acts = {"finetune": suite.finetune, "embed": api.embed, "convert": convert}
+        acts: dict[str, Callable[[Any], None]] = {"finetune": suite.finetune, "embed": api.embed, "convert": convert}
         act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
         act(chosen)
     except Interrupted as stopped:

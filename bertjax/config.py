@@ -169,7 +169,7 @@ class Finetune:
     length: int = 128
     """tokens in a row; longer texts are cut, contexts of questions seen in windows"""
     buckets: tuple[int, ...] = ()
-    """shorter row lengths, as 32 64: rows of like length share a batch of the shortest that holds them"""
+    """row lengths, as 32 64: rows of like length share a batch of the shortest that holds them; `length` is the last"""
     dropout: float = 0.1
     """on the pooled output"""
     class_weights: tuple[str, ...] = ()
@@ -198,9 +198,8 @@ class Finetune:
     def __post_init__(self) -> None:
         at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
         at_least(0, self, "train_rows", "seed", "new_layers", "patience")
-        if list(self.buckets) != sorted({b for b in self.buckets if 8 <= b < self.length}):
-            shown = " ".join(map(str, self.buckets))
-            raise ConfigError(f"buckets={shown}: lengths from 8 to below length={self.length}, in ascending order")
+        if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=8) < 8:
+            raise ConfigError(f"buckets={' '.join(map(str, self.buckets))}: lengths from 8 on, in ascending order")
         if self.length < 8:
             raise ConfigError(f"length={self.length} leaves no room for text; at least 8")
         if not 0.0 <= self.dropout < 1.0:

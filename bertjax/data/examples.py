@@ -41,7 +41,7 @@ class ExampleSource:
     `shuffle` orders them anew from (seed, epoch), else they stay in file order. `drop_last` leaves out what does not
     fill a batch (training); otherwise the last batch is filled with rows of weight 0 (evaluation).
 
-    With `buckets`, ascending lengths below `length`, rows of like length come together: a batch has the shortest of
+    With `buckets`, ascending lengths of which those below `length` count, rows of like length come together: a batch has the shortest of
     these lengths that holds its rows. So there are no more shapes than lengths, and each is compiled once.
     """
 
@@ -65,7 +65,7 @@ class ExampleSource:
         self.batch_size, self.length, self.pad = batch_size, length, pad
         self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
         self.choices = max(len(example.get("choices", ())) for example in examples)
-        self.lengths = np.array([*buckets, length])
+        self.lengths = np.array([*(bucket for bucket in buckets if bucket < length), length])
         self._bucket = np.searchsorted(self.lengths, [_size(example) for example in examples])
         self._known: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
