@@ -41,8 +41,8 @@ class ExampleSource:
     `shuffle` orders them anew from (seed, epoch), else they stay in file order. `drop_last` leaves out what does not
     fill a batch (training); otherwise the last batch is filled with rows of weight 0 (evaluation).
 
-    With `buckets`, ascending lengths of which those below `length` count, rows of like length come together: a batch has the shortest of
-    these lengths that holds its rows. So there are no more shapes than lengths, and each is compiled once.
+    With `buckets`, ascending lengths of which those below `length` count, rows of like length come together: a batch
+    has the shortest of these, or `length`, that holds its rows. So shapes are few, and each is compiled once.
     """
 
     windows = 1
