@@ -166,8 +166,14 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
         "sst2": (("0", "1"), ("accuracy",)),
         "mrpc": (("0", "1"), ("accuracy", "f1")),
         "stsb": ((), ("pearson", "spearman")),
+        "qqp": (("0", "1"), ("accuracy", "f1")),
+        "mnli": (("entailment", "neutral", "contradiction"), ("accuracy",)),  # as in Hugging Face's and TFDS's data
+        "qnli": (("entailment", "not_entailment"), ("accuracy",)),
         "rte": (("entailment", "not_entailment"), ("accuracy",)),
+        "wnli": (("0", "1"), ("accuracy",)),
+        "ax": (("entailment", "neutral", "contradiction"), ("matthews",)),
         "sms_spam": (("ham", "spam"), ("f1", "accuracy")),
+        "text": ((), ("accuracy", "macro_f1")),  # the labels are those of the user's file
         "nsmc": (("0", "1"), ("accuracy",)),
         "korsts": ((), ("spearman", "pearson")),
         "conll2003": (
