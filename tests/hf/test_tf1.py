@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from bertjax import api
-from bertjax.config import Convert
 from bertjax.convert import convert
 from bertjax.errors import DataError
 from bertjax.hf import tf1
 from bertjax.hf.read import is_directory
 from bertjax.hf.tf1 import Tf1Tensors, prefix_of
 from bertjax.saved import open_run
+from bertjax.use import Convert
 
 FOLDER = Path(__file__).parent / "tf1"
 PREFIX = FOLDER / "bert_model.ckpt"
