@@ -143,6 +143,9 @@ class Finetune:
 
     task: str = ""
     """see `bertjax list tasks`"""
+    task_settings: tuple[str, ...] = ()
+    """numbers of the task, like stride=64 max_answer=20 (squad: stride, max_question, max_answer, n_best; entities:
+    stride)"""
     source: str = ""
     """run to take encoder and tokenizer from"""
     data: str = ""
@@ -161,7 +164,7 @@ class Finetune:
     length: int = 128
     """tokens in a row; longer texts are cut, contexts of questions seen in windows"""
     dropout: float = 0.1
-    """on the pooled output"""
+    """on what the head of the task sees"""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(kind="adamw", peak_lr=5e-5, warmup=0.1))
     mesh: MeshConfig = field(default_factory=MeshConfig)
     seed: int = 0
@@ -175,7 +178,7 @@ class Finetune:
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout} is not a probability in [0, 1)")
         if self.task:
-            tasks.find(self.task)
+            tasks.find(self.task, self.task_settings)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,8 @@ def one_epoch(mixture: Mixture, step: int) -> Iterator[Mapping[str, np.ndarray]]
 
 def finetune(config: Finetune) -> None:
     """A run and a task -> RUN2 with checkpoints and the scores of the best one on dev."""
-    saved, task, out = open_run(config.source), tasks.find(config.task), Path(config.out)
+    saved, out = open_run(config.source), Path(config.out)
+    task = tasks.find(config.task, config.task_settings)
     check_length(config.length, saved.model)
     rows = {split: task.read(config.data, split) for split in ("train", "dev")}
     rows["train"] = scoring.trainable(task, rows["train"], out / "not_trained_on.json")
@@ -247,7 +248,7 @@ def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
     saved = open_run(config.run, "finetune")
     assert isinstance(saved.config, Finetune)
-    task, split = tasks.find(saved.config.task), config.split
+    task, split = tasks.find(saved.config.task, saved.config.task_settings), config.split
     rows = task.read(config.data, split)
     predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
     figures = task.score(predictions, rows)
@@ -260,7 +261,7 @@ def predict(config: Predict) -> None:
     """A fine-tuned run on a file of the user's -> a prediction of every row, and how sure the model is."""
     saved = open_run(config.run, "finetune")
     assert isinstance(saved.config, Finetune)
-    task = tasks.find(saved.config.task)
+    task = tasks.find(saved.config.task, saved.config.task_settings)
     predictions = scoring.predictions_of(saved, task, task.read_inputs(config.input), config.batch_size)
     if config.top:
         predictions = scoring.shortened(predictions, config.top, task.name)

@@ -39,7 +39,7 @@ class SavedRun:
         """The module the run trained."""
         if isinstance(self.config, Pretrain):
             return self.config.objective.build(self.model)
-        task = tasks.find(self.config.task)
+        task = tasks.find(self.config.task, self.config.task_settings)
         return supervised.Config(len(task.labels), self.config.dropout, task.head).build(self.model)
 
     def params(self, objective: Objective, mesh: Mesh) -> Params:

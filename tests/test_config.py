@@ -10,9 +10,9 @@ from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.recipe import load_recipe
 
-FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
+FINETUNE = Finetune(task="squad", source="run", data="glue", out="out")
 PRETRAIN = Pretrain(data=("data",), out="out")
-OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop"}  # fmt: skip  # noqa: E501
+OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "squad2", "encoder": "random", "baseline": "tfidf", "examples": "sop"}  # fmt: skip  # noqa: E501
 KINDS = {"token": "span", "lamb": "adamw"}  # what has several kinds, by its default
 
 
@@ -35,7 +35,7 @@ def changed(value, path):
     elif isinstance(old, int):
         new = 2 * old if old > 0 else 2
     elif isinstance(old, tuple):
-        new = (*old, (0.1, 32, 4) if name == "later_phases" else 0.1)
+        new = (*old, {"later_phases": (0.1, 32, 4), "task_settings": "stride=64"}.get(name, 0.1))
     else:
         new = old / 2
     return replace(value, **{name: new}), old, new

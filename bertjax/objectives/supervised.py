@@ -23,7 +23,7 @@ class Config(ObjectiveConfig):
     classes: int = 2
     """labels of classify and tag; 0 is regression"""
     dropout: float = 0.1
-    """on what the head sees; BERT has none under span"""
+    """on what the head sees"""
     head: Head = "classify"
 
     def __post_init__(self) -> None:
@@ -105,7 +105,8 @@ class Span(Supervised):
         return classification("task", ends, batch["spans"], weights)
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
-        return self.span(self.encoder(batch, train=train).hidden).astype(jnp.float32)
+        hidden = self.encoder(batch, train=train).hidden
+        return self.span(self.drop(hidden, train=train)).astype(jnp.float32)
 
 
 class Tag(Supervised):

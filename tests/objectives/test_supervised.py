@@ -1,6 +1,7 @@
 """Fine-tuning heads."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
@@ -136,6 +137,21 @@ def test_dropout_on_the_pooled_output_in_training_only():
     on = np.asarray(jax.jit(jax.vmap(draw, (0, None)))(keys, BATCH), np.float64)
     assert (on.std(0) > 0.1).all()
     np.testing.assert_allclose(on.mean(0), off, atol=5 * on.std(0).max() / np.sqrt(400))
+
+
+@pytest.mark.parametrize("head", ["classify", "span", "tag", "choose"])
+def test_every_head_has_dropout_in_training_only(head):
+    batch = {name: x[:, None] for name, x in BATCH.items()} if head == "choose" else BATCH
+    objective = supervised.Config(3, 0.5, head).build(TINY)
+    params = init_params(objective, jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, batch)
+
+    def logits(**how):
+        return np.asarray(objective.apply({"params": params}, batch, method="logits", **how))
+
+    off = logits(train=False)
+    on, again = (logits(train=True, rngs={"dropout": jax.random.key(n)}) for n in (1, 2))
+    assert off.shape == on.shape and np.abs(off - on).max() > 1e-4 and np.abs(on - again).max() > 1e-4
 
 
 def test_starts_from_any_pretrained_encoder():
