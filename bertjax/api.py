@@ -122,7 +122,7 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """The best checkpoint of a pretraining or fine-tuning run, on one device."""
+    """The best checkpoint of a run, or the weights of a Hugging Face directory, on one device."""
     saved = open_run(path)
     mesh = make_mesh(MeshConfig(data=1))
     objective = saved.objective()

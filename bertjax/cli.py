@@ -14,6 +14,7 @@ VERBS = {
     "finetune": "CONFIG.py: a run and a task -> a fine-tuned model and its scores",
     "evaluate": "RUN: scores of a fine-tuned run on a split of its task",
     "predict": "RUN: predictions for a file of texts",
+    "convert": "a run -> a Hugging Face directory, or such a directory -> a run",
     "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
     "report": "RUN ...: how runs did, side by side",
     "list": "[models|objectives|tasks|presets]: what there is to choose from",
@@ -56,6 +57,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     if verb in ("inspect", "report", "list"):
         return _look(verb, rest)
     from bertjax import config, report, run
+    from bertjax.convert import convert
     from bertjax.train.loop import Interrupted
 
     kinds: dict[str, type[Any]] = {
@@ -64,6 +66,7 @@ def _verb(verb: str, rest: list[str]) -> int:
         "finetune": config.Finetune,
         "evaluate": config.Evaluate,
         "predict": config.Predict,
+        "convert": config.Convert,
     }
     kind, default = kinds[verb], kinds[verb]()
     dry = verb == "pretrain" and "--dry-run" in rest
@@ -77,7 +80,8 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     try:
-        report.dry_run(chosen) if dry else getattr(run, verb)(chosen)
+        act = convert if verb == "convert" else report.dry_run if dry else getattr(run, verb)
+        act(chosen)
     except Interrupted as stopped:
         print(f"bertjax {verb}: {stopped}", file=sys.stderr)
         return 130
@@ -90,11 +94,12 @@ REQUIRED = {
     "finetune": ("task", "source", "data", "out"),
     "evaluate": ("run", "data"),
     "predict": ("run", "input", "out"),
+    "convert": ("source", "to"),
 }
 
 ABOUT = {
     "pretrain": "\n\nbertjax pretrain CONFIG.py --data DIR --out RUN [--preset tiny|mini|...] [--dry-run] [OPTIONS]",
-    "finetune": "\n\nbertjax finetune CONFIG.py --task NAME --from RUN --data DIR --out RUN2 [OPTIONS]",
+    "finetune": "\n\nbertjax finetune CONFIG.py --task NAME --from RUN|HF_DIR --data DIR --out RUN2 [OPTIONS]",
 }
 
 

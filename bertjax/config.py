@@ -139,7 +139,7 @@ class PhaseConfig(NamedTuple):
 
 @dataclass(frozen=True)
 class Finetune:
-    """A pretrained run and a task to a fine-tuned model and its scores."""
+    """A pretrained run or Hugging Face directory and a task to a fine-tuned model and its scores."""
 
     task: str = ""
     """see `bertjax list tasks`"""
@@ -147,7 +147,7 @@ class Finetune:
     """numbers of the task, like stride=64 max_answer=20 (squad: stride, max_question, max_answer, n_best; entities:
     stride)"""
     source: str = ""
-    """run to take encoder and tokenizer from"""
+    """run or Hugging Face directory to take encoder and tokenizer from"""
     data: str = ""
     """folder with the task's files as they are published"""
     out: str = ""
@@ -186,7 +186,9 @@ class Evaluate:
     """Scores of a fine-tuned run on a split of its task."""
 
     run: str = ""
-    """folder of a finetune run"""
+    """folder of a finetune run, or a Hugging Face directory with a head"""
+    task: str = ""
+    """of a directory that does not name it (see `bertjax list tasks`)"""
     data: str = ""
     """folder with the task's files"""
     split: str = "dev"
@@ -203,7 +205,9 @@ class Predict:
     """Predictions of a fine-tuned run for a file of the user's."""
 
     run: str = ""
-    """folder of a finetune run"""
+    """folder of a finetune run, or a Hugging Face directory with a head"""
+    task: str = ""
+    """of a directory that does not name it (see `bertjax list tasks`)"""
     input: str = ""
     """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2; question and context.
     For SQuAD also its own JSON; for entities words, or a word a line;
@@ -217,6 +221,16 @@ class Predict:
     def __post_init__(self) -> None:
         _at_least(1, self, "batch_size")
         _at_least(0, self, "top")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """A run to a Hugging Face directory, or such a directory to a run; TO/parity.json proves that nothing changed."""
+
+    source: str = ""
+    """run, or a folder with config.json, model.safetensors and a tokenizer's files"""
+    to: str = ""
+    """folder to write: a run for such a directory, such a directory for a run"""
 
 
 def _at_least(low: int, config: object, *names: str) -> None:

@@ -151,7 +151,7 @@ def report(runs: Sequence[str], out: str) -> None:
     baselines: list[tuple[str, dict[str, float]]] = []
     for run in runs:
         config = read_json(Path(run) / "config.json", "pretrain and finetune")
-        if config["command"] == "pretrain":
+        if config.get("command") == "pretrain":
             for line in _first_and_last(run):
                 pairs = next((f"{line[name]:.3f}" for name in ("nsp_accuracy", "sop_accuracy") if name in line), "-")
                 figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy"))

@@ -247,8 +247,7 @@ def finetune(config: Finetune) -> None:
 def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
     saved = open_run(config.run, "finetune")
-    assert isinstance(saved.config, Finetune)
-    task, split = tasks.find(saved.config.task, saved.config.task_settings), config.split
+    task, split = saved.task(config.task), config.split
     rows = task.read(config.data, split)
     predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
     figures = task.score(predictions, rows)
@@ -260,8 +259,7 @@ def evaluate(config: Evaluate) -> None:
 def predict(config: Predict) -> None:
     """A fine-tuned run on a file of the user's -> a prediction of every row, and how sure the model is."""
     saved = open_run(config.run, "finetune")
-    assert isinstance(saved.config, Finetune)
-    task = tasks.find(saved.config.task, saved.config.task_settings)
+    task = saved.task(config.task)
     predictions = scoring.predictions_of(saved, task, task.read_inputs(config.input), config.batch_size)
     if config.top:
         predictions = scoring.shortened(predictions, config.top, task.name)

@@ -106,7 +106,6 @@ class Scorer:
 
 def predictions_of(saved: SavedRun, task: Task, rows: Sequence[Any], batch_size: int) -> list[Prediction]:
     """What a fine-tuned run says of rows, over all devices."""
-    assert isinstance(saved.config, Finetune)
     objective, mesh = saved.objective(), make_mesh(MeshConfig())
     scorer = Scorer(task, rows, saved.tokenizer, objective, mesh, length=saved.config.length, batch_size=batch_size)
     return scorer.predictions(saved.params(objective, mesh), saved.figures)

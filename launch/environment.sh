@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes .venv beside the README with the pinned versions and puts it on the PATH.
-# usage: . launch/environment.sh EXTRAS     (EXTRAS of pyproject.toml, such as "test"; may be empty)
+# usage: . launch/environment.sh EXTRAS [FOLDER]     (EXTRAS of pyproject.toml, such as "test", or ""; else than .venv)
 # shellcheck shell=bash
 
 find_python() {
@@ -15,21 +15,21 @@ find_python() {
 }
 
 make_environment() {
-    local extras="$1" stamp wanted python
-    stamp=".venv/installed-${extras:-core}"
+    local extras="$1" folder="$2" stamp wanted python
+    stamp="$folder/installed-${extras:-core}"
     wanted="$(cat pyproject.toml launch/constraints.txt)"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         python="$(find_python)" || return 2
-        echo "installing into .venv (once; a minute or two) ..."
-        [ -x .venv/bin/python ] || "$python" -m venv .venv
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        echo "installing into $folder (once; a minute or two) ..."
+        [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
             --constraint launch/constraints.txt --editable ".${extras:+[$extras]}"
         echo "$wanted" >"$stamp"
     fi
-    PATH="$PWD/.venv/bin:$PATH"
+    PATH="$PWD/$folder/bin:$PATH"
 }
 
-make_environment "${1:-}"
+make_environment "${1:-}" "${2:-.venv}"
 
 # On a CPU every step takes and gives back its temporaries; kept, they cost no page faults: a fifth of a small step.
 export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TOP_PAD_=268435456

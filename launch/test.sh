@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Lint, types and tests, in the environment of the quickstart. Arguments go to pytest: launch/test.sh -m slow
+# Without any, launch/parity.sh comes after them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh test
@@ -8,4 +9,5 @@ ruff check .
 ruff format --check .
 mypy
 shellcheck launch/*.sh .ci/run
-exec pytest --numprocesses 2 --dist loadfile "$@"
+pytest --numprocesses 2 --dist loadfile "$@"
+[ $# -gt 0 ] || exec launch/parity.sh

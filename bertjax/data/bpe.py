@@ -40,12 +40,19 @@ class ByteBPE(WordTokenizer):
     """Words (with the space before them) as bytes, joined by the merges in the order of their rank."""
 
     def __init__(
-        self, vocabulary: Sequence[str], merges: Sequence[str], *, lowercase: bool = False, prefix_space: bool = False
+        self,
+        vocabulary: Sequence[str],
+        merges: Sequence[str],
+        *,
+        lowercase: bool = False,
+        prefix_space: bool = False,
+        separators: int = 1,
     ) -> None:
         known = set(vocabulary)
         specials = named_in(known, ROBERTA)
         super().__init__([*vocabulary, *(name for name in specials if name not in known)], specials)
         self.merges, self.lowercase, self.prefix_space = list(merges), lowercase, prefix_space
+        self.separators = separators
         pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in self.merges)]
         self._backend = tokenizers.Tokenizer(models.BPE(self.rows, pairs, unk_token=specials.unk))
         self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
@@ -82,12 +89,16 @@ class ByteBPE(WordTokenizer):
 
     def to_json(self) -> dict[str, Any]:
         """Vocabulary, merges and what is done to a text first."""
-        about = {"lowercase": self.lowercase, "prefix_space": self.prefix_space}
+        about: dict[str, Any] = {"lowercase": self.lowercase, "prefix_space": self.prefix_space}
+        if self.separators > 1:  # left out else: the hashes of data prepared before there were two are kept
+            about["separators"] = self.separators
         return {"kind": "bpe", **about, "vocabulary": self.vocabulary, "merges": self.merges}
 
     def save(self, folder: str | Path) -> None:
         """vocab.json, merges.txt and tokenizer_config.json, as other tools read them."""
-        options = {"do_lower_case": self.lowercase, "add_prefix_space": self.prefix_space}
+        options: dict[str, Any] = {"do_lower_case": self.lowercase, "add_prefix_space": self.prefix_space}
+        if self.separators > 1:
+            options["pair_separators"] = self.separators
         write_config(folder, "RobertaTokenizer", self.specials, **options)
         (Path(folder) / "vocab.json").write_text(json.dumps(self.rows, ensure_ascii=False) + "\n", "utf-8")
         lines = "".join(f"{line}\n" for line in ["#version: 0.2", *self.merges])
@@ -129,10 +140,13 @@ class ByteBPE(WordTokenizer):
             where=str(merges_file),
             lowercase=config.get("do_lower_case") is True,
             prefix_space=config.get("add_prefix_space") is True,
+            separators=2 if config.get("pair_separators") == 2 else 1,
         )
 
     @classmethod
-    def checked(cls, vocabulary: Sequence[str], merges: Sequence[str], *, where: str, **options: bool) -> ByteBPE:
+    def checked(
+        cls, vocabulary: Sequence[str], merges: Sequence[str], *, where: str, separators: int = 1, **options: bool
+    ) -> ByteBPE:
         """A tokenizer of what was read from a file: every merge joins rows of the vocabulary into another."""
         known = set(vocabulary)
         if not known.intersection(_BYTES):
@@ -141,7 +155,7 @@ class ByteBPE(WordTokenizer):
             left, _, right = merge.partition(" ")
             if missing := {left, right, left + right} - known:
                 raise DataError(f"{where}: merge {number}, {merge!r}: {missing.pop()!r} is not in the vocabulary")
-        return cls(vocabulary, merges, **options)
+        return cls(vocabulary, merges, separators=separators, **options)
 
 
 def letters_to_text(tokens: Iterable[str], specials: Sequence[str]) -> str:

@@ -24,6 +24,11 @@ def sources(patterns: Sequence[str]) -> list[Path | str]:
         if pattern.startswith(tfds.PREFIX):
             found[pattern] = None
             continue
+        if "://" in pattern:
+            raise DataError(
+                f"{pattern}: text is read from files of this machine; copy or mount it first, as: "
+                f"gcloud storage cp '{pattern}' DIR (data sets of TFDS are read from gs:// by --data-dir)"
+            )
         paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
         regular = [path for path in paths if path.is_file()]
         if not regular:

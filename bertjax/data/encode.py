@@ -48,7 +48,8 @@ class Encoder:
         for (split, _), text in zip(lot, texts, strict=True):
             stop = start + len(text)
             sizes = lengths[start:stop]
-            document = Document(tokens[ends[start] : ends[stop]], sizes[sizes > 0].astype(np.uint32))
+            # A copy, as a view of a document that is held would hold the whole lot.
+            document = Document(tokens[ends[start] : ends[stop]].copy(), sizes[sizes > 0].astype(np.uint32))
             dropped = len(text) - len(document.lengths)
             encoded.append(Encoded(split, document, int(words[start:stop].sum()), dropped))
             start = stop

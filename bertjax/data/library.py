@@ -22,19 +22,8 @@ from bertjax.data.tokenizer import Tokenizer, encodable
 from bertjax.data.vocabulary_files import in_order, write_config
 from bertjax.errors import DataError
 
-NORMALIZERS: tuple[str, ...] = (
-    "NFC",
-    "NFD",
-    "NFKC",
-    "NFKD",
-    "Lowercase",
-    "StripAccents",
-    "Strip",
-    "Nmt",
-    "Precompiled",
-    "Prepend",
-)
-NORMALIZERS += ("BertNormalizer", "Replace")
+NORMALIZERS: tuple[str, ...] = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer")
+NORMALIZERS += ("Strip", "Nmt", "Precompiled", "Prepend", "Replace")
 PRE_TOKENIZERS = (
     "BertPreTokenizer",
     "Metaspace",

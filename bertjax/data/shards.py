@@ -1,7 +1,7 @@
 """A prepared corpus on disk: unmasked tokens in ArrayRecord shards beside a meta.json that says what they are.
 
-A shard holds whole documents, always two or more of them, so that every shard has negatives for NSP. A single read
-costs in proportion to the records of a file, so these are large blocks and a shard is read whole.
+A shard holds whole documents, two or more of them where there are as many, so that every shard has negatives for NSP.
+A single read costs in proportion to the records of a file, so these are large blocks and a shard is read whole.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ def write(
     """Tokenise documents into train-*.array_record, valid-*.array_record, tokenizer/, report.* and, last, meta.json.
 
     A document is a list of lines, and `sentences` gives the sentences of these; by default they are the lines. A share
-    `held_out` of the documents, drawn from `seed`, goes to `valid`: at least two when there are four or more. What is
-    written does not depend on the number of `workers` (processes), nor on how often it was killed: shards that the
-    `journal` knows are kept. `progress` hears of (documents, tokens) so far; `counts` gathers what is dropped.
+    `held_out` of the documents, drawn from `seed`, goes to `valid`: at least two when there are four or more, else the
+    last lines of each. What is written does not depend on the number of `workers` (processes), nor on how often it was
+    killed: shards that the `journal` knows are kept. `progress` hears of (documents, tokens) so far; `counts` gathers
+    what is dropped.
     """
     out = Path(out)
     if not 0 <= held_out < 0.5:
@@ -75,15 +76,11 @@ def write(
 def _finish(writers: Mapping[str, _SplitWriter]) -> dict[str, tuple[ShardFile, ...]]:
     """Closes all splits. Where documents without tokens leave one of them too few, `train` takes what `valid` has."""
     train, valid = writers["train"], writers["valid"]
-    if valid.documents < 2 or train.documents < 2:
+    counts = train.documents, valid.documents
+    if min(counts) < 2 and counts != (1, 1):
         train.take(valid)
     if not train.documents:
         raise DataError("the corpus has no text; check that the files are the right ones and not empty")
-    if train.documents == 1:
-        raise DataError(
-            "the corpus is a single document, so next sentence prediction has no negatives; "
-            "put blank lines between documents, or give more files"
-        )
     return {split: writer.finish() for split, writer in writers.items()}
 
 

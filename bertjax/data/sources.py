@@ -10,6 +10,7 @@ import numpy as np
 
 from bertjax.data.masking import Vocab
 from bertjax.data.packing import Rows, most_sequences, one_each, pack
+from bertjax.data.plan import next_sentence
 from bertjax.data.rows import Sequences, row_batch
 from bertjax.data.shards import Meta, read_shard
 from bertjax.errors import ConfigError
@@ -91,11 +92,16 @@ class CorpusSource:
         meta = Meta.load(data_dir)
         files = meta.splits.get(split)
         if not files:
-            hint = "; holding out needs a share above 0 and four or more documents" if split == "valid" else ""
+            hint = "; holding out needs a share above 0 and four documents, or lines" if split == "valid" else ""
             raise ConfigError(f"{data_dir}: has no {split!r} documents{hint}")
         if meta.vocab_size != vocab.size:
             raise ConfigError(
                 f"{data_dir}: tokenised with {meta.vocab_size} pieces, but the vocabulary has {vocab.size}"
+            )
+        if planner is next_sentence and min(file.documents for file in files) < 2:
+            raise ConfigError(
+                f"{data_dir}: {split} has a single document, so next sentence prediction has no negatives; prepare "
+                "more (blank lines part documents), or give --objective.examples sop, full-sentences or segments"
             )
         if length < SHORTEST:
             raise ConfigError(f"length={length} is too short for a row of text; at least {SHORTEST}")

@@ -37,6 +37,8 @@ class Corpus(NamedTuple):
 class Tokenizer(ABC):
     """A vocabulary and how it cuts text; equal `hash` means equal ids for every text."""
 
+    separators = 1  # marks between the two texts of a pair: two in RoBERTa
+
     def __init__(self, vocabulary: Sequence[str], specials: Specials) -> None:
         self.vocabulary = list(vocabulary)
         self.specials = specials
@@ -139,17 +141,17 @@ class Tokenizer(ABC):
     def pair_ids(
         self, a: Sequence[int], b: Sequence[int] | None = None, max_length: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """[CLS] a [SEP] or [CLS] a [SEP] b [SEP]: tokens i32[n], types i32[n]; n <= max_length.
+        """[CLS] a [SEP] or [CLS] a [SEP] b [SEP]: tokens i32[n], types i32[n]; n <= max_length. See `separators`.
 
         Too long a pair loses from the end of its longer side (create_pretraining_data.py, truncate_seq_pair).
         """
-        marks = 2 if b is None else 3
+        marks = 2 if b is None else 2 + self.separators
         if max_length is not None:
             if max_length < marks + 1:
                 raise ConfigError(f"max_length={max_length} leaves no room for text; at least {marks + 1}")
             keep_a, keep_b = shares(len(a), len(b or ()), max_length - marks)
             a, b = a[:keep_a], None if b is None else b[:keep_b]
-        first = [self.cls_id, *a, self.sep_id]
+        first = [self.cls_id, *a, *[self.sep_id] * (1 if b is None else self.separators)]
         second = [] if b is None else [*b, self.sep_id]
         types = np.repeat(np.array([0, 1], np.int32), [len(first), len(second)])
         return np.array(first + second, np.int32), types

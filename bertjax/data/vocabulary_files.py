@@ -39,7 +39,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_object(file, CONFIG) if file.exists() else {}
 
 
-def write_config(folder: str | Path, tokenizer_class: str, specials: Specials, **options: bool) -> None:
+def write_config(folder: str | Path, tokenizer_class: str, specials: Specials, **options: int) -> None:
     """Makes the folder with a tokenizer_config.json whose keys other tools know."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

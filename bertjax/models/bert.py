@@ -77,6 +77,66 @@ PRESETS: dict[str, Config] = {
     "large": Config(layers=24, width=1_024, heads=16, mlp_width=4_096),
 }
 
+# How Hugging Face calls the same things (transformers, modeling_bert.py): the fields of config.json, the modules of
+# the encoder ("{i}" is a layer's number), and for each class the modules of its heads, the first class that fits first.
+HF_CONFIG = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "max_length": "max_position_embeddings",
+    "type_count": "type_vocab_size",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "norm_epsilon": "layer_norm_eps",
+    "init_std": "initializer_range",
+}
+HF_ONLY = {  # what changes the arithmetic in a way there is not here: the only values taken
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "pruned_heads": {},
+}
+HF_POSITIONS_AFTER_PADDING = False  # whether the rows of the position table up to that of the padding are not used
+HF_SEPARATORS = 1  # marks between the two texts of a pair
+HF_PREFIX = "bert."  # of the encoder and pooler, in every class but BertModel itself
+HF_NAMES = {
+    "encoder/embed/tokens": "bert.embeddings.word_embeddings",
+    "encoder/embed/positions": "bert.embeddings.position_embeddings",
+    "encoder/embed/types": "bert.embeddings.token_type_embeddings",
+    "encoder/embed/norm": "bert.embeddings.LayerNorm",
+    "encoder/layer_{i}/attn/query": "bert.encoder.layer.{i}.attention.self.query",
+    "encoder/layer_{i}/attn/key": "bert.encoder.layer.{i}.attention.self.key",
+    "encoder/layer_{i}/attn/value": "bert.encoder.layer.{i}.attention.self.value",
+    "encoder/layer_{i}/attn/out": "bert.encoder.layer.{i}.attention.output.dense",
+    "encoder/layer_{i}/attn_norm": "bert.encoder.layer.{i}.attention.output.LayerNorm",
+    "encoder/layer_{i}/mlp/in": "bert.encoder.layer.{i}.intermediate.dense",
+    "encoder/layer_{i}/mlp/out": "bert.encoder.layer.{i}.output.dense",
+    "encoder/layer_{i}/mlp_norm": "bert.encoder.layer.{i}.output.LayerNorm",
+}
+_POOLER = {"pooler": "bert.pooler.dense"}
+_MLM = {
+    "mlm/transform": "cls.predictions.transform.dense",
+    "mlm/norm": "cls.predictions.transform.LayerNorm",
+    "mlm": "cls.predictions",
+}
+_NSP = {"nsp": "cls.seq_relationship"}
+HF_HEADS: dict[str, dict[str, str]] = {
+    "BertForPreTraining": {**_POOLER, **_MLM, **_NSP},
+    "BertForMaskedLM": _MLM,
+    "BertForSequenceClassification": {**_POOLER, "classify": "classifier"},
+    "BertForTokenClassification": {"tag": "classifier"},
+    "BertForQuestionAnswering": {"span": "qa_outputs"},
+    "BertForMultipleChoice": {**_POOLER, "choose": "classifier"},
+    "BertModel": _POOLER,
+}
+HF_TIED = {  # theirs that repeat another of theirs
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+
 
 class Encoder(nn.Module):
     """Embeddings and a stack of post-LN layers."""

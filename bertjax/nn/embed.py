@@ -33,7 +33,7 @@ class Table(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Tokens + types + learned positions, then LayerNorm, then dropout: f[B,L,D]."""
+    """Tokens + types + learned positions, then LayerNorm, then dropout: f[B,L,D]. With one type all are of it."""
 
     vocab_size: int
     type_count: int
@@ -55,5 +55,6 @@ class Embeddings(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def __call__(self, batch: Batch, *, train: bool) -> jax.Array:
-        total = self.tokens(batch["tokens"]) + self.types(batch["types"]) + self.positions(batch["positions"])
+        types = batch["types"] if self.type_count > 1 else jnp.zeros_like(batch["types"])
+        total = self.tokens(batch["tokens"]) + self.types(types) + self.positions(batch["positions"])
         return self.drop(self.norm(total), train=train)

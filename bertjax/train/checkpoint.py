@@ -7,6 +7,7 @@ config, the tokenizer, the loader's position and the metrics since the last line
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,23 @@ class Checkpoints:
             return shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
         except Exception as error:  # Orbax raises many kinds, plain Exception among them
             raise self._damaged(step, error) from error
+
+
+@dataclass(frozen=True)
+class Step:
+    """The parameters of one checkpoint."""
+
+    checkpoints: Checkpoints
+    number: int
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the top-level parameters."""
+        return self.checkpoints.parts(self.number)
+
+    def params(self, like: Params) -> Params:
+        """The parts named in `like` (abstract arrays with shardings)."""
+        return self.checkpoints.params(self.number, like)
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401 (any pytree)

@@ -178,3 +178,15 @@ def test_merges_that_are_not_there(gpt2):
 def test_words_of_any_length(trained):
     for word in ("cat" * 500, "고양이" * 500):
         assert trained.decode(trained.encode_batch([word])[0]) == word
+
+
+def test_pairs_of_roberta_have_two_separators(tmp_path):
+    one, two = (ByteBPE([*ROBERTA, "Ġ", "a"], [], separators=count) for count in (1, 2))
+    assert one.pair_ids([6], [6, 6])[0].tolist() == [2, 6, 3, 6, 6, 3]
+    tokens, types = two.pair_ids([6], [6, 6])
+    assert tokens.tolist() == [2, 6, 3, 3, 6, 6, 3] and types.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert two.pair_ids([6, 6, 6], [6], max_length=6)[0].tolist() == [2, 6, 3, 3, 6, 3]
+    assert two.pair_ids([6])[0].tolist() == [2, 6, 3]
+    assert one.hash == ByteBPE([*ROBERTA, "Ġ", "a"], []).hash != two.hash  # of data prepared before there were two
+    two.save(tmp_path)
+    assert Tokenizer.load(tmp_path).hash == Tokenizer.from_json(two.to_json()).hash == two.hash

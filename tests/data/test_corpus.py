@@ -235,3 +235,9 @@ def test_too_long_json_lines_are_dropped_and_counted(tmp_path):
     assert exact.stat().st_size == 1001
     assert read(exact, caps=Caps(line=1000, document=1000))[0] == [["x" * 988]]
     assert read(exact, caps=Caps(line=999, document=999))[1][formats.DROPPED] == 1
+
+
+@pytest.mark.parametrize("pattern", ["gs://bucket/*.txt", "s3://bucket/a.jsonl.gz"])
+def test_a_bucket_is_not_a_file(pattern):
+    with pytest.raises(DataError, match="files of this machine; copy or mount it first"):
+        sources([pattern])

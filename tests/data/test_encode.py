@@ -62,3 +62,8 @@ def test_lots_are_bounded_runs_of_documents():
     found = list(lots(documents))
     assert [len(lot) for lot in found] == [3, 3, 1]
     assert all(sum(len(line) for _, lines in lot for line in lines) >= ENCODED_AT_ONCE for lot in found[:-1])
+
+
+def test_a_document_does_not_hold_its_lot(tokenizer):
+    for document in encoded(tokenizer, DOCUMENT, DOCUMENT[:2]):
+        assert document.tokens.base is None and document.lengths.base is None

@@ -92,7 +92,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.49])
 def test_small_corpora_keep_two_documents_on_either_side(count, share):
     for seed in range(20):
-        parts = Counter(side for side, _ in split(range(count), share, seed))
+        parts = Counter(side for side, _ in split([["a line"]] * count, share, seed))
         assert parts["train"] >= 2 and sum(parts.values()) == count
         assert parts["valid"] >= 2 if share and count >= 4 else parts["valid"] == 0
 
@@ -113,14 +113,30 @@ def test_what_has_no_tokens_is_dropped_and_counted(tokenizer, tmp_path):
     assert heard[-1] == (3, meta.total("train", "tokens"))
 
 
-@pytest.mark.parametrize(
-    "text, message", [([], "no text"), ([["\u200b"]], "no text"), ([["the cat."]], "single document.*put blank lines")]
-)
-def test_too_little_text(tokenizer, tmp_path, text, message):
-    with pytest.raises(DataError, match=message):
+@pytest.mark.parametrize("text", [[], [["\u200b"]]])
+def test_no_text(tokenizer, tmp_path, text):
+    with pytest.raises(DataError, match="no text"):
         prepare(text, tokenizer, tmp_path)
     with pytest.raises(DataError, match="not a prepared corpus"):
         Meta.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, train, valid",
+    [
+        ([["the cat."]], [1], []),
+        ([["the cat.", "\u200b"]], [1], []),
+        ([["\u200b", "the cat."]], [1], []),
+        ([["the cat."] * 5], [4], [1]),
+        ([["the cat."] * 5, ["a dog."] * 2, ["a mat."] * 9], [4, 1, 7], [1, 1, 2]),
+        ([["the cat."] * 5, ["a dog."]], [5, 1], []),
+    ],
+)
+def test_few_documents_are_held_out_by_their_last_lines(tokenizer, tmp_path, text, train, valid):
+    meta = prepare(text, tokenizer, tmp_path, held_out=0.2, shard_tokens=1)
+    found = {split: [len(document) for document in read_split(tmp_path, split)] for split in ("train", "valid")}
+    assert found == {"train": train, "valid": valid}
+    assert [meta.total(split, "documents") for split in ("train", "valid")] == [len(train), len(valid)]
 
 
 def test_nothing_is_overwritten(prepared, documents, tokenizer):

@@ -145,3 +145,23 @@ def test_a_wordpiece_vocabulary_without_a_mask(wordpiece, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({**data, "added_tokens": []}))
     with pytest.raises(DataError, match=r"the vocabulary has no \[MASK\]"):
         Tokenizer.load(tmp_path)
+
+
+def processed(bpe, file, post_processor):
+    data = {**json.loads(bpe.to_str()), "post_processor": post_processor}
+    file.write_text(json.dumps(data))
+    return Tokenizer.load(file).separators
+
+
+def test_how_many_separators_a_pair_has(bpe, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    mark, text = {"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    template = {"type": "TemplateProcessing", "pair": [mark, text, mark, text, mark]}
+    assert processed(bpe, file, None) == processed(bpe, file, {"type": "ByteLevel"}) == 1
+    assert processed(bpe, file, template) == 1
+    template = {**template, "pair": [mark, text, mark, mark, text, mark]}
+    assert processed(bpe, file, template) == 2
+    assert processed(bpe, file, {"type": "Sequence", "processors": [{"type": "ByteLevel"}, template]}) == 2
+    assert processed(bpe, file, {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}) == 2
+    for damaged in ([], "x", {"processors": 3}, {"processors": [3]}, {"pair": 3}):
+        assert processed(bpe, file, damaged) == 1

@@ -95,3 +95,13 @@ def test_tables_start_as_the_original_does():
     for name in ("tokens", "positions"):
         assert float(jnp.std(params[name]["table"])) == pytest.approx(0.0176, rel=0.02)
     assert not np.allclose(params["tokens"]["table"][:512], params["positions"]["table"])
+
+
+def test_with_one_type_all_tokens_are_of_it():
+    sizes = {"vocab_size": 128, "max_length": 16, "width": WIDTH, "dropout": 0.0, "norm_epsilon": 1e-5}
+    embed = Embeddings(**sizes, type_count=1, initializer=truncated_normal(1.0), dtype=F32)
+    batch = make_batch()
+    params = init(embed, batch, train=False)
+    same = apply(embed, params, {**batch, "types": np.zeros_like(batch["types"])}, train=False)
+    assert batch["types"].any()
+    np.testing.assert_array_equal(apply(embed, params, batch, train=False), same)

@@ -20,22 +20,28 @@ def lines(path):
 
 @pytest.fixture
 def verbs(bertjax, home, pretrained, tmp_path):
-    """verbs(task, data, inputs, *options) -> (run, predictions of `inputs`) after finetune, evaluate and predict."""
+    """verbs(task, data, inputs, *options) -> (run, predictions of `inputs`) after finetune, evaluate and predict.
+
+    A Hugging Face directory of the run predicts the same.
+    """
 
     def call(task, data, inputs, *options):
-        out, answers = tmp_path / "run", tmp_path / "answers.jsonl"
+        out, hf, answers = tmp_path / "run", tmp_path / "hf", tmp_path / "answers.jsonl"
         command = ["--task", task, "--from", pretrained, "--data", data, "--out", out, *options]
         for arguments in (
             ["finetune", home / "finetune.py", *command],
             ["evaluate", out, "--data", data],
             ["predict", out, "--input", inputs, "--out", answers],
             ["predict", out, "--input", inputs, "--out", answers.with_suffix(".tsv")],
+            ["convert", "--from", out, "--to", hf],
+            ["predict", hf, "--input", inputs, "--out", tmp_path / "hf.jsonl"],
         ):
             outcome = bertjax(*arguments)
             assert outcome.code == 0, outcome.err
         scores = figures(out / "scores.json")["metrics"]
         assert figures(out / "scores-dev.json")["metrics"] == pytest.approx(scores)
         assert all(0 <= value <= 1 for value in scores.values())
+        assert (tmp_path / "hf.jsonl").read_bytes() == answers.read_bytes()
         return out, lines(answers)
 
     return call

@@ -117,3 +117,18 @@ def test_folders_of_a_mixture_share_a_tokenizer(bertjax, home, data, tmp_path):
     assert bertjax(*prepare.split()).code == 0
     outcome = bertjax(*f"pretrain {home}/pretrain.py --data {data} {tmp_path}/other --out {tmp_path}/run".split())
     assert outcome.code == 2 and f"--tokenizer {data}/tokenizer" in outcome.err
+
+
+def test_a_corpus_of_one_document(bertjax, home, tmp_path):
+    text = "\n".join((home / "corpus.txt").read_text().replace("\n\n", "\n").splitlines())
+    (tmp_path / "one.txt").write_text(text)
+    options = ["--vocab-size", 120, "--held-out", 0.3, "--out"]
+    outcome = bertjax("prepare", "--corpus", tmp_path / "one.txt", *options, tmp_path / "data")
+    assert outcome.code == 0 and "train: 1 documents" in outcome.err, outcome.err
+    command = ["pretrain", home / "pretrain.py", "--data", tmp_path / "data", "--steps", 2, "--batch-size", 4, "--out"]
+    refused = bertjax(*command, tmp_path / "nsp")
+    assert refused.code == 2 and "has a single document, so next sentence prediction has no negatives" in refused.err
+    assert "--objective.examples sop, full-sentences or segments" in " ".join(refused.err.split())
+    for examples in ("sop", "full-sentences", "segments"):
+        outcome = bertjax(*command, tmp_path / examples, "--objective.examples", examples)
+        assert outcome.code == 0, outcome.err
