@@ -30,6 +30,7 @@ class Imported:
     objective: ObjectiveConfig
     length: int
     task: str = ""
+    task_settings: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     tuned: tuple[tuple[str, float], ...] = ()
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -79,8 +80,7 @@ class SavedRun:
             raise ConfigError(f"{self.path} was fine-tuned on {known}; leave out --task {name}")
         if not name and not known:
             raise ConfigError(f"{self.path} does not say its task; give --task (`bertjax list tasks`)")
-        settings = self.config.task_settings if isinstance(self.config, Finetune) else ()
-        task = tasks.find(name or known, settings)
+        task = tasks.find(name or known, self.config.task_settings)
         if isinstance(self.config, Imported):
             _check_labels(self, self.config, task)
         return task
@@ -147,6 +147,7 @@ def _imported(folder: Path) -> SavedRun:
             objective=found.objective,
             length=found.length,
             task=found.about.task,
+            task_settings=found.about.settings,
             labels=found.about.labels,
             tuned=tuple(found.about.tuned.items()),
         ),
