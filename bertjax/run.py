@@ -27,6 +27,7 @@ from bertjax.data.sentences import split_sentences
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
+from bertjax.jsonio import write_json
 from bertjax.objectives import supervised
 from bertjax.saved import open_run
 from bertjax.tasks._tfidf import tfidf_scores
@@ -197,8 +198,8 @@ def finetune(config: Finetune) -> None:
     task = tasks.find(config.task, config.task_settings)
     check_length(config.length, saved.model)
     rows = {split: task.read(config.data, split) for split in ("train", "dev")}
-    rows["train"] = scoring.trainable(task, rows["train"], out / "not_trained_on.json")
-    rows["train"] = scoring.draw(rows["train"], config.train_rows, config.seed)
+    kept, faults = scoring.trainable(task, rows["train"])
+    rows["train"] = scoring.draw(kept, config.train_rows, config.seed)
     baseline = {}
     if config.baseline == "tfidf":
         baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}}
@@ -231,6 +232,8 @@ def finetune(config: Finetune) -> None:
         )
     )
     best = open_run(config.out)
+    if faults:
+        write_json(out / scoring.NOT_TRAINED_ON, faults)
     if task.writes:
         mesh = make_mesh(config.mesh)
         predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures)
