@@ -4,19 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bertjax.contracts import Batch, Encoded, Objective, Params
+from bertjax.data.examples import ExampleSource
+from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
-from bertjax.nn.heads import mean_pool
+from bertjax.nn.heads import POOLINGS, Features, Pooling
+from bertjax.nn.heads import features as features_of
 from bertjax.objectives import mlm
 from bertjax.saved import SavedRun, open_run
+from bertjax.tasks._lines import lines
+from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, make_mesh
+from bertjax.use import Embed
 
 
 class Output(NamedTuple):
@@ -66,13 +72,34 @@ class Model:
         encoded, pooled = self._encode(self.params, self._batch(input_ids, token_type_ids, attention_mask))
         return Output(*jax.device_get((encoded.hidden, pooled, encoded.layers)))
 
-    def embed(self, texts: Sequence[str], *, pooling: Literal["mean", "cls"] = "mean") -> np.ndarray:
-        """Sentence embeddings f32[B,D]: the mean over real tokens, or the first token of the last layer."""
-        inputs = self.tokenize(texts)
-        hidden = self(**inputs).last_hidden_state
-        if pooling == "cls":
-            return hidden[:, 0]
-        return np.asarray(mean_pool(jnp.asarray(hidden), jnp.asarray(inputs["attention_mask"], bool)))
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        pooling: Pooling = "mean",
+        features: Features = "last",
+        batch_size: int = 64,
+    ) -> np.ndarray:
+        """Vectors f32[B,D] of texts, in their order (f32[B,4D] of "concat-last-four"); made from real tokens alone.
+
+        Texts of like length share a batch; the shapes are few, powers of two up to what the model takes.
+        """
+        most, layers = self.saved.model.max_length, self.saved.model.layers
+        if features != "last" and layers < 4:
+            raise ConfigError(f"features={features} but the encoder has {layers} layers; take last")
+        pairs = (self.tokenizer.pair_ids(ids, None, most) for ids in self.tokenizer.encode_batch(texts))
+        source = ExampleSource(
+            [{"tokens": tokens, "types": types} for tokens, types in pairs],
+            batch_size=min(batch_size, len(texts)),
+            length=most,
+            pad=self.tokenizer.pad_id,
+            shuffle=False,
+            drop_last=False,
+            buckets=[length for power in range(4, 16) if (length := 2**power) < most],
+        )
+        batches = (source.batch(Position(0, 0, number)) for number in range(source.batches(0, 0)))
+        made = np.concatenate([self._pool(self.params, batch, pooling, features) for batch in batches])[: len(texts)]
+        return made[np.argsort(source.order(0))]
 
     def fill_mask(self, text: str, *, k: int = 5) -> list[Filled]:
         """The `k` likeliest tokens for the one mask (`tokenizer.mask_token`) in a text, the likeliest first."""
@@ -117,6 +144,15 @@ class Model:
         return jax.jit(encode)
 
     @cached_property
+    def _pool(self) -> Any:  # noqa: ANN401 (a jitted function)
+        def vectors(params: Params, batch: Batch, pooling: Pooling, which: Features) -> jax.Array:
+            encoded, _ = self.objective.apply({"params": params}, batch, method="encode")
+            hidden = features_of(encoded.layers, which).astype(jnp.float32)
+            return POOLINGS[pooling](hidden, batch["sequence"] > 0)
+
+        return jax.jit(vectors, static_argnums=(2, 3))
+
+    @cached_property
     def _fill(self) -> Any:  # noqa: ANN401 (a jitted function)
         return jax.jit(lambda params, batch: self.objective.apply({"params": params}, batch, method="fill"))
 
@@ -133,3 +169,16 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer of a run or of prepared data, or what `prepare --tokenizer` takes."""
     folder = Path(path) / "tokenizer"
     return Tokenizer.load(folder if folder.is_dir() else path)
+
+
+def embed(config: Embed) -> None:
+    """A text file -> a .npy file with a vector for each of its lines."""
+    texts = [line.text for line in lines(Path(config.input))]
+    vectors = load(config.run).embed(
+        texts, pooling=config.pooling, features=config.features, batch_size=config.batch_size
+    )
+    out = Path(config.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("wb") as file:  # np.save would add .npy to another name
+        np.save(file, vectors)
+    console.print(f"embed: {len(vectors):,} vectors of {vectors.shape[1]} numbers in {out}")

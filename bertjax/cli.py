@@ -1,7 +1,7 @@
 """The command line: `bertjax VERB ...` -> run.py. Importing this module does not import jax."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
@@ -14,7 +14,8 @@ VERBS = {
     "finetune": "CONFIG.py: a run and a task -> a fine-tuned model and its scores",
     "evaluate": "RUN: scores of a fine-tuned run on a split of its task",
     "predict": "RUN: predictions for a file of texts",
-    "convert": "a run -> a Hugging Face directory, or such a directory -> a run",
+    "embed": "RUN: a vector for each line of a text file",
+    "convert": "a run -> a Hugging Face directory; such a directory or a bert_model.ckpt -> a run",
     "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
     "report": "RUN ...: how runs did, side by side",
     "list": "[models|objectives|tasks|presets]: what there is to choose from",
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
 def _verb(verb: str, rest: list[str]) -> int:
     if verb in ("inspect", "report", "list"):
         return _look(verb, rest)
-    from bertjax import config, report, run
+    from bertjax import api, config, report, run, suite, use
     from bertjax.convert import convert
     from bertjax.train.loop import Interrupted
 
@@ -64,9 +65,10 @@ def _verb(verb: str, rest: list[str]) -> int:
         "prepare": config.Prepare,
         "pretrain": config.Pretrain,
         "finetune": config.Finetune,
-        "evaluate": config.Evaluate,
-        "predict": config.Predict,
-        "convert": config.Convert,
+        "evaluate": use.Evaluate,
+        "predict": use.Predict,
+        "embed": use.Embed,
+        "convert": use.Convert,
     }
     kind, default = kinds[verb], kinds[verb]()
     dry = verb == "pretrain" and "--dry-run" in rest
@@ -80,7 +82,8 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     try:
-        act = convert if verb == "convert" else report.dry_run if dry else getattr(run, verb)
+        acts: dict[str, Callable[[Any], None]] = {"finetune": suite.finetune, "embed": api.embed, "convert": convert}
+        act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
         act(chosen)
     except Interrupted as stopped:
         print(f"bertjax {verb}: {stopped}", file=sys.stderr)
@@ -94,6 +97,7 @@ REQUIRED = {
     "finetune": ("task", "source", "data", "out"),
     "evaluate": ("run", "data"),
     "predict": ("run", "input", "out"),
+    "embed": ("run", "input", "out"),
     "convert": ("source", "to"),
 }
 

@@ -1,13 +1,19 @@
-"""Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them."""
+"""Top-level runs: one frozen dataclass a verb, checked when it is made. Recipes in configs/ return them.
 
-from dataclasses import dataclass, field, fields, replace
+Those of verbs that use a run are in `use`.
+"""
+
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from bertjax import tasks
 from bertjax.contracts import ModelConfig, ObjectiveConfig
 from bertjax.errors import ConfigError
 from bertjax.models import bert
+from bertjax.nn.heads import Features
 from bertjax.objectives import mlm
+from bertjax.tasks._columns import Columns
+from bertjax.tasks.glue import SUITES
 from bertjax.train.mesh import MeshConfig
 from bertjax.train.optim import Optimizer
 
@@ -55,9 +61,9 @@ class Prepare:
     def __post_init__(self) -> None:
         if not 0.0 < self.held_out < 0.5:
             raise ConfigError(f"held_out={self.held_out} must be a share above 0 and below 0.5")
-        _at_least(1, self, "vocab_size", "shard_tokens")
-        _at_least(16, self, "max_line")
-        _at_least(0, self, "workers", "sample_characters")
+        at_least(1, self, "vocab_size", "shard_tokens")
+        at_least(16, self, "max_line")
+        at_least(0, self, "workers", "sample_characters")
         if self.max_document < self.max_line:
             raise ConfigError(f"max_document={self.max_document} must be at least max_line={self.max_line}")
         if self.tokenizer and self.tokenizer_kind != "wordpiece":
@@ -103,11 +109,11 @@ class Pretrain:
     """checkpoints to keep besides the best"""
 
     def __post_init__(self) -> None:
-        _at_least(
+        at_least(
             1, self, "steps", "batch_size", "micro_batches", "log_every", "eval_every", "eval_batches", "save_every"
         )
-        _at_least(0, self, "workers", "seed")
-        _at_least(1, self, "keep_last")
+        at_least(0, self, "workers", "seed")
+        at_least(1, self, "keep_last")
         if self.data_weights and (len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0):
             raise ConfigError(
                 f"data_weights={' '.join(f'{weight:g}' for weight in self.data_weights)}: "
@@ -142,14 +148,16 @@ class Finetune:
     """A pretrained run or Hugging Face directory and a task to a fine-tuned model and its scores."""
 
     task: str = ""
-    """see `bertjax list tasks`"""
+    """see `bertjax list tasks`; glue: all of its tasks that --data has, in OUT/TASK/, and a table of them"""
     task_settings: tuple[str, ...] = ()
     """numbers of the task, like stride=64 max_answer=20 (squad: stride, max_question, max_answer, n_best; entities:
     stride)"""
     source: str = ""
     """run or Hugging Face directory to take encoder and tokenizer from"""
     data: str = ""
-    """folder with the task's files as they are published"""
+    """folder with the task's files as they are published; of GLUE also tfds:glue[/NAME][:VERSION][@DIR]"""
+    columns: Columns = field(default_factory=Columns)
+    """of your own files: --task text"""
     out: str = ""
     """folder of the run"""
     encoder: Literal["pretrained", "random"] = "pretrained"
@@ -163,77 +171,56 @@ class Finetune:
     micro_batches: int = 1
     length: int = 128
     """tokens in a row; longer texts are cut, contexts of questions seen in windows"""
+    buckets: tuple[int, ...] = ()
+    """row lengths, as 32 64: rows of like length share a batch of the shortest that holds them; `length` is the last"""
     dropout: float = 0.1
     """on what the head of the task sees"""
+    class_weights: tuple[str, ...] = ()
+    """how much rows of each label count in training: a number for each, or `balanced`: as if all were as frequent"""
+    new_layers: int = 0
+    """so many layers at the top, and the pooler, start anew instead of from the run (Zhang et al. 2021)"""
+    frozen: bool = False
+    """train pooler and head alone, the encoder gives features"""
+    features: Features = "last"
+    """layers that pooler or head see (BERT, 5.3)"""
+    patience: int = 0
+    """stop after so many epochs without a better score on dev; 0: never"""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(kind="adamw", peak_lr=5e-5, warmup=0.1))
+    """AdamW with bias correction: without it training on small tasks often fails (Mosbach et al. 2021)"""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     seed: int = 0
+    seeds: tuple[int, ...] = ()
+    """a run each, in OUT/TASK/seed-N, and a table of them; what is finished is kept"""
+    grid: Literal["none", "bert", "small"] = "none"
+    """also try all of: batches of 16, 32, rates 5e-5, 3e-5, 2e-5, 2 to 4 epochs (BERT, A.3); for small models batches
+    of 8 to 128, rates 3e-4, 1e-4, 5e-5, 3e-5, 4 epochs (Turc et al. 2019)"""
+    from_mnli: bool = False
+    """of glue: RTE, MRPC and STS-B start from the run of MNLI with the same seed"""
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
-        _at_least(0, self, "train_rows", "seed")
+        at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
+        at_least(0, self, "train_rows", "seed", "new_layers", "patience")
+        if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=8) < 8:
+            raise ConfigError(f"buckets={' '.join(map(str, self.buckets))}: lengths from 8 on, in ascending order")
         if self.length < 8:
             raise ConfigError(f"length={self.length} leaves no room for text; at least 8")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout} is not a probability in [0, 1)")
+        if self.new_layers and (self.encoder == "random" or self.frozen):
+            raise ConfigError(
+                f"new_layers={self.new_layers} is for a pretrained encoder that is trained on; "
+                "leave out --encoder random and --frozen"
+            )
         if self.task:
-            tasks.find(self.task, self.task_settings)
+            for name in SUITES.get(self.task, (self.task,)):
+                tasks.with_settings(tasks.find(name, self.columns), self.task_settings)
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
+            raise ConfigError(f"seeds={' '.join(map(str, self.seeds))}: give each once, none below 0")
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """Scores of a fine-tuned run on a split of its task."""
-
-    run: str = ""
-    """folder of a finetune run, or a Hugging Face directory with a head"""
-    task: str = ""
-    """of a directory that does not name it (see `bertjax list tasks`)"""
-    data: str = ""
-    """folder with the task's files"""
-    split: str = "dev"
-    out: str = ""
-    """file for the scores; RUN/scores-SPLIT.json without it"""
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        _at_least(1, self, "batch_size")
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Predictions of a fine-tuned run for a file of the user's."""
-
-    run: str = ""
-    """folder of a finetune run, or a Hugging Face directory with a head"""
-    task: str = ""
-    """of a directory that does not name it (see `bertjax list tasks`)"""
-    input: str = ""
-    """TSV or JSON lines: text or sentence; text_a and text_b or sentence1 and sentence2; question and context.
-    For SQuAD also its own JSON; for entities words, or a word a line;
-    context and choices; text with its entities marked as in the task's files"""
-    out: str = ""
-    """TSV or .jsonl to write: predictions, and how sure the model is of each"""
-    batch_size: int = 64
-    top: int = 0
-    """list so many of the ranked answers (choices, answers of SQuAD); 0: all"""
-
-    def __post_init__(self) -> None:
-        _at_least(1, self, "batch_size")
-        _at_least(0, self, "top")
-
-
-@dataclass(frozen=True)
-class Convert:
-    """A run to a Hugging Face directory, or such a directory to a run; TO/parity.json proves that nothing changed."""
-
-    source: str = ""
-    """run, or a folder with config.json, model.safetensors and a tokenizer's files"""
-    to: str = ""
-    """folder to write: a run for such a directory, such a directory for a run"""
-
-
-def _at_least(low: int, config: object, *names: str) -> None:
+def at_least(low: int, config: object, *names: str) -> None:
+    """Raises for the first of these fields that is lower."""
     for name in names:
         if getattr(config, name) < low:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
@@ -267,30 +254,3 @@ def require(config: object, *names: str) -> None:
     if missing:
         flags = ", ".join(SPELLED.get(name, f"--{name}") for name in missing)
         raise ConfigError(f"missing: {flags}; see --help")
-
-
-# What may differ when a run is taken up again; all else would make another run of it.
-MAY_CHANGE = {"data", "out", "mesh", "workers", "baseline"}
-MAY_CHANGE |= {"log_every", "eval_every", "eval_batches", "save_every", "keep_last"}
-
-
-def check_resume(old: object, new: object, run: str) -> None:
-    """Raises, naming every key with its old and new value, where a resumed run would not be the same run."""
-    changed = list(_differences(old, new, ""))
-    if changed:
-        listed = "\n  ".join(f"{key}: was {was!r}, now {now!r}" for key, was, now in changed)
-        raise ConfigError(
-            f"{run} was begun with another configuration:\n  {listed}\n"
-            "Give the old values to resume it, or another --out to begin anew."
-        )
-
-
-def _differences(old: object, new: object, prefix: str) -> list[tuple[str, object, object]]:
-    if type(old) is not type(new) or not hasattr(old, "__dataclass_fields__"):
-        name = prefix.rstrip(".")
-        return [] if old == new else [(SPELLED.get(name, name), old, new)]
-    found = []
-    for f in fields(old):  # type: ignore[arg-type]
-        if prefix or f.name not in MAY_CHANGE:
-            found += _differences(getattr(old, f.name), getattr(new, f.name), f"{prefix}{f.name}.")
-    return found

@@ -54,6 +54,7 @@ class ModelConfig:
 
     vocab_size: int
     width: int
+    layers: int
     max_length: int
     type_count: int
     activation: str
@@ -155,6 +156,7 @@ class Task(Generic[R]):
     labels: tuple[str, ...]  # class names in the order of the logits; empty for regression, span and choose
     metrics: tuple[str, ...]  # the first chooses the best checkpoint
     writes: tuple[str, ...] = ()  # what `files` makes
+    also: tuple[str, ...] = ()  # splits that are scored beside dev
     head: ClassVar[Head]
 
     def read(self, data_dir: str, split: str) -> list[R]:
@@ -197,4 +199,8 @@ class Task(Generic[R]):
 
     def files(self, predictions: Sequence[Prediction], rows: Sequence[R]) -> dict[str, Any]:
         """What official scorers read, each of `writes` as a JSON value, to be kept beside the scores."""
+        return {}
+
+    def submission(self, split: str, predictions: Sequence[Prediction]) -> dict[str, list[list[Any]]]:
+        """What a leaderboard takes of a split: the lines of TSV files by their names, the header first."""
         return {}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.card import card
-from bertjax.config import Convert, Finetune
+from bertjax.config import Finetune
 from bertjax.contracts import Batch, Objective, Params
 from bertjax.errors import ConfigError
 from bertjax.hf import read as hf
@@ -23,6 +23,7 @@ from bertjax.train.checkpoint import Saver
 from bertjax.train.log import answers
 from bertjax.train.mesh import MeshConfig, make_mesh, path_of
 from bertjax.train.step import TrainState
+from bertjax.use import Convert
 
 ALLOWED = 1e-5  # between any output before and after, in float32
 
@@ -67,6 +68,8 @@ def to_run(saved: SavedRun, folder: Path) -> None:
 
 def to_directory(saved: SavedRun, folder: Path, *, name: str) -> None:
     """A run as a Hugging Face directory, with a model card."""
+    if isinstance(saved.config, Finetune) and saved.config.features != "last":
+        raise ConfigError(f"{saved.path} has a head on {saved.config.features}, which no head of Hugging Face sees")
     params = saved.params(saved.objective(), make_mesh(MeshConfig(data=1)))
     length = saved.config.length if isinstance(saved.config, Finetune | Imported) else saved.model.max_length
     architecture = write(

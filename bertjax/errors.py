@@ -16,6 +16,10 @@ class DataError(UserError):
     """A file or folder that is missing, malformed or does not belong here."""
 
 
+class MissingData(DataError):
+    """A data set of which no files are there."""
+
+
 def closest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest of `names`, else what there is to choose from."""
     choices = sorted(names)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from bertjax import scoring, session, tasks
-from bertjax.config import Evaluate, Finetune, PhaseConfig, Predict, Prepare, Pretrain, check_length, with_vocabulary
-from bertjax.contracts import Params
+from bertjax.config import Finetune, PhaseConfig, Prepare, Pretrain, check_length, with_vocabulary
+from bertjax.contracts import Params, Task
 from bertjax.data import corpus, shards
 from bertjax.data.journal import Journal
 from bertjax.data.lines import BYTES
@@ -28,13 +28,13 @@ from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.jsonio import write_json
-from bertjax.objectives import supervised
-from bertjax.saved import open_run
+from bertjax.saved import SavedRun, head, open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train.log import averages, console
 from bertjax.train.loop import Every, Hook, mean_metrics
 from bertjax.train.mesh import make_mesh
 from bertjax.train.step import make_eval_step
+from bertjax.use import Evaluate, Predict
 
 
 def prepare(config: Prepare) -> None:
@@ -194,8 +194,9 @@ def one_epoch(mixture: Mixture, step: int) -> Iterator[Mapping[str, np.ndarray]]
 
 def finetune(config: Finetune) -> None:
     """A run and a task -> RUN2 with checkpoints and the scores of the best one on dev."""
+    config = replace(config, columns=tasks.resolved(config.task, config.columns, config.data))
     saved, out = open_run(config.source), Path(config.out)
-    task = tasks.find(config.task, config.task_settings)
+    task = tasks.with_settings(tasks.find(config.task, config.columns), config.task_settings)
     check_length(config.length, saved.model)
     rows = {split: task.read(config.data, split) for split in ("train", "dev")}
     kept, faults = scoring.trainable(task, rows["train"])
@@ -203,16 +204,21 @@ def finetune(config: Finetune) -> None:
     baseline = {}
     if config.baseline == "tfidf":
         baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}}
-    objective = supervised.Config(len(task.labels), config.dropout, task.head).build(saved.model)
+    also = {split: task.read(config.data, split) for split in task.also}
+    objective = head(task, config).build(saved.model)
     source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
     steps = source.batches(0, 0)
 
     @cache
     def scorer(mesh: Mesh) -> scoring.Scorer:
-        return scoring.Scorer(task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length)
+        return scoring.Scorer(
+            task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length, buckets=config.buckets
+        )
 
     def trained_parts(mesh: Mesh) -> Params:
-        return saved.encoder_params(objective, mesh) if config.encoder == "pretrained" else {}
+        if config.encoder == "random":
+            return {}
+        return saved.encoder_params(objective, mesh, new_layers=config.new_layers)
 
     session.train(
         session.Session(
@@ -229,6 +235,8 @@ def finetune(config: Finetune) -> None:
             workers=0,
             evaluation=scorer,
             trained_parts=trained_parts,
+            patience=config.patience,
+            frozen=("encoder",) if config.frozen else (),
         )
     )
     best = open_run(config.out)
@@ -239,22 +247,28 @@ def finetune(config: Finetune) -> None:
         predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures)
         scoring.write_files(out, "", task, predictions, rows["dev"])
     about: dict[str, Any] = {
-        "epoch": best.step / steps,
-        "encoder": config.encoder,
-        "from": config.source,
-        "seed": config.seed,
+        "also": {name: _score(best, task, part) for name, part in also.items()},
+        **{"epoch": best.step / steps, "encoder": config.encoder, "from": config.source, "seed": config.seed},
     }
-    scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows, about | baseline)
+    scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows | also, about | baseline)
+
+
+def _score(saved: SavedRun, task: Task, rows: Sequence[Any]) -> dict[str, float]:
+    return task.score(scoring.predictions_of(saved, task, rows, scoring.ROWS), rows)
 
 
 def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
     saved = open_run(config.run, "finetune")
     task, split = saved.task(config.task), config.split
+    other = isinstance(saved.config, Finetune) and config.task not in ("", saved.config.task)
+    name = f"{config.task}-{split}" if other else split
     rows = task.read(config.data, split)
     predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
+    out = Path(config.out or saved.path / f"scores-{name}.json")
+    if scoring.write_submission(out.parent, task, split, predictions) and rows[0].label is None:
+        return
     figures = task.score(predictions, rows)
-    out = Path(config.out or saved.path / f"scores-{split}.json")
     scoring.write_files(out.parent, f"-{split}", task, predictions, rows)
     scoring.write_scores(out, task, split, figures, {split: rows}, {"run": config.run, "step": saved.step})
 

@@ -14,9 +14,11 @@ from bertjax.contracts import ModelConfig, Objective, ObjectiveConfig, Params, T
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.hf import read as hf
+from bertjax.hf.tf1 import prefix_of
 from bertjax.hf.weights import Weights as HfWeights
 from bertjax.jsonio import from_json
 from bertjax.objectives import supervised
+from bertjax.tasks._columns import Columns
 from bertjax.train.checkpoint import Checkpoints, Step
 from bertjax.train.mesh import MeshConfig, shardings
 from bertjax.train.step import init_params, place
@@ -69,21 +71,25 @@ class SavedRun:
         """The module the run trained."""
         if not isinstance(self.config, Finetune):
             return self.config.objective.build(self.model)
-        task = self.task()
-        return supervised.Config(len(task.labels), self.config.dropout, task.head).build(self.model)
+        return head(self.task(), self.config).build(self.model)
 
     def task(self, name: str = "") -> Task:
-        """The task of a fine-tuned run; of imported weights the one named, whose labels must be those of the head."""
+        """The task of a fine-tuned run, or the one named, whose head and labels must be the same."""
         assert not isinstance(self.config, Pretrain)
         known = self.config.task
-        if name and known and name != known:
-            raise ConfigError(f"{self.path} was fine-tuned on {known}; leave out --task {name}")
         if not name and not known:
             raise ConfigError(f"{self.path} does not say its task; give --task (`bertjax list tasks`)")
-        task = tasks.find(name or known, self.config.task_settings)
         if isinstance(self.config, Imported):
-            _check_labels(self, self.config, task)
-        return task
+            own = _fitting(self, self.config, known or name)
+        else:
+            own = tasks.find(known, self.config.columns)
+        task = tasks.find(name) if name and name != own.name else own
+        if (task.head, task.labels) != (own.head, own.labels):
+            raise ConfigError(
+                f"{self.path} was fine-tuned on {known}; leave out --task {name}, whose labels are "
+                f"{', '.join(task.labels) or 'none'}, not {', '.join(own.labels) or 'none'}"
+            )
+        return tasks.with_settings(task, self.config.task_settings)
 
     @property
     def parts(self) -> list[str]:
@@ -94,17 +100,34 @@ class SavedRun:
         """Trained parameters of the objective the run trained."""
         return self.weights.params(_wanted(objective, mesh))
 
-    def encoder_params(self, objective: Objective, mesh: Mesh) -> Params:
-        """The trained encoder for another objective over `self.model`, and the pooler where both have one."""
+    def encoder_params(self, objective: Objective, mesh: Mesh, *, new_layers: int = 0) -> Params:
+        """The trained encoder for another objective over `self.model`, and the pooler where both have the same.
+
+        Without its `new_layers` top layers, and then without the pooler.
+        """
         wanted = _wanted(objective, mesh)
-        return self.weights.params(
-            {name: wanted[name] for name in ("encoder", "pooler") if name in wanted and name in self.parts}
-        )
+        both = wanted.keys() & set(self.parts)
+        shared: dict[str, Any] = {name: wanted[name] for name in ("encoder", "pooler") if name in both}
+        if "pooler" in shared and shared["pooler"]["kernel"].shape[0] != self.model.width:
+            del shared["pooler"]  # it stands on several layers
+        parts = self.weights.params(shared)
+        if not new_layers:
+            return parts
+        layers = sum(name.startswith("layer_") for name in parts["encoder"])
+        if new_layers > layers:
+            raise ConfigError(f"new_layers={new_layers} but the encoder has {layers} layers; lower it")
+        kept = {f"layer_{number}" for number in range(layers - new_layers)}
+        return {"encoder": {n: part for n, part in parts["encoder"].items() if n in kept or n[:6] != "layer_"}}
 
     def all_params(self, mesh: Mesh) -> Params:
         """All parts that a Hugging Face directory has, those its objective has no use for too."""
         assert isinstance(self.weights, HfWeights)
         return self.weights.params(place(self.weights.shapes, shardings(self.weights.shapes, mesh)))
+
+
+def head(task: Task, config: Finetune) -> supervised.Config:
+    """What fine-tuning puts on an encoder."""
+    return supervised.Config(len(task.labels), config.dropout, task.head, config.features, config.frozen)
 
 
 def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:
@@ -115,7 +138,7 @@ def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:
 def open_run(path: str | Path, command: str = "") -> SavedRun:
     """A Hugging Face directory, or the best checkpoint of a run; `command` is the kind that is wanted, if any."""
     folder = Path(path)
-    if not folder.is_dir():
+    if not folder.is_dir() and not prefix_of(folder):
         raise DataError(f"{folder}: no such run; give the --out folder of `bertjax {command or 'pretrain'}`")
     if hf.is_directory(folder):
         return _of_kind(_imported(folder), command)
@@ -168,8 +191,11 @@ def _of_kind(saved: SavedRun, command: str) -> SavedRun:
     return saved
 
 
-def _check_labels(saved: SavedRun, config: Imported, task: Task) -> None:
+def _fitting(saved: SavedRun, config: Imported, name: str) -> Task:
+    """The task of imported weights, whose labels are those of their head."""
     assert isinstance(config.objective, supervised.Config)
+    of_head = Columns(labels=config.labels, regression=not config.objective.classes)
+    task = tasks.find(name, of_head if name == "text" else None)
     if config.objective.head != task.head:
         raise ConfigError(f"{saved.path}: its head is for {config.objective.head}, {task.name} needs {task.head}")
     if config.objective.classes != len(task.labels):
@@ -182,6 +208,7 @@ def _check_labels(saved: SavedRun, config: Imported, task: Task) -> None:
             f"{saved.path}: the labels of its head are {', '.join(config.labels)}, those of {task.name} "
             f"{', '.join(task.labels)}, in this order; correct id2label of its config.json if it is of this task"
         )
+    return task
 
 
 def versions() -> dict[str, str]:

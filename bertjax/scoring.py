@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 
 from bertjax.config import Finetune
-from bertjax.contracts import Objective, Output, Params, Prediction, Task
+from bertjax.contracts import Example, Objective, Output, Params, Prediction, Task
 from bertjax.data.examples import ExampleSource
 from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
@@ -24,6 +25,7 @@ from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.step import TrainState
 
 NOT_TRAINED_ON = "not_trained_on.json"  # in the folder of a run
+ROWS = 64  # of a batch that is scored, not trained on
 
 
 def trainable(task: Task, rows: Sequence[Any]) -> tuple[list[Any], list[str]]:
@@ -48,14 +50,37 @@ def draw(rows: Sequence[Any], count: int, seed: int) -> list[Any]:
 def training_batches(task: Task, rows: Sequence[Any], tokenizer: Tokenizer, config: Finetune) -> ExampleSource:
     """Batches of a task's rows, shuffled anew each epoch."""
     return ExampleSource(
-        task.encode(rows, tokenizer, config.length),
+        weighted(task.encode(rows, tokenizer, config.length), task, config.class_weights),
         batch_size=config.batch_size,
         length=config.length,
         pad=tokenizer.pad_id,
         shuffle=True,
         drop_last=True,
         seed=config.seed,
+        buckets=config.buckets,
     )
+
+
+def weighted(examples: Sequence[Example], task: Task, class_weights: Sequence[str]) -> list[Example]:
+    """Examples that count as much as `class_weights` say of their label."""
+    if not class_weights:
+        return list(examples)
+    labels = [example.get("label") for example in examples]
+    if task.head != "classify" or not task.labels:
+        raise ConfigError(f"class_weights are for classes of texts, which {task.name} has not; leave them out")
+    try:
+        if list(class_weights) == ["balanced"]:
+            weights = [len(labels) / (len(task.labels) * max(1, labels.count(i))) for i in range(len(task.labels))]
+        else:
+            weights = [float(weight) for weight in class_weights]
+    except ValueError:
+        weights = []
+    if len(weights) != len(task.labels) or not all(0 < weight < math.inf for weight in weights):
+        raise ConfigError(
+            f"class_weights={' '.join(class_weights)}: give `balanced`, or a number above 0 for each of "
+            f"{', '.join(task.labels)}"
+        )
+    return [{**example, "weight": weights[example["label"]]} for example in examples]
 
 
 class Scorer:
@@ -70,7 +95,8 @@ class Scorer:
         mesh: Mesh,
         *,
         length: int,
-        batch_size: int = 64,
+        buckets: Sequence[int] = (),
+        batch_size: int = ROWS,
     ) -> None:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._task, self._rows, self._mesh = task, rows, mesh
@@ -82,6 +108,7 @@ class Scorer:
             pad=tokenizer.pad_id,
             shuffle=False,
             drop_last=False,
+            buckets=buckets,
         )
         self._step = jax.jit(lambda params, batch: objective.apply({"params": params}, batch, method="logits"))
 
@@ -100,16 +127,18 @@ class Scorer:
         return self._task.decode(outputs, self._examples, self._rows, tuned)
 
     def _outputs(self, params: Params) -> list[Output]:
-        """The logits of every example."""
+        """The logits of every example, in their order whatever the order of the batches."""
         batches = (self._source.batch(Position(0, 0, i)) for i in range(self._source.batches(0, 0)))
-        made = [np.asarray(self._step(params, put_batch(batch, self._mesh))) for batch in batches]
-        return list(np.concatenate(made)[: len(self._examples)])
+        made = (row for batch in batches for row in np.asarray(self._step(params, put_batch(batch, self._mesh))))
+        outputs = dict(zip(self._source.order(0).tolist(), made, strict=False))  # rows of weight 0 come last
+        return [outputs[number] for number in range(len(self._examples))]
 
 
 def predictions_of(saved: SavedRun, task: Task, rows: Sequence[Any], batch_size: int) -> list[Prediction]:
     """What a fine-tuned run says of rows, over all devices."""
     objective, mesh = saved.objective(), make_mesh(MeshConfig())
-    scorer = Scorer(task, rows, saved.tokenizer, objective, mesh, length=saved.config.length, batch_size=batch_size)
+    length, buckets = saved.config.length, saved.config.buckets if isinstance(saved.config, Finetune) else ()
+    scorer = Scorer(task, rows, saved.tokenizer, objective, mesh, length=length, buckets=buckets, batch_size=batch_size)
     return scorer.predictions(saved.params(objective, mesh), saved.figures)
 
 
@@ -130,7 +159,8 @@ def write_scores(
     table.add_column("model")
     for name in metrics:
         table.add_column(name, justify="right")
-    for model, values in {"this run": metrics, **about.get("baseline", {})}.items():
+    others = {f"this run, {name}": values for name, values in about.get("also", {}).items()}
+    for model, values in {"this run": metrics, **others, **about.get("baseline", {})}.items():
         table.add_row(model, *(f"{values[name]:.4f}" for name in metrics))
     answers.print(table)
     console.print(f"scores in {path}")
@@ -140,6 +170,17 @@ def write_files(folder: Path, suffix: str, task: Task, predictions: Sequence[Pre
     """What the task's official scorer reads, as NAME + suffix + .json."""
     for name, content in task.files(predictions, rows).items():
         write_json(folder / f"{name}{suffix}.json", content)
+
+
+def write_submission(folder: Path, task: Task, split: str, predictions: Sequence[Prediction]) -> bool:
+    """What the task's leaderboard takes of this split, in folder/submission/; False where it takes nothing."""
+    files = task.submission(split, predictions)
+    for name, table in files.items():
+        write_tsv(folder / "submission" / name, table)
+        console.print(
+            f"{task.name}: {len(table) - 1:,} predictions for the leaderboard in {folder / 'submission' / name}"
+        )
+    return bool(files)
 
 
 def digest(rows: Sequence[Any]) -> str:
@@ -156,13 +197,19 @@ def shortened(predictions: Sequence[Prediction], top: int, task: str) -> list[Pr
 
 def write_predictions(path: Path, task: Task, predictions: Sequence[Prediction]) -> None:
     """The predictions in their order, as JSON lines where the name ends in .jsonl, else as TSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     rounded = [_rounded(prediction) for prediction in predictions]
     if path.suffix == ".jsonl":
+        path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"index": i, **record}, ensure_ascii=False) for i, record in enumerate(rounded)]
+        path.write_text("\n".join(lines) + "\n", "utf-8")
     else:
-        lines = ["\t".join(map(str, row)) for row in task.table(rounded)]
-    path.write_text("\n".join(lines) + "\n", "utf-8")
+        write_tsv(path, task.table(rounded))
+
+
+def write_tsv(path: Path, table: Sequence[Sequence[Any]]) -> None:
+    """Rows with a tab between fields."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in table), "utf-8")
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401 (any JSON value)

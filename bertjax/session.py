@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bertjax.config import Finetune, Pretrain, check_resume
+from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import ModelConfig, Objective, Params
 from bertjax.data.mixture import Mixture
 from bertjax.data.phases import Phase, Phases
@@ -15,6 +15,7 @@ from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
+from bertjax.resume import check_resume
 from bertjax.saved import versions
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
@@ -39,7 +40,9 @@ class Session:
     keep_last: int
     workers: int
     evaluation: Callable[[Mesh], Hook]
-    trained_parts: Callable[[Mesh], Params]  # top-level parameters that do not start at random
+    trained_parts: Callable[[Mesh], Params]  # parameters that do not start at random
+    patience: int = 0
+    frozen: tuple[str, ...] = ()  # top-level parameters that are not trained
 
     @property
     def total_steps(self) -> int:
@@ -53,13 +56,13 @@ def train(session: Session) -> TrainState:
     mesh = make_mesh(config.mesh)
     for _, mixture in session.phases:
         check_batch(mixture.batch_size, config.micro_batches, mesh)
-    number, extra = _resume(session, run) or (0, {"loader": [], "window": {}})
-    optimizer = config.optimizer.build(session.total_steps)
+    number, extra = _resume(session, run) or (0, {"loader": [], "window": {}, "leader": []})
+    optimizer = config.optimizer.build(session.total_steps, session.frozen)
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:
         state = Checkpoints(run).state(number, abstract_state(state))
     else:
-        state = replace(state, params={**state.params, **session.trained_parts(mesh)})
+        state = replace(state, params=_merged(state.params, session.trained_parts(mesh)))
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
@@ -73,8 +76,11 @@ def train(session: Session) -> TrainState:
         evaluate=session.evaluation(mesh),
         every=session.every,
         total_steps=session.total_steps,
+        patience=session.patience,
     )
-    saver = Saver(run, keep_last=session.keep_last, best=session.best, constant=constant)
+    saver = Saver(
+        run, keep_last=session.keep_last, best=session.best, constant=constant, leader=extra.get("leader", ())
+    )
     phases = [Phase(steps, mixture, local_rows(mixture.batch_size, mesh)) for steps, mixture in session.phases]
     places = tuple(Position(*place) for place in extra["loader"])
     batches = Phases(phases, done=number, places=places, workers=session.workers)
@@ -85,6 +91,14 @@ def train(session: Session) -> TrainState:
         writer.close()
         batches.close()
         saver.close()
+
+
+def _merged(random: Params, trained: Params) -> Params:
+    """The parameters with all that is trained in the place of what is random."""
+    return {
+        name: _merged(value, trained[name]) if isinstance(trained.get(name), dict) else trained.get(name, value)
+        for name, value in random.items()
+    }
 
 
 def _describe(session: Session, run: Path) -> dict[str, Any]:

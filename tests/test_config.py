@@ -4,15 +4,24 @@ from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
-from bertjax import config
+from bertjax import config, resume, use
 from bertjax.config import Finetune, Prepare, Pretrain
 from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.recipe import load_recipe
 
-FINETUNE = Finetune(task="squad", source="run", data="glue", out="out")
+FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
+SQUAD = Finetune(task="squad", source="run", data="squad", out="out")
+TEXT = Finetune(task="text", source="run", data="texts", out="out")
 PRETRAIN = Pretrain(data=("data",), out="out")
-OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "squad2", "encoder": "random", "baseline": "tfidf", "examples": "sop"}  # fmt: skip  # noqa: E501
+OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop"}  # fmt: skip  # noqa: E501
+TUPLES = {
+    "header": ("label", "text"),
+    "files": ("a.tsv", "b.tsv"),
+    "labels": ("a", "b"),
+    "buckets": (16,),
+    "task_settings": ("stride=64",),
+}
 KINDS = {"token": "span", "lamb": "adamw"}  # what has several kinds, by its default
 
 
@@ -35,24 +44,31 @@ def changed(value, path):
     elif isinstance(old, int):
         new = 2 * old if old > 0 else 2
     elif isinstance(old, tuple):
-        new = (*old, {"later_phases": (0.1, 32, 4), "task_settings": "stride=64"}.get(name, 0.1))
+        new = TUPLES.get(name, (*old, (0.1, 32, 4) if name == "later_phases" else 0.1))
     else:
         new = old / 2
     return replace(value, **{name: new}), old, new
 
 
-KEYS = [(value, path) for value in (PRETRAIN, FINETUNE) for path in leaves(value)]
+KEYS = [
+    (value, path)
+    for value in (PRETRAIN, FINETUNE)
+    for path in leaves(value)
+    if path[0] not in ("columns", "task_settings")
+]
+KEYS += [(SQUAD, ("task_settings",))]
+KEYS += [(TEXT, path) for path in leaves(TEXT) if path[0] == "columns"]
 
 
 @pytest.mark.parametrize(("value", "path"), KEYS, ids=lambda v: ".".join(v) if isinstance(v, tuple) else "")
 def test_a_changed_key_stops_a_resume_unless_it_does_not_matter(value, path):
     other, old, new = changed(value, path)
     assert old != new
-    if path[0] in config.MAY_CHANGE:
-        config.check_resume(value, other, "runs/a")
+    if path[0] in resume.MAY_CHANGE:
+        resume.check_resume(value, other, "runs/a")
         return
     with pytest.raises(ConfigError) as error:
-        config.check_resume(value, other, "runs/a")
+        resume.check_resume(value, other, "runs/a")
     message = str(error.value)
     name = "--from" if path == ("source",) else ".".join(path)
     assert f"\n  {name}: was {old!r}, now {new!r}\n" in message
@@ -60,10 +76,10 @@ def test_a_changed_key_stops_a_resume_unless_it_does_not_matter(value, path):
 
 
 def test_the_keys_that_decide_nothing_are_these():
-    free = {path[0] for _, path in KEYS if path[0] in config.MAY_CHANGE}
-    assert free == config.MAY_CHANGE
+    free = {path[0] for _, path in KEYS if path[0] in resume.MAY_CHANGE}
+    assert free == resume.MAY_CHANGE
     for name in ("seed", "micro_batches", "batch_size", "steps", "model", "optimizer", "objective", "length"):
-        assert name not in config.MAY_CHANGE
+        assert name not in resume.MAY_CHANGE
 
 
 def test_the_first_phase_takes_the_steps_that_the_later_ones_leave():
@@ -75,7 +91,7 @@ def test_the_first_phase_takes_the_steps_that_the_later_ones_leave():
 def test_all_differences_are_listed_at_once():
     other = replace(PRETRAIN, steps=5, model=replace(PRETRAIN.model, layers=3, heads=6))
     with pytest.raises(ConfigError) as error:
-        config.check_resume(PRETRAIN, other, "runs/a")
+        resume.check_resume(PRETRAIN, other, "runs/a")
     assert [line.split(":")[0].strip() for line in str(error.value).split("\n")[1:-1]] == [
         "model.layers",
         "model.heads",
@@ -88,7 +104,7 @@ def test_another_family_is_one_difference():
         pass
 
     with pytest.raises(ConfigError, match="\n  model: was Config"):
-        config.check_resume(PRETRAIN, replace(PRETRAIN, model=Other()), "runs/a")
+        resume.check_resume(PRETRAIN, replace(PRETRAIN, model=Other()), "runs/a")
 
 
 @pytest.mark.parametrize(
@@ -120,8 +136,8 @@ def test_another_family_is_one_difference():
         (lambda: Finetune(length=4), "length=4 leaves no room"),
         (lambda: Finetune(task="mrcp"), "there is no task 'mrcp'; did you mean 'mrpc'?"),
         (lambda: Finetune(dropout=1.0), "dropout=1.0"),
-        (lambda: config.Evaluate(batch_size=0), "batch_size=0 must be at least 1"),
-        (lambda: config.Predict(batch_size=0), "batch_size=0 must be at least 1"),
+        (lambda: use.Evaluate(batch_size=0), "batch_size=0 must be at least 1"),
+        (lambda: use.Predict(batch_size=0), "batch_size=0 must be at least 1"),
     ],
 )
 def test_values_that_cannot_work(make, message):
@@ -142,7 +158,7 @@ def test_what_is_missing_is_named_as_on_the_command_line():
     with pytest.raises(ConfigError, match="missing: --task, --from, --data; see --help"):
         config.require(Finetune(out="o"), "task", "source", "data", "out")
     with pytest.raises(ConfigError, match="missing: RUN; see --help"):
-        config.require(config.Evaluate(data="d"), "run", "data")
+        config.require(use.Evaluate(data="d"), "run", "data")
     config.require(FINETUNE, "task", "source", "data", "out")
 
 

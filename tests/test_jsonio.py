@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 
 import pytest
 
-from bertjax import config
+from bertjax import config, use
 from bertjax.contracts import ModelConfig, ObjectiveConfig
 from bertjax.data.masking import Masking
 from bertjax.errors import ConfigError, DataError
@@ -30,8 +30,8 @@ VALUES = [
         ),
     ),
     (config.Finetune, config.Finetune(task="cola", source="run", encoder="random", baseline="tfidf")),
-    (config.Evaluate, config.Evaluate(run="r", split="test")),
-    (config.Predict, config.Predict(run="r", input="i.tsv", out="o.tsv")),
+    (use.Evaluate, use.Evaluate(run="r", split="test")),
+    (use.Predict, use.Predict(run="r", input="i.tsv", out="o.tsv")),
     (Optimizer, Optimizer(epsilon=1e-12, peak_lr=0.1 + 0.2)),
     (MeshConfig, MeshConfig(fsdp=8)),
     (ModelConfig, bert.PRESETS["tiny"]),

@@ -9,7 +9,7 @@ from typing import Any
 
 from bertjax.data.formats import Caps, whole
 from bertjax.data.lines import BYTES, INVALID
-from bertjax.errors import ConfigError, DataError
+from bertjax.errors import ConfigError, DataError, MissingData
 
 PREFIX = "tfds:"
 AT_ONCE = 128  # examples
@@ -30,6 +30,29 @@ def documents(spec: str, data_dir: str, column: str, caps: Caps, counts: Counter
     builder, split = _open(spec, data_dir)
     _check_column(spec, builder.info.features, column)
     _, size, examples = identity(spec, data_dir)
+    done = told = 0
+    for rows in _read(spec, data_dir, builder, split, examples):
+        for row in rows:
+            yield from whole(_text(row[column], counts), caps, counts)
+        done += len(rows)
+        counts[BYTES] += size * done // examples - told
+        told = size * done // examples
+
+
+def examples(spec: str, data_dir: str) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    """All examples of a split, texts as str, in the order of their `idx`, and the classes of each feature with some."""
+    builder, split = _open(spec, data_dir)
+    count = builder.info.splits[split].num_examples
+    rows = [row for part in _read(spec, data_dir, builder, split, count) for row in part]
+    names = {name: list(label.names) for name, label in builder.info.features.items() if hasattr(label, "names")}
+    counts: Counter[str] = Counter()  # no text of a task is expected to be broken
+    texts = [{n: _text(v, counts) if isinstance(v, bytes) else v for n, v in row.items()} for row in rows]
+    if counts:
+        raise DataError(f"{builder.data_dir}: {counts[INVALID]:,} texts of {split} are not UTF-8; prepare it again")
+    return sorted(texts, key=lambda row: row.get("idx", 0)), names
+
+
+def _read(spec: str, data_dir: str, builder: Any, split: str, examples: int) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401
     try:
         source = builder.as_data_source(split=split)
     except NotImplementedError:
@@ -37,7 +60,6 @@ def documents(spec: str, data_dir: str, column: str, caps: Caps, counts: Counter
             f"{builder.data_dir}: prepared in a format that only TensorFlow reads; "
             f"prepare it again as array_record: {_command(spec, data_dir)}"
         ) from None
-    told = 0
     for start in range(0, examples, AT_ONCE):
         stop = min(start + AT_ONCE, examples)
         try:
@@ -48,10 +70,7 @@ def documents(spec: str, data_dir: str, column: str, caps: Caps, counts: Counter
                 f"{builder.data_dir}: examples {start} to {stop - 1} of {split} cannot be read ({reason}); "
                 f"prepare it again: {_command(spec, data_dir)}"
             ) from None
-        for row in rows:
-            yield from whole(_text(row[column], counts), caps, counts)
-        counts[BYTES] += size * stop // examples - told
-        told = size * stop // examples
+        yield rows
 
 
 def _text(value: bytes, counts: Counter[str]) -> str:
@@ -76,8 +95,8 @@ def _open(spec: str, data_dir: str) -> tuple[Any, str]:
     try:
         builder = tfds.core.read_only_builder.builder_from_files(parts["name"], data_dir=where, **options)
     except tfds.core.registered.DatasetNotFoundError:
-        raise DataError(
-            f"{spec}: not prepared in {where}; --data-dir names another folder; "
+        raise MissingData(
+            f"{spec}: not prepared in {where}; --data-dir (of a task: tfds:NAME@DIR) names another folder; "
             f"to prepare it, where TensorFlow is installed: {_command(spec, where)}"
         ) from None
     except ImportError as error:  # gcsfs

@@ -1,6 +1,7 @@
 """What stands on an encoder: the pooler, the masked-language-model head, the choice of tokens and sequences."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,29 @@ def mean_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[
     weights = mask.astype(hidden.dtype)
     total = jnp.einsum("bld,bl->bd", hidden, weights)
     return total / jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
+
+
+def first_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
+    """The first token, [CLS]."""
+    return hidden[:, 0]
+
+
+def max_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
+    """The greatest value of each unit over real tokens, of which every row has one."""
+    return jnp.max(hidden, axis=1, where=mask[:, :, None], initial=-jnp.inf)
+
+
+POOLINGS = {"mean": mean_pool, "cls": first_pool, "max": max_pool}
+Pooling = Literal["mean", "cls", "max"]
+Features = Literal["last", "sum-last-four", "concat-last-four"]  # of the layers (Devlin et al. 2019, section 5.3)
+
+
+def features(layers: Sequence[jax.Array], which: Features) -> jax.Array:
+    """f[B,L,D] of the last layer or the sum of the last four, or f[B,L,4D], these side by side."""
+    if which == "last":
+        return layers[-1]
+    four = layers[-4:]
+    return jnp.concatenate(four, axis=-1) if which == "concat-last-four" else sum(four[1:], start=four[0])
 
 
 def pool(pooler: Dense, hidden: jax.Array, first_tokens: jax.Array) -> jax.Array:

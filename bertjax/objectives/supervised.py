@@ -10,7 +10,7 @@ from bertjax.contracts import Batch, Encoded, Head, Metrics, ModelConfig, Object
 from bertjax.errors import ConfigError
 from bertjax.nn.dense import Dense, truncated_normal
 from bertjax.nn.dropout import Dropout
-from bertjax.nn.heads import pool
+from bertjax.nn.heads import Features, features, pool
 from bertjax.nn.losses import classification, regression
 
 NONE = jnp.finfo(jnp.float32).min  # the logit of what cannot be chosen
@@ -25,6 +25,10 @@ class Config(ObjectiveConfig):
     dropout: float = 0.1
     """on what the head sees"""
     head: Head = "classify"
+    features: Features = "last"
+    """layers that the head sees"""
+    frozen: bool = False
+    """train what stands on the encoder alone"""
 
     def __post_init__(self) -> None:
         if self.classes < 0 or self.classes == 1:
@@ -32,6 +36,8 @@ class Config(ObjectiveConfig):
 
     def build(self, model: ModelConfig) -> "Supervised":
         """The module over an encoder of `model`."""
+        if self.features != "last" and model.layers < 4:
+            raise ConfigError(f"features={self.features} but the encoder has {model.layers} layers; take last")
         return HEADS[self.head](encoder=model.build(), model=model, config=self)
 
 
@@ -47,20 +53,32 @@ class Supervised(Objective):
 
     def setup(self) -> None:
         if self.pools:
-            self.pooler = self.dense(self.model.width)
+            self.pooler = self.dense(self.model.width, self.seen)
         self.drop = Dropout(self.config.dropout)
 
-    def dense(self, outputs: int) -> Dense:
-        """A layer from hidden states to `outputs` numbers; its name is that of the attribute it is kept in."""
+    @property
+    def seen(self) -> int:
+        """Width of what the head sees of a token."""
+        return self.model.width * (4 if self.config.features == "concat-last-four" else 1)
+
+    def dense(self, outputs: int, inputs: int = 0) -> Dense:
+        """A layer from `inputs` (0: the model's width) to `outputs`; its name is the attribute it is kept in."""
         m = self.model
-        return Dense((m.width,), (outputs,), truncated_normal(m.init_std), jnp.dtype(m.dtype))
+        return Dense((inputs or m.width,), (outputs,), truncated_normal(m.init_std), jnp.dtype(m.dtype))
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {"task_loss": jnp.sum(batch["weights"])}
 
     def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
         encoded = self.encoder(batch, train=False)
-        return encoded, self.pooled(encoded.hidden, batch) if self.pools else None
+        seen = features(encoded.layers, self.config.features)
+        return encoded, self.pooled(seen, batch) if self.pools else None
+
+    def hidden(self, batch: Batch, *, train: bool) -> jax.Array:
+        """f[B,L,W]: what the head sees; of a frozen encoder without dropout, so that it is always the same."""
+        frozen = self.config.frozen
+        seen = features(self.encoder(batch, train=train and not frozen).layers, self.config.features)
+        return jax.lax.stop_gradient(seen) if frozen else seen
 
     def pooled(self, hidden: jax.Array, batch: Batch) -> jax.Array:
         """f[B,D] of the first tokens."""
@@ -85,7 +103,7 @@ class Classify(Supervised):
         return regression("task", logits[:, 0], batch["labels"], batch["weights"])
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
-        pooled = self.pooled(self.encoder(batch, train=train).hidden, batch)
+        pooled = self.pooled(self.hidden(batch, train=train), batch)
         return self.classify(self.drop(pooled, train=train)).astype(jnp.float32)
 
 
@@ -96,7 +114,7 @@ class Span(Supervised):
 
     def setup(self) -> None:
         super().setup()
-        self.span = self.dense(2)
+        self.span = self.dense(2, self.seen)
 
     def __call__(self, batch: Batch, *, train: bool) -> Metrics:
         logits = jnp.where(batch["sequence"][:, :, None] > 0, self.logits(batch, train=train), NONE)
@@ -105,7 +123,7 @@ class Span(Supervised):
         return classification("task", ends, batch["spans"], weights)
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
-        hidden = self.encoder(batch, train=train).hidden
+        hidden = self.hidden(batch, train=train)
         return self.span(self.drop(hidden, train=train)).astype(jnp.float32)
 
 
@@ -116,7 +134,7 @@ class Tag(Supervised):
 
     def setup(self) -> None:
         super().setup()
-        self.tag = self.dense(self.config.classes)
+        self.tag = self.dense(self.config.classes, self.seen)
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {"task_loss": jnp.sum(self.labelled(batch))}
@@ -130,7 +148,7 @@ class Tag(Supervised):
         return classification("task", logits, jnp.maximum(batch["tags"], 0), self.labelled(batch))
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
-        hidden = self.encoder(batch, train=train).hidden
+        hidden = self.hidden(batch, train=train)
         return self.tag(self.drop(hidden, train=train)).astype(jnp.float32)
 
 
@@ -147,7 +165,7 @@ class Choose(Supervised):
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
         names = ("tokens", "types", "sequence", "positions", "first_tokens")
         flat = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in names}
-        pooled = self.pooled(self.encoder(flat, train=train).hidden, flat)
+        pooled = self.pooled(self.hidden(flat, train=train), flat)
         scores = self.choose(self.drop(pooled, train=train)).astype(jnp.float32)[:, 0]
         there = flat["sequence"].any(axis=1)
         return jnp.where(there, scores, NONE).reshape(batch["tokens"].shape[0], -1)

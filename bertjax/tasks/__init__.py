@@ -8,6 +8,7 @@ from typing import Any
 from bertjax import registry
 from bertjax.contracts import Task
 from bertjax.errors import ConfigError, closest
+from bertjax.tasks._columns import Columns, ColumnTask, of_columns, with_labels
 
 
 def all_tasks() -> dict[str, Task]:
@@ -16,20 +17,34 @@ def all_tasks() -> dict[str, Task]:
     return {name: task for table in tables for name, task in table.items()}
 
 
-def find(name: str, settings: Sequence[str] = ()) -> Task:
+def find(name: str, columns: Columns | None = None) -> Task:
     """The task called `name`; `my_lab.tasks.reviews.films` is `films` in the TASKS of `my_lab.tasks.reviews`.
 
-    `settings` are "name=number" for numbers that a task has, like the stride of its windows.
+    The task `text` is one of the user's own files, whose `columns` hold texts and labels.
     """
-    module, _, known_as = name.rpartition(".")
+    module, _, task = name.rpartition(".")
     tasks = registry.find("tasks", module).TASKS if module else all_tasks()
-    if known_as not in tasks:
-        raise ConfigError(f"there is no task {name!r}{closest(known_as, tasks)}")
-    return _with(tasks[known_as], settings) if settings else tasks[known_as]
+    if task not in tasks:
+        raise ConfigError(f"there is no task {name!r}{closest(task, tasks)}")
+    found = tasks[task]
+    if columns and isinstance(found, ColumnTask):
+        return of_columns(columns)
+    if columns not in (None, Columns()):
+        raise ConfigError(f"columns are of the user's own files (task=text); those of {name} are known, leave them out")
+    return found
 
 
-def _with(task: Any, settings: Sequence[str]) -> Task:  # noqa: ANN401 (a Task that is a dataclass)
-    numbers = {f.name: getattr(task, f.name) for f in fields(task) if type(getattr(task, f.name)) is int}
+def resolved(name: str, columns: Columns, data_dir: str) -> Columns:
+    """The columns with the labels of the user's training file; those of other tasks are known."""
+    return with_labels(columns, data_dir) if isinstance(find(name, columns), ColumnTask) else columns
+
+
+def with_settings(task: Task, settings: Sequence[str]) -> Task:
+    """The task with other numbers, each as "name=number", like the stride of its windows."""
+    if not settings:
+        return task
+    given: Any = task  # a dataclass, as all tasks are
+    numbers = {f.name: getattr(given, f.name) for f in fields(given) if type(getattr(given, f.name)) is int}
     changes = {}
     for setting in settings:
         key, _, value = setting.partition("=")
@@ -39,4 +54,4 @@ def _with(task: Any, settings: Sequence[str]) -> Task:  # noqa: ANN401 (a Task t
         if not re.fullmatch("[1-9][0-9]{0,5}", value):
             raise ConfigError(f"{task.name}: {setting!r} needs a number from 1 to 999999, as in {key}={numbers[key]}")
         changes[key] = int(value)
-    return replace(task, **changes)
+    return replace(given, **changes)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from bertjax.errors import ConfigError, DataError, closest
+from bertjax.data.tfds import PREFIX as TFDS
+from bertjax.errors import ConfigError, DataError, MissingData, closest
 
 F = TypeVar("F")
 
@@ -36,12 +37,14 @@ def of_split(task: str, splits: Mapping[str, F], split: str) -> F:
 
 def locate(task: str, data_dir: str | Path, folder: str, names: Sequence[str]) -> Path:
     """The first of `names`, perhaps with .gz, that is a file in the task's `folder` in `data_dir` or in that itself."""
+    if str(data_dir).startswith(TFDS):
+        raise ConfigError(f"{data_dir}: tfds: is read for the tasks of GLUE; give the folder with the files of {task}")
     wanted = [place / name for place in (Path(data_dir) / folder, Path(data_dir)) for name in names]
     for path in wanted:
         for candidate in (path, path.with_name(f"{path.name}.gz")):
             if candidate.is_file():
                 return candidate
-    raise DataError(
+    raise MissingData(
         f"{task}: there is none of {', '.join(map(str, wanted))} (nor with .gz); "
         f"--data is to be the folder with these files or the one that holds {folder}/"
     )
@@ -64,20 +67,31 @@ def lines(path: Path) -> Iterator[Line]:
             ) from None
 
 
-def records(path: Path, header: tuple[str, ...] = ()) -> list[Record]:
-    """Rows of a TSV file; `header` names the columns of a file whose first line does not."""
+def records(path: Path, header: tuple[str, ...] = (), broken: list[str] | None = None) -> list[Record]:
+    """Rows of a TSV file; `header` names the columns of a file whose first line does not.
+
+    Rows with more or fewer fields are an error, or left out and their places put into `broken`.
+    """
     # No csv module: in these files a quote is a character of the text, never the bracket of a field.
-    rows = [(line.place, line.text.split("\t")) for line in lines(path)]
+    return _named(path, [(line.place, line.text.split("\t")) for line in lines(path)], header, broken)
+
+
+def _named(
+    path: Path, rows: list[tuple[str, list[str]]], header: tuple[str, ...], broken: list[str] | None
+) -> list[Record]:
     header = header or tuple(rows.pop(0)[1])
     if not rows:
         raise DataError(f"{path}: only a header, no rows; is it the right file?")
-    for place, fields in rows:
-        if len(fields) != len(header):
-            raise DataError(
-                f"{place}: {len(fields)} fields instead of {len(header)} ({', '.join(header)}); "
-                "write one row a line, with a single tab between fields and none inside a text"
-            )
-    return [Record(place, dict(zip(header, fields, strict=True))) for place, fields in rows]
+    wrong = [(place, len(fields)) for place, fields in rows if len(fields) != len(header)]
+    if wrong and (broken is None or len(wrong) == len(rows)):
+        place, count = wrong[0]
+        raise DataError(
+            f"{place}: {count} fields instead of {len(header)} ({', '.join(header)}); "
+            "write one row a line, with a single tab between fields and none inside a text"
+        )
+    if broken is not None:
+        broken += [place for place, _ in wrong]
+    return [Record(place, dict(zip(header, row, strict=True))) for place, row in rows if len(row) == len(header)]
 
 
 def objects(path: Path) -> list[Record]:
@@ -85,20 +99,21 @@ def objects(path: Path) -> list[Record]:
     return [Record(line.place, _object(line)) for line in lines(path)]
 
 
-def csv_records(path: Path) -> list[Record]:
-    """Rows of a CSV file with a header, whose fields may be quoted."""
+def csv_records(path: Path, header: tuple[str, ...] = ()) -> list[Record]:
+    """Rows of a CSV file, whose fields may be quoted; `header` as in `records`."""
     reader = csv.reader((f"{line.text}\n" for line in lines(path)), strict=True)
-    found: list[Record] = []
     try:
-        header = next(reader)
-        for fields in reader:
-            place = f"{path}:{reader.line_num}"
-            if len(fields) != len(header):
-                raise DataError(f"{place}: {len(fields)} fields instead of {len(header)} ({', '.join(header)})")
-            found.append(Record(place, dict(zip(header, fields, strict=True))))
+        rows = [(f"{path}:{reader.line_num}", fields) for fields in reader]
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not CSV ({error}); mend the line or get the file again") from None
-    return found
+    return _named(path, rows, header, None)
+
+
+def table(path: Path, header: tuple[str, ...] = (), broken: list[str] | None = None) -> list[Record]:
+    """Rows of JSON lines (`.jsonl`), of CSV (`.csv`) or else of TSV; `.gz` may follow."""
+    if {".jsonl", ".json"} & set(path.suffixes):
+        return objects(path)
+    return csv_records(path, header) if ".csv" in path.suffixes else records(path, header, broken)
 
 
 def inputs(path: Path, names: Sequence[str], task: str) -> list[Record]:

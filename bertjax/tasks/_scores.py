@@ -21,6 +21,13 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     return float(f1_score(labels, predictions, zero_division=0))
 
 
+def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of the F1 of all classes that occur."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="macro", zero_division=0))
+
+
 def micro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """F1 over all classes together: what is given to no class being none of them, it is the accuracy."""
     return accuracy(predictions, labels)
@@ -57,5 +64,5 @@ def _correlation(function: Callable[..., tuple[float, float]], predictions: np.n
 
 
 METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    function.__name__: function for function in (accuracy, f1, micro_f1, matthews, pearson, spearman)
+    function.__name__: function for function in (accuracy, f1, macro_f1, micro_f1, matthews, pearson, spearman)
 }

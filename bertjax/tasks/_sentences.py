@@ -1,5 +1,7 @@
 """Tasks over one or two texts that lie in TSV files: a class or a score comes out."""
 
+import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from bertjax.contracts import Example, Row, TokenizerLike
 from bertjax.errors import DataError
 from bertjax.tasks import _lines
 from bertjax.tasks._classify import ClassTask
+from bertjax.train.log import console
 
 # What the columns of a file for `predict` may be called, besides the names in the task's own files.
 ONE_TEXT = (("text",), ("sentence",))
@@ -17,10 +20,14 @@ TWO_TEXTS = (("text_a", "text_b"), ("sentence1", "sentence2"))
 
 
 class File(NamedTuple):
-    """Names under which a split is published, and its columns where its first line does not name them."""
+    """Names under which a split is published, its columns where its first line does not name them, and the names of
+    texts and label where they are not those of the task.
+    """
 
     names: tuple[str, ...]
     header: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,44 +38,62 @@ class SentenceTask(ClassTask[Row]):
     splits: Mapping[str, File]
     texts: tuple[str, ...]
     label: str
+    also: tuple[str, ...] = ()
+    broken_rows: bool = False  # whether the published files are known to have some, which everyone leaves out
 
     @property
     def pair(self) -> bool:
         """Whether an example is two texts."""
         return len(self.texts) == 2
 
+    @property
+    def input_header(self) -> tuple[str, ...]:
+        """Columns of a file of inputs that has as many and does not name them."""
+        return ()
+
     def read(self, data_dir: str, split: str) -> list[Row]:
         """Rows of `split`, whose file lies in `data_dir` or in this task's folder there; a test set may lack labels."""
         file = _lines.of_split(self.name, self.splits, split)
         path = _lines.locate(self.name, data_dir, self.folder, file.names)
-        records = _lines.records(path, file.header)
-        columns = records[0].values
-        for column in self.texts if split == "test" else (*self.texts, self.label):
+        records = self._records(path, file.header)
+        columns, texts, label = records[0].values, file.texts or self.texts, file.label or self.label
+        for column in texts if split.startswith("test") else (*texts, label):
             if column not in columns:
                 raise DataError(
                     f"{path}:1: {self.name} needs a column {column!r}, here are {', '.join(map(repr, columns))}; "
                     "is this the published file, with the names of the columns in its first line?"
                 )
         return [
-            _row([record.values[name] for name in self.texts], self._label(record) if self.label in columns else None)
+            _row(self._texts(record, texts), self._label(record, label) if label in columns else None)
             for record in records
         ]
 
-    def read_inputs(self, path: str) -> list[Row]:
-        """Rows to be predicted, from JSON lines (`.jsonl`) or TSV; `.gz` is read too.
+    def _records(self, path: Path, header: tuple[str, ...]) -> list[_lines.Record]:
+        broken: list[str] = []
+        records = _lines.table(path, header, broken if self.broken_rows else None)
+        if broken:
+            lines = ", ".join(place.rpartition(":")[2] for place in broken)
+            console.print(f"{self.name}: {len(broken):,} broken rows of {path} are left out; lines {lines}")
+        return records
 
-        The texts are called `text` or `sentence` (pairs: `text_a` and `text_b`, `sentence1` and `sentence2`) or as in
-        the task's own files; other columns are ignored. A TSV file without such a header holds the bare texts.
+    def read_inputs(self, path: str) -> list[Row]:
+        """Rows to be predicted, from JSON lines (`.jsonl`), CSV (`.csv`) or TSV; `.gz` is read too.
+
+        The texts are called as in the task's own files, or `text` or `sentence` (pairs: `text_a` and `text_b`,
+        `sentence1` and `sentence2`); other columns are ignored. A file without such a header holds the bare texts.
         """
-        spellings = (*(TWO_TEXTS if self.pair else ONE_TEXT), self.texts)
+        spellings = (self.texts, *(TWO_TEXTS if self.pair else ONE_TEXT))
         rows = []
-        for record in _input_records(Path(path), spellings):
+        for record in _input_records(Path(path), spellings, self.input_header):
             names = next((names for names in spellings if record.values.keys() >= set(names)), spellings[0])
-            texts = [text for name in names if isinstance(text := record.values.get(name), str)]
-            if len(texts) < len(names):
-                raise DataError(f"{record.place}: {self.name} needs {' and '.join(map(repr, names))}, each a string")
-            rows.append(_row(texts, None))
+            rows.append(_row(self._texts(record, names), None))
         return rows
+
+    def _texts(self, record: _lines.Record, names: Sequence[str]) -> list[str]:
+        texts = [text for name in names if isinstance(text := record.values.get(name), str)]
+        if len(texts) < len(names):
+            raise DataError(f"{record.place}: {self.name} needs {' and '.join(map(repr, names))}, each a string")
+        return texts
 
     def encode(self, rows: Sequence[Row], tokenizer: TokenizerLike, length: int) -> list[Example]:
         """tokens i32[n], types i32[n] and, where known, label of each row; n <= length."""
@@ -81,8 +106,8 @@ class SentenceTask(ClassTask[Row]):
             examples.append({"tokens": tokens, "types": types, **label})
         return examples
 
-    def _label(self, record: _lines.Record) -> int | float:
-        text = record.values[self.label]
+    def _label(self, record: _lines.Record, column: str) -> int | float:
+        text = spelled(record, column)
         if self.labels:
             if text not in self.labels:
                 raise DataError(
@@ -94,7 +119,7 @@ class SentenceTask(ClassTask[Row]):
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{record.place}: {self.label} {text!r} is not a number; correct the row")
+            raise DataError(f"{record.place}: {column} {text!r} is not a number; correct the row")
         return value
 
 
@@ -102,15 +127,27 @@ def _row(texts: Sequence[str], label: int | float | None) -> Row:
     return Row(texts[0], texts[1] if len(texts) == 2 else None, label)
 
 
-def _input_records(path: Path, spellings: Sequence[tuple[str, ...]]) -> list[_lines.Record]:
+def spelled(record: _lines.Record, column: str) -> str:
+    """A label as it is written; numbers and truth values of JSON as JSON has them."""
+    value = record.values.get(column)
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, int | float):
+        raise DataError(f"{record.place}: {column!r} is to be a label, a string or a number; correct the row")
+    return json.dumps(value)
+
+
+def _input_records(path: Path, spellings: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> list[_lines.Record]:
     if {".jsonl", ".json"} & set(path.suffixes):
         return _lines.objects(path)
-    first = next(_lines.lines(path)).text.split("\t")
+    line = next(_lines.lines(path)).text
+    first = next(csv.reader([line])) if ".csv" in path.suffixes else line.split("\t")
     if any(set(names) <= set(first) for names in spellings):
-        return _lines.records(path)
-    if len(first) != len(spellings[0]):
-        raise DataError(
-            f"{path}:1: neither a header with {' or '.join(dict.fromkeys('+'.join(names) for names in spellings))}, "
-            f"nor {len(spellings[0])} bare column(s) of text but {len(first)}; add the header"
-        )
-    return _lines.records(path, spellings[0])
+        return _lines.table(path)
+    for names in (header, spellings[0]):
+        if len(first) == len(names):
+            return _lines.table(path, names)
+    raise DataError(
+        f"{path}:1: neither a header with {' or '.join(dict.fromkeys('+'.join(names) for names in spellings))}, "
+        f"nor {len(spellings[0])} bare column(s) of text but {len(first)}; add the header"
+    )

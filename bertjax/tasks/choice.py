@@ -16,9 +16,9 @@ def swag(path: Path, labelled: bool) -> list[Choices]:
     """SWAG's CSV: sent1, the beginning sent2 of the next sentence, four endings, label."""
     records = _lines.csv_records(path)
     wanted = ("sent1", "sent2", *ENDINGS, *(("label",) if labelled else ()))
-    missing = [name for name in wanted if records and name not in records[0].values]
-    if missing or not records:
-        raise DataError(f"{path}:1: SWAG needs the columns {', '.join(wanted)} and a row; missing: {missing or 'rows'}")
+    missing = [name for name in wanted if name not in records[0].values]
+    if missing:
+        raise DataError(f"{path}:1: SWAG needs the columns {', '.join(wanted)}; missing: {missing}")
     rows = []
     for place, values in records:
         label = _number(place, values["label"]) if values.get("label") else None

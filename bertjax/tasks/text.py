@@ -1,6 +1,7 @@
-"""Single texts with a class: `label TAB text`, no header."""
+"""The SMS Spam Collection (`label TAB text`, no header), and classification or regression of the user's own texts."""
 
 from bertjax.contracts import Task
+from bertjax.tasks._columns import Columns, of_columns
 from bertjax.tasks._sentences import File, SentenceTask
 
 SMS_SPAM = SentenceTask(
@@ -14,4 +15,4 @@ SMS_SPAM = SentenceTask(
     metrics=("f1", "accuracy"),  # not accuracy first: seven of eight messages are ham
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (SMS_SPAM,)}
+TASKS: dict[str, Task] = {task.name: task for task in (SMS_SPAM, of_columns(Columns()))}

@@ -43,8 +43,14 @@ def _manager(run: Path, *, keep_last: int = 0, read_only: bool) -> ocp.Checkpoin
 class Saver:
     """Writes RUN/checkpoints/STEP in the background; keeps the last `keep_last` and the best."""
 
-    def __init__(self, run: Path, *, keep_last: int, best: str, constant: Mapping[str, Any]) -> None:
-        """`best` is the figure to choose by, "-loss" to choose the lowest; `constant` goes into every `extra`."""
+    def __init__(
+        self, run: Path, *, keep_last: int, best: str, constant: Mapping[str, Any], leader: Sequence[float] = ()
+    ) -> None:
+        """`best` is the figure to choose by, "-loss" to choose the lowest; `constant` goes into every `extra`.
+
+        `leader` is the first step that had the best score so far, and that score: an `extra` has it for who resumes.
+        """
+        self.leader = tuple(leader)
         self._manager = _manager(run, keep_last=keep_last, read_only=False)
         self._sign = -1.0 if best.startswith("-") else 1.0
         self._best = best.removeprefix("-")
@@ -59,15 +65,18 @@ class Saver:
         figures: Mapping[str, float] | None,
     ) -> None:
         """Starts saving; the state may be given up once this returns. `figures` are of an evaluation just made."""
+        score = {"score": self._sign * figures[self._best]} if figures else None
+        if score and not (self.leader and score["score"] <= self.leader[1]):
+            self.leader = int(state.step), score["score"]
         extra = {
             **self._constant,
+            "leader": list(self.leader),
             "loader": [list(place) for place in loader],
             "window": dict(window),
             "figures": dict(figures or {}),
         }
         train = {"step": state.step, "key": state.key, "opt_state": state.opt_state}
         items = {name: ocp.args.StandardSave(tree) for name, tree in {**state.params, "train": train}.items()}
-        score = {"score": self._sign * figures[self._best]} if figures else None
         self._manager.save(
             int(state.step), args=ocp.args.Composite(**items, extra=ocp.args.JsonSave(extra)), metrics=score, force=True
         )

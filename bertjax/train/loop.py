@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from bertjax.contracts import Batch, Metrics
 from bertjax.errors import DataError
 from bertjax.train.checkpoint import Saver
-from bertjax.train.log import Writer, averages
+from bertjax.train.log import Writer, averages, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.optim import Schedule
 from bertjax.train.step import TrainState, TrainStep
@@ -112,11 +112,14 @@ class Fit:
     evaluate: Hook
     every: Every
     total_steps: int
+    patience: int = 0  # evaluations without a better score after which training stops; 0: never
 
 
 def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver: Saver, writer: Writer) -> TrainState:
     """Trains up to `run.total_steps`; logs, evaluates, saves. A stop signal saves and raises Interrupted."""
     done = int(state.step)
+    if _stale(run, saver, done):
+        return state
     if done == 0:
         _evaluate(run, state, done, writer)
     with _StopSignal() as stop:
@@ -132,11 +135,19 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
                 if not _finite(state.params):
                     raise _diverged("the parameters are not finite", number)
                 saver.save(state, loader=places, window=window.to_json(), figures=figures)
+            if _stale(run, saver, number):
+                console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
+                break
             if stop.name and not last:
                 saver.wait()
                 raise Interrupted(f"{stop.name}: stopped after step {number} and saved it; the same command goes on")
     saver.wait()
     return state
+
+
+def _stale(run: Fit, saver: Saver, number: int) -> bool:
+    """Whether the best score was too many evaluations ago."""
+    return bool(run.patience and saver.leader) and number - saver.leader[0] >= run.patience * run.every.evaluate
 
 
 def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[int, Batch, Sequence[Sequence[int]]]]:

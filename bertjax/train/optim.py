@@ -32,6 +32,8 @@ class Optimizer:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     """global norm the gradient is clipped to; 0 is off"""
+    layer_decay: float = 1.0
+    """rate of a layer over that of the one above it, for fine-tuning (ELECTRA: 0.8, large 0.9); 1 is off"""
 
     def __post_init__(self) -> None:
         if self.kind not in SCALINGS:
@@ -40,6 +42,8 @@ class Optimizer:
             raise ConfigError(f"optimizer.peak_lr={self.peak_lr} and epsilon={self.epsilon} must be above 0")
         if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
             raise ConfigError(f"optimizer.b1={self.b1} and b2={self.b2} must lie in [0, 1)")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"optimizer.layer_decay={self.layer_decay} must lie above 0 and up to 1, which is off")
         if min(self.warmup, self.weight_decay, self.clip_norm) < 0:
             raise ConfigError("optimizer.warmup, weight_decay and clip_norm must not be negative")
 
@@ -56,14 +60,21 @@ class Optimizer:
 
         return rate
 
-    def build(self, total_steps: int) -> optax.GradientTransformation:
-        """The whole update: clip, scale, decay, learning rate."""
+    def build(self, total_steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
+        """The whole update: clip, scale, decay, learning rate.
+
+        `frozen` names top-level parameters that it leaves alone, keeping nothing for them; their gradients are 0.
+        """
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
-        return optax.chain(
+        whole = optax.chain(
             clip,
             *SCALINGS[self.kind](self),
+            scale_by_depth(self.layer_decay) if self.layer_decay < 1 else optax.identity(),
             optax.scale_by_learning_rate(self.schedule(total_steps)),
         )
+        if not frozen:
+            return whole
+        return optax.masked(whole, lambda tree: _map_paths(lambda path: path.split("/")[0] not in frozen, tree))
 
 
 def decayed(path: str) -> bool:
@@ -73,7 +84,33 @@ def decayed(path: str) -> bool:
 
 def decay_mask(params: Any) -> Any:  # noqa: ANN401 (any pytree)
     """True at every decayed parameter of a tree."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: decayed(path_of(path)), params)
+    return _map_paths(decayed, params)
+
+
+def _map_paths(function: Callable[[str], bool], tree: Any) -> Any:  # noqa: ANN401 (any pytree)
+    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_of(path)), tree)
+
+
+def depth_below_head(path: str, layers: int) -> int:
+    """0 for what a task adds, then the pooler, the layers from the top, the embeddings (as in ELECTRA)."""
+    if path.startswith("encoder/embed/"):
+        return layers + 2
+    if layer := re.match(r"encoder/layer_(\d+)/", path):
+        return layers + 1 - int(layer[1])
+    return 1 if path.startswith(("encoder/", "pooler/")) else 0
+
+
+def scale_by_depth(decay: float) -> optax.GradientTransformation:
+    """Updates times decay to the power of how far below the head a parameter is."""
+
+    def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)]
+        layers = len({layer[0] for path in paths if (layer := re.match(r"encoder/layer_\d+/", path))})
+        return jax.tree_util.tree_map_with_path(
+            lambda path, update: update * decay ** depth_below_head(path_of(path), layers), updates
+        )
+
+    return optax.stateless(scale)
 
 
 class MomentState(NamedTuple):

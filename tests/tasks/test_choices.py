@@ -69,7 +69,7 @@ def test_a_test_set_may_lack_labels(data, file, content):
     ("file", "content", "message"),
     [
         ("swag/val.csv", "a,b\n1,2\n", r"val.csv:1: SWAG needs the columns sent1, .*; missing: \['sent1', 'sent2', "),
-        ("swag/val.csv", SWAG_HEADER, r"val.csv:1: SWAG needs the columns .* missing: rows"),
+        ("swag/val.csv", SWAG_HEADER, r"val.csv: only a header, no rows"),
         ("swag/val.csv", SWAG_HEADER + SWAG_ROW + "1,2,3\n", r"val.csv:3: 3 fields instead of 12 \(, video-id"),
         ("swag/val.csv", SWAG_HEADER + SWAG_ROW.replace(",2\n", ",4\n"), r"val.csv:2: label 4 is not one of 0 to 3"),
         ("swag/val.csv", SWAG_HEADER + SWAG_ROW.replace(",2\n", ",x\n"), r"val.csv:2: label 'x' is not the number"),

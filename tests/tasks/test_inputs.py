@@ -38,7 +38,7 @@ def test_spellings(tmp_path, task, file, content, rows):
 @pytest.mark.parametrize(
     ("task", "file", "content", "message"),
     [
-        ("rte", "in.tsv", b"only one\nA.\n", r"in.tsv:1: neither a header with text_a\+text_b or sentence1\+sentence2"),
+        ("rte", "in.tsv", b"only one\nA.\n", r"in.tsv:1: neither a header with sentence1\+sentence2 or text_a\+text_b"),
         ("sms_spam", "in.tsv", b"one\ttwo\n", r"in.tsv:1: neither a header .* nor 1 bare column\(s\) .* but 2; add"),
         ("sms_spam", "in.tsv", b"one\ntwo\tthree\n", r"in.tsv:2: 2 fields instead of 1 \(text\)"),
         ("sms_spam", "in.tsv", b"one\n\xff\n", r"in.tsv:2: byte 1 of the line is not UTF-8"),

@@ -10,8 +10,10 @@ import pytest
 from bertjax import tasks
 from bertjax.contracts import Row
 from bertjax.errors import ConfigError, DataError
+from bertjax.tasks._choices import Choices
 from bertjax.tasks._scores import METRICS
 from bertjax.tasks._tfidf import tfidf_scores
+from bertjax.tasks.relation import Relation
 
 # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives
 LABELS = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
@@ -66,5 +68,13 @@ def test_tfidf_learns_from_words_and_from_both_texts():
     assert tfidf_scores(tasks.find("rte"), train, dev) == {"accuracy": 1.0}
     with pytest.raises(DataError, match="rte: all rows to train on are of one class"):
         tfidf_scores(tasks.find("rte"), train[:8], dev)
-    with pytest.raises(ConfigError, match=r"baseline=tfidf is for classes .* which stsb is not; leave it out"):
-        tfidf_scores(tasks.find("stsb"), train, dev)
+
+
+def test_tfidf_of_numbers_and_of_marked_sentences():
+    rows = [Row("good film " * n, "", float(n)) for n in range(6)] + [Row("bad", "", 0.0)]
+    assert tfidf_scores(tasks.find("stsb"), rows, rows)["pearson"] > 0.5
+    places = ["box", "mat"] * 6
+    related = [Relation(("The", "cat", "is in the", place, "."), False, n % 2) for n, place in enumerate(places)]
+    assert tfidf_scores(tasks.find("chemprot"), related, related)["micro_f1"] == 1.0
+    with pytest.raises(ConfigError, match="is for one or two texts a row, which swag has not; leave it out"):
+        tfidf_scores(tasks.find("swag"), [Choices("", "", ("a", "b"), 0)], [])

@@ -166,8 +166,14 @@ def test_the_order_of_the_labels_and_the_first_metric_are_a_contract():
         "sst2": (("0", "1"), ("accuracy",)),
         "mrpc": (("0", "1"), ("accuracy", "f1")),
         "stsb": ((), ("pearson", "spearman")),
+        "qqp": (("0", "1"), ("accuracy", "f1")),
+        "mnli": (("entailment", "neutral", "contradiction"), ("accuracy",)),  # as in Hugging Face's and TFDS's data
+        "qnli": (("entailment", "not_entailment"), ("accuracy",)),
         "rte": (("entailment", "not_entailment"), ("accuracy",)),
+        "wnli": (("0", "1"), ("accuracy",)),
+        "ax": (("entailment", "neutral", "contradiction"), ("matthews",)),
         "sms_spam": (("ham", "spam"), ("f1", "accuracy")),
+        "text": ((), ("accuracy", "macro_f1")),  # the labels are those of the user's file
         "nsmc": (("0", "1"), ("accuracy",)),
         "korsts": ((), ("spearman", "pearson")),
         "conll2003": (
@@ -216,9 +222,10 @@ def test_find_by_name_or_by_module():
 
 
 def test_settings_are_numbers_that_the_task_has():
-    squad = tasks.find("squad2", ("stride=64", "max_answer=5"))
+    squad = tasks.with_settings(tasks.find("squad2"), ("stride=64", "max_answer=5"))
     assert (squad.stride, squad.max_answer, squad.n_best, squad.name) == (64, 5, 20, "squad2")
-    assert tasks.find("conll2003", ("stride=3",)).stride == 3 and tasks.find("conll2003").stride == 128
+    entities = tasks.find("conll2003")
+    assert tasks.with_settings(entities, ("stride=3",)).stride == 3 and entities.stride == 128
     for name, setting, message in (
         ("squad", "strid=3", "squad has no setting 'strid'; did you mean 'stride'"),
         (
@@ -232,7 +239,7 @@ def test_settings_are_numbers_that_the_task_has():
         ("squad", "stride=2.5", "'stride=2.5' needs a number"),
     ):
         with pytest.raises(ConfigError, match=message):
-            tasks.find(name, (setting,))
+            tasks.with_settings(tasks.find(name), (setting,))
 
 
 def test_the_messages_that_ship():

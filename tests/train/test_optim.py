@@ -9,7 +9,14 @@ import optax
 import pytest
 
 from bertjax.errors import ConfigError
-from bertjax.train.optim import Optimizer, decay_mask, decayed, scale_by_uncorrected_adam
+from bertjax.train.optim import (
+    Optimizer,
+    decay_mask,
+    decayed,
+    depth_below_head,
+    scale_by_depth,
+    scale_by_uncorrected_adam,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "bert_parameter_names.txt"
 
@@ -173,3 +180,34 @@ def test_lamb_trusts_only_what_decays():
 def test_config_errors(options, message):
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         Optimizer(**options)
+
+
+def test_rates_go_down_with_the_layers_as_in_electra():
+    names = ("classify/kernel", "pooler/bias", "encoder/layer_1/mlp/in/bias", "encoder/layer_0/attn/norm/scale")
+    names += ("encoder/embed/tokens/table",)
+    assert [depth_below_head(name, 2) for name in names] == [0, 1, 2, 3, 4]
+    params = {}
+    for name in names:
+        at = params
+        *parents, last = name.split("/")
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = jnp.ones(2)
+    scaled, _ = scale_by_depth(0.5).update(params, optax.EmptyState(), params)
+    assert [flat(scaled)[name][0].item() for name in names] == [1, 0.5, 0.25, 0.125, 0.0625]
+
+
+def test_layer_decay_scales_the_whole_update_decay_too():
+    params = {"encoder": {"layer_0": {"kernel": jnp.ones(3)}}, "classify": {"kernel": jnp.ones(3)}}
+    gradients = jax.tree.map(lambda x: 0.1 * x, params)
+    moved = {}
+    for decay in (1.0, 0.5):
+        update = Optimizer(kind="adamw", peak_lr=1.0, warmup=0, weight_decay=0.5, layer_decay=decay).build(10**9)
+        moved[decay] = update.update(gradients, update.init(params), params)[0]
+    np.testing.assert_allclose(moved[0.5]["classify"]["kernel"], moved[1.0]["classify"]["kernel"])
+    np.testing.assert_allclose(
+        moved[0.5]["encoder"]["layer_0"]["kernel"], 0.25 * moved[1.0]["encoder"]["layer_0"]["kernel"], rtol=1e-6
+    )
+    for wrong in (0.0, 1.5):
+        with pytest.raises(ConfigError, match=f"layer_decay={wrong}"):
+            Optimizer(layer_decay=wrong)

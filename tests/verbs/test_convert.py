@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from bertjax import api, cli, convert
-from bertjax.config import Convert
+from bertjax.use import Convert
 
 TEXTS = ["the cat sat on the mat", "a dog"]
 

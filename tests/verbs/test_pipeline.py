@@ -64,7 +64,7 @@ def test_help_is_quick_and_leaves_jax_alone():
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 @pytest.mark.parametrize(
-    "verb", ["prepare", "pretrain", "finetune", "evaluate", "predict", "inspect", "report", "list"]
+    "verb", ["prepare", "pretrain", "finetune", "evaluate", "predict", "embed", "inspect", "report", "list"]
 )
 def test_every_verb_has_help(bertjax, verb, flag):
     outcome = bertjax(verb, flag)
@@ -170,9 +170,11 @@ def test_predictions_in_tsv_and_json_lines_agree(bertjax, finetuned, home, tmp_p
 def test_pairs_and_regression(bertjax, home, pretrained, glue, tmp_path, task):
     out = tmp_path / "run"
     command = ["--task", task, "--from", pretrained, "--data", glue, "--out", out, "--epochs", 2, "--train-rows", 24]
+    command += ["--baseline", "tfidf"]
     assert bertjax("finetune", home / "finetune.py", *command).code == 0
     scores = figures(out / "scores.json")
     assert scores["data"]["train"]["rows"] == 24
+    assert scores["baseline"]["tfidf"].keys() == scores["metrics"].keys()
     assert bertjax("evaluate", out, "--data", glue / {"stsb": "STS-B", "rte": "RTE"}[task]).code == 0
     again = figures(out / "scores-dev.json")["metrics"]
     assert again.keys() == ({"pearson", "spearman"} if task == "stsb" else {"accuracy"})
@@ -186,10 +188,13 @@ def test_pairs_and_regression(bertjax, home, pretrained, glue, tmp_path, task):
         assert {record["prediction"] for record in records} <= {"entailment", "not_entailment"}
 
 
-def test_tfidf_is_refused_before_a_regression_is_trained(bertjax, home, pretrained, glue, tmp_path):
-    command = ["--task", "stsb", "--from", pretrained, "--data", glue, "--out", tmp_path / "run", "--baseline", "tfidf"]
-    outcome = bertjax("finetune", home / "finetune.py", *command)
-    assert outcome.code == 2 and "which stsb is not" in outcome.err and not (tmp_path / "run").exists()
+def test_tfidf_is_refused_where_rows_are_no_texts_before_anything_is_trained(bertjax, home, pretrained, tmp_path):
+    for split in ("train", "dev"):
+        dialogue = [["a cat"], [{"question": "?", "choice": ["a", "b"], "answer": "a"}], "1"]
+        (tmp_path / f"{split}.json").write_text(json.dumps([dialogue] * 8))
+    command = ["--task", "dream", "--from", pretrained, "--data", tmp_path, "--out", tmp_path / "run"]
+    outcome = bertjax("finetune", home / "finetune.py", *command, "--baseline", "tfidf")
+    assert outcome.code == 2 and "which dream has not" in outcome.err and not (tmp_path / "run").exists()
 
 
 def start(folder):

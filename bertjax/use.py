@@ -1,0 +1,80 @@
+"""What is done with a run: one frozen dataclass a verb, as in `config`."""
+
+from dataclasses import dataclass
+
+from bertjax.config import at_least
+from bertjax.nn.heads import Features, Pooling
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Scores of a fine-tuned run on a split of its task."""
+
+    run: str = ""
+    """folder of a finetune run, or a Hugging Face directory with a head"""
+    data: str = ""
+    """folder with the task's files"""
+    task: str = ""
+    """of a directory that does not name it; or another task than the run's, with the same labels: ax for mnli"""
+    split: str = "dev"
+    """dev, test, or what else the task has; without labels predictions are written as GLUE's leaderboard takes them"""
+    out: str = ""
+    """file for the scores; RUN/scores-SPLIT.json without it (RUN/scores-TASK-SPLIT.json of another task)"""
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "batch_size")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predictions of a fine-tuned run for a file of the user's."""
+
+    run: str = ""
+    """folder of a finetune run, or a Hugging Face directory with a head"""
+    task: str = ""
+    """of a directory that does not name it (see `bertjax list tasks`)"""
+    input: str = ""
+    """TSV, CSV or JSON lines: text or sentence, or the columns the run was trained on;
+    text_a and text_b or sentence1 and sentence2; question and context.
+    For SQuAD also its own JSON; for entities words, or a word a line; context and choices;
+    text with its entities marked as in the task's files"""
+    out: str = ""
+    """TSV or .jsonl to write: predictions, and how sure the model is of each"""
+    batch_size: int = 64
+    top: int = 0
+    """list so many of the ranked answers (choices, answers of SQuAD); 0: all"""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "batch_size")
+        at_least(0, self, "top")
+
+
+@dataclass(frozen=True)
+class Embed:
+    """A vector for each line of a text file."""
+
+    run: str = ""
+    """folder of a run, pretrained or fine-tuned"""
+    input: str = ""
+    """text, a line each; perhaps .gz"""
+    out: str = ""
+    """.npy to write: float32 [lines, width]"""
+    pooling: Pooling = "mean"
+    """over real tokens, or the first token, or the greatest value of each unit"""
+    features: Features = "last"
+    """layers that are pooled"""
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "batch_size")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """A run to a Hugging Face directory, or the other way; TO/parity.json proves that nothing changed."""
+
+    source: str = ""
+    """run, or a folder with config.json, model.safetensors and a tokenizer's files; or Google's bert_model.ckpt"""
+    to: str = ""
+    """folder to write: a run for such a directory, such a directory for a run"""
