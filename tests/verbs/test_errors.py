@@ -58,6 +58,7 @@ OPTIONS = [
     ("pretrain {home}/pretrain.py", ["missing: --data, --out"]),
     ("finetune {home}/finetune.py --task cola", ["missing: --from, --data, --out"]),
     (FINETUNE + " --task colla", ["'colla'", "did you mean 'cola'?"]),
+    (FINETUNE + " --task-settings stride=64", ["sms_spam has no setting 'stride' and no other"]),
     (FINETUNE + " --encoder randon", ["--encoder", "randon", "pretrained"]),
     (FINETUNE + " --length 41", ["length=41", "model.max_length=40"]),
     (FINETUNE + " --train-rows 65", ["train_rows=65", "64 rows"]),
