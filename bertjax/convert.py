@@ -30,9 +30,9 @@ ALLOWED = 1e-5  # between any output before and after, in float32
 
 def convert(config: Convert) -> None:
     """Writes `config.to` whole, with its parity.json, or not at all."""
-    to = Path(config.to)
+    to = Path(config.to).absolute()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError(f"--to {to}: is there already and not an empty folder; give another")
+        raise ConfigError(f"--to {config.to}: is there already and not an empty folder; give another")
     saved = open_run(config.source)
     partial = to.with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -47,7 +47,9 @@ def convert(config: Convert) -> None:
         raise RuntimeError(f"{partial} is not what {config.source} is: see parity.json in it")
     os.replace(partial, to)
     worst = max(parity["max_difference"].values())
-    answers.print(f"convert: {to}: {parity['parameters']:,} parameters, largest difference of any output {worst:g}")
+    answers.print(
+        f"convert: {config.to}: {parity['parameters']:,} parameters, largest difference of any output {worst:g}"
+    )
 
 
 def to_run(saved: SavedRun, folder: Path) -> None:

@@ -35,7 +35,7 @@ Fields = dict[int, list[int | bytes]]
 
 def prefix_of(path: Path) -> Path | None:
     """The checkpoint that a path names: its prefix (bert_model.ckpt), or a folder with one and its bert_config.json."""
-    if path.with_name(path.name + INDEX).is_file():
+    if path.name and path.with_name(path.name + INDEX).is_file():
         return path
     if not (path / CONFIG).is_file():
         return None

@@ -158,6 +158,17 @@ def test_a_difference_is_an_error_and_nothing_is_written(pretrained, tmp_path, m
     assert parity(tmp_path / ".out.partial")["arrays_not_bit_equal"] == ["pooler/bias"]
 
 
+def test_from_and_to_where_one_stands(bertjax, exported, tmp_path, monkeypatch):
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    assert bertjax("convert", "--from", exported["finetuned"], "--to", ".").code == 0
+    monkeypatch.chdir(tmp_path / "new")
+    assert bertjax("convert", "--from", ".", "--to", "../hf").code == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name != "new"] == ["hf"]
+    monkeypatch.chdir(exported["finetuned"])
+    assert bertjax("inspect", ".").code == 0
+
+
 @pytest.mark.parametrize(
     ("command", "messages"),
     [
