@@ -125,7 +125,7 @@ def train_ours(arguments: argparse.Namespace) -> dict[str, float]:
     recipe = Optimizer("adamw", arguments.lr, WARMUP, weight_decay=WEIGHT_DECAY, clip_norm=CLIP)
     optimizer = recipe.build(len(batches))
     state = init_state(objective, optimizer, seed=arguments.seed, mesh=mesh)
-    state.params.update(saved.params(objective, mesh, ("encoder", "pooler")))
+    state.params.update(saved.encoder_params(objective, mesh))
     step = make_train_step(objective, optimizer, mesh, micro_batches=1)
     for number, batch in enumerate(batches):
         state, metrics = step(state, put_batch(batch, mesh))

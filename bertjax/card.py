@@ -23,8 +23,9 @@ PATHS = {"data", "source"}  # on the disk of who trained it: the last part of th
 
 TOKENIZER = """## Tokenizer
 
-AutoTokenizer gives the ids the model was trained with, with two exceptions: in bertjax the name of a special token in
-a text, such as `[SEP]`, is ordinary text, and an uncased WordPiece sees a final capital sigma as ς."""
+AutoTokenizer gives the ids the model was trained with, with these exceptions: in bertjax the name of a special token
+in a text, such as `[SEP]`, is ordinary text; an uncased WordPiece sees a final capital sigma as ς; and of several ways
+to cut a word into SentencePiece's pieces that are equally likely, another may be taken."""
 
 
 def card(saved: SavedRun, name: str, architecture: str, parameters: int) -> str:

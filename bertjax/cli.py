@@ -15,7 +15,7 @@ VERBS = {
     "evaluate": "RUN: scores of a fine-tuned run on a split of its task",
     "predict": "RUN: predictions for a file of texts",
     "embed": "RUN: a vector for each line of a text file",
-    "convert": "a run -> a Hugging Face directory, or such a directory -> a run",
+    "convert": "a run -> a Hugging Face directory; such a directory or a bert_model.ckpt -> a run",
     "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
     "report": "RUN ...: how runs did, side by side",
     "list": "[models|objectives|tasks|presets]: what there is to choose from",

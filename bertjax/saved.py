@@ -14,6 +14,7 @@ from bertjax.contracts import ModelConfig, Objective, ObjectiveConfig, Params, T
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.hf import read as hf
+from bertjax.hf.tf1 import prefix_of
 from bertjax.hf.weights import Weights as HfWeights
 from bertjax.jsonio import from_json
 from bertjax.objectives import supervised
@@ -136,7 +137,7 @@ def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:
 def open_run(path: str | Path, command: str = "") -> SavedRun:
     """A Hugging Face directory, or the best checkpoint of a run; `command` is the kind that is wanted, if any."""
     folder = Path(path)
-    if not folder.is_dir():
+    if not folder.is_dir() and not prefix_of(folder):
         raise DataError(f"{folder}: no such run; give the --out folder of `bertjax {command or 'pretrain'}`")
     if hf.is_directory(folder):
         return _of_kind(_imported(folder), command)

@@ -72,9 +72,9 @@ class Embed:
 
 @dataclass(frozen=True)
 class Convert:
-    """A run to a Hugging Face directory, or such a directory to a run; TO/parity.json proves that nothing changed."""
+    """A run to a Hugging Face directory, or the other way; TO/parity.json proves that nothing changed."""
 
     source: str = ""
-    """run, or a folder with config.json, model.safetensors and a tokenizer's files"""
+    """run, or a folder with config.json, model.safetensors and a tokenizer's files; or Google's bert_model.ckpt"""
     to: str = ""
     """folder to write: a run for such a directory, such a directory for a run"""

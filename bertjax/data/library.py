@@ -52,7 +52,7 @@ class LibraryTokenizer(Tokenizer):
         added = self.file.get("added_tokens") or []
         hidden = {token["content"] for token in added if token["special"]} | set(specials)
         self._backend = tokenizers.Tokenizer.from_str(json.dumps(_without(self.file, hidden)))
-        self.space = _space(self.file)
+        self.space, self.separators = _space(self.file), separators_of(self.file)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
@@ -150,6 +150,18 @@ def rows_of(data: Mapping[str, Any], file: Path) -> dict[str, Any]:
         if token.get("special") is not True:
             raise DataError(f"{file}: added token {name!r} is looked for in texts; only special ones are known")
     return rows
+
+
+def separators_of(data: Mapping[str, Any]) -> int:
+    """Marks between the texts of a pair, as the post-processor has them: two in RoBERTa's own and templates like it."""
+    part = data.get("post_processor")
+    steps = part.get("processors", [part]) if isinstance(part, dict) else []
+    for step in steps if isinstance(steps, list) else []:
+        pair = step.get("pair") if isinstance(step, dict) else None
+        marks = sum("SpecialToken" in item for item in pair) if isinstance(pair, list) else 0
+        if marks > 3 or (isinstance(step, dict) and step.get("type") == "RobertaProcessing"):
+            return 2
+    return 1
 
 
 def _unknown(model: Mapping[str, Any]) -> str | int | None:

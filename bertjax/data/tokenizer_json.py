@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.data.bpe import ByteBPE
-from bertjax.data.library import LibraryTokenizer, rows_of
+from bertjax.data.library import LibraryTokenizer, rows_of, separators_of
 from bertjax.data.specials import BERT
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import in_order, read_object
@@ -72,19 +72,7 @@ def _bpe(file: Path, data: dict[str, Any], vocabulary: list[str]) -> Tokenizer:
             raise DataError(f"{file}: merge {number}, {pair!r}, is not two pieces")
     joined = [" ".join(pair) for pair in pairs]
     options = {"lowercase": lowercase, "prefix_space": pre["add_prefix_space"]}
-    return ByteBPE.checked(vocabulary, joined, where=str(file), separators=_separators(data), **options)
-
-
-def _separators(data: dict[str, Any]) -> int:
-    """Marks between the texts of a pair, as the post-processor has them: two in RoBERTa's own and templates like it."""
-    part = data.get("post_processor")
-    steps = part.get("processors", [part]) if isinstance(part, dict) else []
-    for step in steps if isinstance(steps, list) else []:
-        pair = step.get("pair") if isinstance(step, dict) else None
-        marks = sum("SpecialToken" in item for item in pair) if isinstance(pair, list) else 0
-        if marks > 3 or (isinstance(step, dict) and step.get("type") == "RobertaProcessing"):
-            return 2
-    return 1
+    return ByteBPE.checked(vocabulary, joined, where=str(file), separators=separators_of(data), **options)
 
 
 def _expect(data: dict[str, Any], name: str, **known: tuple[object, ...]) -> dict[str, Any]:

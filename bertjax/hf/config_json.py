@@ -1,5 +1,6 @@
 """config.json: the family and sizes of a model, the names of its labels."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ ACTIVATIONS = {  # theirs -> ours; the first of each of ours is what is written
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
+SAME_AS = {"xlm-roberta": "roberta", "camembert": "roberta"}  # by another name, with another tokenizer
 ASSUMED = {"layer_norm_eps": 1e-12, "initializer_range": 0.02}  # where old files leave them out
 LARGEST = {"layers": 1_000, "vocab_size": 10_000_000}  # of others, a million: no model is larger, a mistake may be
 
@@ -37,10 +39,11 @@ class Described(NamedTuple):
     tuned: dict[str, float]  # on the dev set of the task, as `Task.tune` gives it
 
 
-def read(folder: Path) -> Described:
-    """Reads and checks the config.json of a folder."""
-    file = folder / FILE
+def read(file: Path) -> Described:
+    """Reads and checks a config.json, or Google's bert_config.json."""
     data = read_object(file, FILE)
+    if file.name != FILE and data.get("hidden_act") == "gelu":
+        data["hidden_act"] = "gelu_new"  # what google-research/bert computes (modeling.py); converters made it "gelu"
     family = _family(file, data)
     for key, value in family.HF_ONLY.items():
         if data.get(key, value) != value:
@@ -69,14 +72,16 @@ def _family(file: Path, data: dict[str, Any]) -> ModuleType:
     known = {name: registry.find("models", name) for name in registry.names("models")}
     known = {name: family for name, family in known.items() if hasattr(family, "HF_NAMES")}
     name = data.get("model_type", "bert")  # the first files did not say it
+    name = SAME_AS.get(name, name) if isinstance(name, str) else name
     if not isinstance(name, str) or name not in known:
-        raise DataError(f"{file}: model_type {name!r} is not known here{closest(str(name), known)}")
+        raise DataError(f"{file}: model_type {name!r} is not known here{closest(str(name), [*known, *SAME_AS])}")
     return known[name]
 
 
 def _architecture(data: dict[str, Any]) -> str:
     names = data.get("architectures")
-    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    return re.sub("^(XLMRoberta|Camembert)", "Roberta", name)
 
 
 def _value(file: Path, data: dict[str, Any], theirs: str, ours: str) -> Any:  # noqa: ANN401 (an int, float or str)

@@ -11,7 +11,9 @@ from bertjax.data.bpe import ByteBPE
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import read_config, read_object
 from bertjax.errors import DataError
-from bertjax.hf import config_json
+from bertjax.hf import config_json, tf1
+from bertjax.hf.tensors import Tensors
+from bertjax.hf.tf1 import Tf1Tensors, prefix_of
 from bertjax.hf.weights import Weights, task_heads
 from bertjax.objectives import features, mlm, supervised
 
@@ -43,17 +45,21 @@ class HfModel:
 
 
 def is_directory(folder: Path) -> bool:
-    """Whether a folder holds a model of Hugging Face's kind, and not a run."""
+    """Whether a path is a model of Hugging Face's kind or a checkpoint of Google's, and not a run."""
+    if prefix_of(folder):
+        return True
     file = folder / config_json.FILE
     if (folder / "checkpoints").is_dir() or not file.is_file():
         return False
     return "command" not in read_object(file, config_json.FILE)
 
 
-def read(folder: Path) -> HfModel:
+def read(path: Path) -> HfModel:
     """Config, tokenizer and the names and shapes of the weights, all checked."""
-    about = config_json.read(folder)
-    weights = Weights(folder, about)
+    prefix = prefix_of(path)
+    folder = prefix.parent if prefix else path
+    about = config_json.read(folder / (tf1.CONFIG if prefix else config_json.FILE))
+    weights = Weights(folder, about, Tf1Tensors(prefix) if prefix else Tensors(folder))
     tokenizer = _tokenizer(folder, about)
     if about.labels and weights.classes not in (0, len(about.labels)):
         raise DataError(

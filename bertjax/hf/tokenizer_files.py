@@ -23,11 +23,11 @@ def write(tokenizer: Tokenizer, folder: Path, max_length: int, types: int = 2) -
     if isinstance(tokenizer, WordPiece | ByteBPE):
         parts = _wordpiece(tokenizer) if isinstance(tokenizer, WordPiece) else _bpe(tokenizer)
         _write(folder / "tokenizer.json", _pipeline(tokenizer, min(types, 2), *parts))
+    if (folder / "tokenizer.json").is_file():
         # This class does what tokenizer.json says. BERT's has words of at most 100 characters (from transformers 5 on
         # whatever the file says), RoBERTa's and GPT-2's have pairs of their own.
-        config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
-        inputs = ["input_ids", "token_type_ids", "attention_mask"]
-        config |= {"model_input_names": inputs if types > 1 else [inputs[0], inputs[2]]}
+        inputs = ["input_ids", "token_type_ids", "attention_mask"] if types > 1 else ["input_ids", "attention_mask"]
+        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
     _write(folder / CONFIG, config)
     _write(folder / "special_tokens_map.json", {key: config[key] for key in config if key.endswith("_token")})
 

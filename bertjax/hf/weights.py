@@ -14,6 +14,7 @@ from bertjax.contracts import ModelConfig, ObjectiveConfig, Params
 from bertjax.errors import DataError
 from bertjax.hf import config_json, names
 from bertjax.hf.tensors import Tensors
+from bertjax.hf.tf1 import Tf1Tensors
 from bertjax.objectives import features, mlm, supervised
 from bertjax.train.mesh import path_of
 from bertjax.train.step import init_params
@@ -25,9 +26,9 @@ UNUSED = re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$")  # coun
 class Weights:
     """The tensors of a directory under our names."""
 
-    def __init__(self, folder: Path, about: config_json.Described) -> None:
+    def __init__(self, folder: Path, about: config_json.Described, tensors: Tensors | Tf1Tensors) -> None:
         self.folder, self._family = folder, about.family
-        self._tensors = Tensors(folder)
+        self._tensors = tensors
         self._names = names.head_names(about.family, about.architecture)
         prefix = about.family.HF_PREFIX
         self._found: dict[str, str] = {}  # their name in full -> as it stands in the file

@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 
 from bertjax.data import tokenizer_json
+from bertjax.data.library import LibraryTokenizer
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.hf.tokenizer_files import write
 
@@ -51,3 +52,29 @@ def test_a_sentencepiece_model_goes_as_it_is(tmp_path):
     write(tokenizer, tmp_path, 64)
     assert not (tmp_path / "tokenizer.json").exists()
     assert Tokenizer.load(tmp_path).hash == tokenizer.hash
+
+
+@pytest.mark.parametrize("separators", [1, 2])
+def test_a_pipeline_of_the_library_s_goes_as_it_is(tmp_path, separators):
+    write(Tokenizer.train(TEXTS * 3, 400, lowercase=False, kind="bpe"), tmp_path, 64)
+    file = tmp_path / "tokenizer.json"
+    data = json.loads(file.read_text()) | {"normalizer": {"type": "NFC"}}  # none of our own kinds has it
+    if separators == 2:
+        data["post_processor"] = {
+            "type": "RobertaProcessing",
+            "sep": ["</s>", 3],
+            "cls": ["<s>", 2],
+            "trim_offsets": True,
+            "add_prefix_space": False,
+        }
+    file.write_text(json.dumps(data))
+    tokenizer = tokenizer_json.read(file)
+    assert isinstance(tokenizer, LibraryTokenizer)
+    write(tokenizer, tmp_path / "out", 64, types=1)
+    again = tokenizer_json.read(tmp_path / "out" / "tokenizer.json")
+    assert again.hash == tokenizer.hash
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    expected = theirs.encode(TEXTS[0], TEXTS[1]).ids
+    assert again.pair_ids(*again.encode_batch(TEXTS[:2]))[0].tolist() == expected
+    config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]

@@ -48,7 +48,7 @@ def theirs(model, batch):
         "token_type_ids": torch.tensor(batch["types"]).long(),
         "attention_mask": torch.tensor(batch["sequence"]).long(),
     }
-    if type(model).__name__.startswith("Roberta"):
+    if not type(model).__name__.startswith("Bert"):
         del ids["token_type_ids"]
     real = ids["attention_mask"][..., None]
     base = getattr(model, model.base_model_prefix, model)(**ids)
