@@ -149,6 +149,9 @@ class Finetune:
 
     task: str = ""
     """see `bertjax list tasks`; glue: all of its tasks that --data has, in OUT/TASK/, and a table of them"""
+    task_settings: tuple[str, ...] = ()
+    """numbers of the task, like stride=64 max_answer=20 (squad: stride, max_question, max_answer, n_best; entities:
+    stride)"""
     source: str = ""
     """run or Hugging Face directory to take encoder and tokenizer from"""
     data: str = ""
@@ -171,7 +174,7 @@ class Finetune:
     buckets: tuple[int, ...] = ()
     """row lengths, as 32 64: rows of like length share a batch of the shortest that holds them; `length` is the last"""
     dropout: float = 0.1
-    """on the pooled output"""
+    """on what the head of the task sees"""
     class_weights: tuple[str, ...] = ()
     """how much rows of each label count in training: a number for each, or `balanced`: as if all were as frequent"""
     new_layers: int = 0
@@ -211,7 +214,7 @@ class Finetune:
             )
         if self.task:
             for name in SUITES.get(self.task, (self.task,)):
-                tasks.find(name, self.columns)
+                tasks.with_settings(tasks.find(name, self.columns), self.task_settings)
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
             raise ConfigError(f"seeds={' '.join(map(str, self.seeds))}: give each once, none below 0")
 

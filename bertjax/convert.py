@@ -94,8 +94,11 @@ def _labels(saved: SavedRun) -> dict[str, Any]:
         return {}
     about: dict[str, Any] = {"finetuning_task": config.task, "classifier_dropout": objective.config.dropout}
     measured = saved.task().metrics if isinstance(config, Finetune) else ()
-    if tuned := {name: value for name, value in saved.figures.items() if name not in measured}:
-        about["task_specific_params"] = {config.task: tuned}
+    params: dict[str, Any] = {name: value for name, value in saved.figures.items() if name not in measured}
+    if config.task_settings:
+        params["settings"] = list(config.task_settings)
+    if params:
+        about["task_specific_params"] = {config.task: params}
     classes, head = objective.config.classes, objective.config.head
     if head in ("span", "choose"):
         return about

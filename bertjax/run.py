@@ -27,6 +27,7 @@ from bertjax.data.sentences import split_sentences
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
+from bertjax.jsonio import write_json
 from bertjax.saved import SavedRun, head, open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train.log import averages, console
@@ -194,11 +195,12 @@ def one_epoch(mixture: Mixture, step: int) -> Iterator[Mapping[str, np.ndarray]]
 def finetune(config: Finetune) -> None:
     """A run and a task -> RUN2 with checkpoints and the scores of the best one on dev."""
     config = replace(config, columns=tasks.resolved(config.task, config.columns, config.data))
-    saved, task, out = open_run(config.source), tasks.find(config.task, config.columns), Path(config.out)
+    saved, out = open_run(config.source), Path(config.out)
+    task = tasks.with_settings(tasks.find(config.task, config.columns), config.task_settings)
     check_length(config.length, saved.model)
     rows = {split: task.read(config.data, split) for split in ("train", "dev")}
-    rows["train"] = scoring.trainable(task, rows["train"], out / "not_trained_on.json")
-    rows["train"] = scoring.draw(rows["train"], config.train_rows, config.seed)
+    kept, faults = scoring.trainable(task, rows["train"])
+    rows["train"] = scoring.draw(kept, config.train_rows, config.seed)
     baseline = {}
     if config.baseline == "tfidf":
         baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}}
@@ -238,6 +240,8 @@ def finetune(config: Finetune) -> None:
         )
     )
     best = open_run(config.out)
+    if faults:
+        write_json(out / scoring.NOT_TRAINED_ON, faults)
     if task.writes:
         mesh = make_mesh(config.mesh)
         predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures)

@@ -32,6 +32,7 @@ class Imported:
     objective: ObjectiveConfig
     length: int
     task: str = ""
+    task_settings: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     tuned: tuple[tuple[str, float], ...] = ()
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -88,7 +89,7 @@ class SavedRun:
                 f"{self.path} was fine-tuned on {known}; leave out --task {name}, whose labels are "
                 f"{', '.join(task.labels) or 'none'}, not {', '.join(own.labels) or 'none'}"
             )
-        return task
+        return tasks.with_settings(task, self.config.task_settings)
 
     @property
     def parts(self) -> list[str]:
@@ -169,6 +170,7 @@ def _imported(folder: Path) -> SavedRun:
             objective=found.objective,
             length=found.length,
             task=found.about.task,
+            task_settings=found.about.settings,
             labels=found.about.labels,
             tuned=tuple(found.about.tuned.items()),
         ),

@@ -24,18 +24,19 @@ from bertjax.train.log import answers, console
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.step import TrainState
 
+NOT_TRAINED_ON = "not_trained_on.json"  # in the folder of a run
 ROWS = 64  # of a batch that is scored, not trained on
 
 
-def trainable(task: Task, rows: Sequence[Any], out: Path) -> list[Any]:
-    """The rows without a fault; how many have one is told, and they are listed in a file."""
-    faults = [fault for fault in map(task.fault, rows) if fault]
-    if faults:
-        write_json(out, faults)
+def trainable(task: Task, rows: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """The rows without a fault, and the faults of the others; how many there are is told."""
+    faults = list(map(task.fault, rows))
+    found = [fault for fault in faults if fault]
+    if found:
         console.print(
-            f"{task.name}: {len(faults):,} of {len(rows):,} rows are not trained on; they are listed in {out}"
+            f"{task.name}: {len(found):,} of {len(rows):,} rows are not trained on; {NOT_TRAINED_ON} lists them"
         )
-    return [row for row in rows if not task.fault(row)]
+    return [row for row, fault in zip(rows, faults, strict=True) if not fault], found
 
 
 def draw(rows: Sequence[Any], count: int, seed: int) -> list[Any]:

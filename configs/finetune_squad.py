@@ -5,7 +5,8 @@
 
 `--data` is the folder with train-v1.1.json and dev-v1.1.json (or v2.0) as published. RUN/predictions.json,
 nbest_predictions.json and null_odds.json are what the official scorers read. BERT-base has an exact match of 80.8 and
-an F1 of 88.5 on the dev set of 1.1. Contexts longer than a row are seen in overlapping windows.
+an F1 of 88.5 on the dev set of 1.1. Contexts longer than a row are seen in overlapping windows,
+`--task-settings stride=128` tokens apart; an answer has at most max_answer=30.
 """
 
 from bertjax.config import Finetune
@@ -18,5 +19,6 @@ def config() -> Finetune:
         epochs=3,
         batch_size=32,
         length=384,
+        dropout=0.0,  # BERT has none under this head
         optimizer=Optimizer(kind="adamw", peak_lr=5e-5, warmup=0.1),
     )

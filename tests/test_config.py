@@ -11,10 +11,17 @@ from bertjax.models import bert
 from bertjax.recipe import load_recipe
 
 FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
+SQUAD = Finetune(task="squad", source="run", data="squad", out="out")
 TEXT = Finetune(task="text", source="run", data="texts", out="out")
 PRETRAIN = Pretrain(data=("data",), out="out")
 OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop"}  # fmt: skip  # noqa: E501
-TUPLES = {"header": ("label", "text"), "files": ("a.tsv", "b.tsv"), "labels": ("a", "b"), "buckets": (16,)}
+TUPLES = {
+    "header": ("label", "text"),
+    "files": ("a.tsv", "b.tsv"),
+    "labels": ("a", "b"),
+    "buckets": (16,),
+    "task_settings": ("stride=64",),
+}
 KINDS = {"token": "span", "lamb": "adamw"}  # what has several kinds, by its default
 
 
@@ -43,7 +50,13 @@ def changed(value, path):
     return replace(value, **{name: new}), old, new
 
 
-KEYS = [(value, path) for value in (PRETRAIN, FINETUNE) for path in leaves(value) if path[0] != "columns"]
+KEYS = [
+    (value, path)
+    for value in (PRETRAIN, FINETUNE)
+    for path in leaves(value)
+    if path[0] not in ("columns", "task_settings")
+]
+KEYS += [(SQUAD, ("task_settings",))]
 KEYS += [(TEXT, path) for path in leaves(TEXT) if path[0] == "columns"]
 
 

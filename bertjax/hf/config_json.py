@@ -36,6 +36,7 @@ class Described(NamedTuple):
     task: str  # "" where it is not named
     head_dropout: float
     unused_positions: int  # rows at the beginning of their position table
+    settings: tuple[str, ...]  # of the task, as `tasks.find` takes them
     tuned: dict[str, float]  # on the dev set of the task, as `Task.tune` gives it
 
 
@@ -55,7 +56,8 @@ def read(file: Path) -> Described:
         model = family.Config(**values)
     except ConfigError as error:
         raise DataError(f"{file}: {error} (in this file: {family.HF_CONFIG})") from None
-    dropout = data.get("classifier_dropout")
+    dropout, params = data.get("classifier_dropout"), _task_params(data)
+    settings = params.get("settings")
     return Described(
         family,
         model,
@@ -64,7 +66,8 @@ def read(file: Path) -> Described:
         task=data["finetuning_task"] if isinstance(data.get("finetuning_task"), str) else "",
         head_dropout=dropout if isinstance(dropout, float) and 0 <= dropout < 1 else values["dropout"],
         unused_positions=unused,
-        tuned=_tuned(data),
+        settings=tuple(map(str, settings)) if isinstance(settings, list) else (),
+        tuned={k: float(v) for k, v in params.items() if type(v) in (int, float)},
     )
 
 
@@ -122,10 +125,10 @@ def _labels(file: Path, data: dict[str, Any]) -> tuple[str, ...]:
     return () if labels == tuple(f"LABEL_{i}" for i in wanted) else labels  # the names of what has none
 
 
-def _tuned(data: dict[str, Any]) -> dict[str, float]:
+def _task_params(data: dict[str, Any]) -> dict[str, Any]:
     tables = data.get("task_specific_params")
     table = tables.get(data.get("finetuning_task")) if isinstance(tables, dict) else None
-    return {k: float(v) for k, v in table.items() if type(v) in (int, float)} if isinstance(table, dict) else {}
+    return table if isinstance(table, dict) else {}
 
 
 def describe(model: ModelConfig, architecture: str, pad_id: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Config(ObjectiveConfig):
     classes: int = 2
     """labels of classify and tag; 0 is regression"""
     dropout: float = 0.1
-    """on what the head sees; BERT has none under span"""
+    """on what the head sees"""
     head: Head = "classify"
     features: Features = "last"
     """layers that the head sees"""
@@ -123,7 +123,8 @@ class Span(Supervised):
         return classification("task", ends, batch["spans"], weights)
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
-        return self.span(self.hidden(batch, train=train)).astype(jnp.float32)
+        hidden = self.hidden(batch, train=train)
+        return self.span(self.drop(hidden, train=train)).astype(jnp.float32)
 
 
 class Tag(Supervised):

@@ -1,5 +1,10 @@
 """Tasks by name: every module here without a leading underscore has a table `TASKS`."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
 from bertjax import registry
 from bertjax.contracts import Task
 from bertjax.errors import ConfigError, closest
@@ -32,3 +37,21 @@ def find(name: str, columns: Columns | None = None) -> Task:
 def resolved(name: str, columns: Columns, data_dir: str) -> Columns:
     """The columns with the labels of the user's training file; those of other tasks are known."""
     return with_labels(columns, data_dir) if isinstance(find(name, columns), ColumnTask) else columns
+
+
+def with_settings(task: Task, settings: Sequence[str]) -> Task:
+    """The task with other numbers, each as "name=number", like the stride of its windows."""
+    if not settings:
+        return task
+    given: Any = task  # a dataclass, as all tasks are
+    numbers = {f.name: getattr(given, f.name) for f in fields(given) if type(getattr(given, f.name)) is int}
+    changes = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key not in numbers:
+            others = closest(key, numbers) if numbers else " and no other"
+            raise ConfigError(f"{task.name} has no setting {key!r}{others}")
+        if not re.fullmatch("[1-9][0-9]{0,5}", value):
+            raise ConfigError(f"{task.name}: {setting!r} needs a number from 1 to 999999, as in {key}={numbers[key]}")
+        changes[key] = int(value)
+    return replace(given, **changes)

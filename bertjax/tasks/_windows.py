@@ -21,9 +21,11 @@ def windows(count: int, *, room: int, stride: int) -> list[Window]:
 
 def most_context(found: list[Window], count: int) -> np.ndarray:
     """The number of the window, for each of `count` tokens, in which it is farthest from both ends."""
-    places = np.arange(count)
-    scores = np.full((len(found), count), -np.inf)
+    best, scores = np.zeros(count, np.int32), np.full(count, -np.inf)
     for number, (begin, end) in enumerate(found):
-        inside = places[begin:end]
-        scores[number, begin:end] = np.minimum(inside - begin, end - 1 - inside) + 0.01 * (end - begin)
-    return scores.argmax(axis=0)
+        inside = np.arange(end - begin)
+        score = np.minimum(inside, inside[::-1]) + 0.01 * (end - begin)
+        better = score > scores[begin:end]
+        best[begin:end][better] = number
+        scores[begin:end][better] = score[better]
+    return best

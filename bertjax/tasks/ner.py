@@ -108,7 +108,8 @@ class EntityTask(Task[Sentence]):
             best = most_context(found, len(ids))[firsts]
             for window, (begin, end) in enumerate(found):
                 tokens, types = tokenizer.pair_ids(ids[begin:end], None, length)
-                shown = np.flatnonzero(best == window)
+                first, last = np.searchsorted(firsts, (begin, end))
+                shown = first + np.flatnonzero(best[first:last] == window)
                 place = Place(index, shown, firsts[shown] - begin + 1)
                 example: Example = {"tokens": tokens, "types": types, "place": place}
                 if row.tags is not None:

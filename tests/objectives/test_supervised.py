@@ -1,13 +1,15 @@
 """Fine-tuning heads."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from helpers import TINY, apply, init, make_batch
+from helpers import ONE, TINY, apply, init, make_batch, parts
 
 from bertjax.errors import ConfigError
 from bertjax.objectives import supervised
+from bertjax.train.mesh import MeshConfig
 from bertjax.train.step import init_params
 
 NAMES = ("tokens", "types", "sequence", "positions", "first_tokens")
@@ -136,6 +138,45 @@ def test_dropout_on_the_pooled_output_in_training_only():
     on = np.asarray(jax.jit(jax.vmap(draw, (0, None)))(keys, BATCH), np.float64)
     assert (on.std(0) > 0.1).all()
     np.testing.assert_allclose(on.mean(0), off, atol=5 * on.std(0).max() / np.sqrt(400))
+
+
+@pytest.mark.parametrize("head", ["classify", "span", "tag", "choose"])
+def test_every_head_has_dropout_in_training_only(head):
+    batch = {name: x[:, None] for name, x in BATCH.items()} if head == "choose" else BATCH
+    objective = supervised.Config(3, 0.5, head).build(TINY)
+    params = init_params(objective, jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, batch)
+
+    def logits(**how):
+        return np.asarray(objective.apply({"params": params}, batch, method="logits", **how))
+
+    off = logits(train=False)
+    on, again = (logits(train=True, rngs={"dropout": jax.random.key(n)}) for n in (1, 2))
+    assert off.shape == on.shape and np.abs(off - on).max() > 1e-4 and np.abs(on - again).max() > 1e-4
+
+
+def batch_of(head):
+    """Four rows with what is right; the last two have less to say than the first two."""
+    rng = np.random.default_rng(0)
+    if head == "choose":
+        flat = {name: x for name, x in make_batch(2, rows=12).items() if name in NAMES}
+        batch = {name: x.reshape(4, 3, -1) for name, x in flat.items()} | {"labels": rng.integers(0, 3, 4)}
+    elif head == "span":
+        batch = BATCH | {"spans": rng.integers(0, 5, (4, 2))}
+    else:
+        batch = BATCH | {"tags": np.where(rng.random((4, 16)) < [[0.9], [0.9], [0.2], [0.2]], 1, -1)}
+    return {name: x.astype(np.int32) for name, x in batch.items()} | {"weights": WEIGHTS}
+
+
+@pytest.mark.parametrize("head", ["span", "tag", "choose"])
+def test_losses_depend_neither_on_the_mesh_nor_on_micro_batches(head):
+    losses = []
+    for mesh, micro_batches in ((ONE, 1), (MeshConfig(fsdp=2, tensor=2, data=1), 2)):
+        run = parts(TINY, mesh, objective=supervised.Config(3, 0.0, head), micro_batches=micro_batches)
+        _, metrics = run.train([batch_of(head)] * 3)
+        losses.append([step["task_loss"][0] / step["task_loss"][1] for step in metrics])
+    np.testing.assert_allclose(losses, [losses[0]] * 2, rtol=1e-5)
+    assert losses[0][2] < losses[0][0]
 
 
 def test_starts_from_any_pretrained_encoder():

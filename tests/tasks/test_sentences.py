@@ -221,6 +221,27 @@ def test_find_by_name_or_by_module():
         tasks.find("bertjax.tasks.glue.colla")
 
 
+def test_settings_are_numbers_that_the_task_has():
+    squad = tasks.with_settings(tasks.find("squad2"), ("stride=64", "max_answer=5"))
+    assert (squad.stride, squad.max_answer, squad.n_best, squad.name) == (64, 5, 20, "squad2")
+    entities = tasks.find("conll2003")
+    assert tasks.with_settings(entities, ("stride=3",)).stride == 3 and entities.stride == 128
+    for name, setting, message in (
+        ("squad", "strid=3", "squad has no setting 'strid'; did you mean 'stride'"),
+        (
+            "squad",
+            "unanswerable=1",
+            "squad has no setting 'unanswerable'; choose from: max_answer, ",
+        ),
+        ("cola", "stride=3", "cola has no setting 'stride' and no other"),
+        ("squad", "stride=0", "squad: 'stride=0' needs a number from 1 to 999999, as in stride=128"),
+        ("squad", "stride", "'stride' needs a number"),
+        ("squad", "stride=2.5", "'stride=2.5' needs a number"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tasks.with_settings(tasks.find(name), (setting,))
+
+
 def test_the_messages_that_ship():
     train, dev = (tasks.find("sms_spam").read(str(SAMPLE), split) for split in ("train", "dev"))
     assert [(len(rows), sum(row.label for row in rows)) for rows in (train, dev)] == [(3934, 512), (548, 74)]

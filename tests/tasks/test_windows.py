@@ -27,5 +27,11 @@ def test_each_token_is_seen_where_it_has_most_around_it():
     assert most_context(found, 15).tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 
 
+def test_a_million_tokens_take_little():
+    found = windows(1_000_000, room=300, stride=128)
+    best = most_context(found, 1_000_000)
+    assert len(found) == best[-1] + 1 == 7812 and (best[1:] >= best[:-1]).all()
+
+
 def test_the_longer_window_wins_a_draw():
     assert most_context([(0, 3), (2, 9)], 9)[2] == 1

@@ -66,7 +66,16 @@ def test_everything_comes_back_bit_for_bit(saved, trained):
     assert saved.latest == saved.best == 2
     equal(saved.state(2, like(MODEL)), trained)
     expected = {"config": {"a": 1}, "loader": [[0, 1, 2]], "window": {"x": [1.5, 2.0]}, "figures": {}}
-    assert saved.extra(2) == expected
+    assert saved.extra(2) == {**expected, "leader": []}
+
+
+def test_the_leader_is_the_first_step_with_the_best_score(tmp_path, trained):
+    states = [at(trained, step) for step in (2, 3, 4, 5)]
+    checkpoints = save(tmp_path, states, losses=[0.5, 0.7, 0.7, 0.6], best="f1")
+    assert [checkpoints.extra(step)["leader"] for step in (2, 3, 4, 5)] == [[2, 0.5], [3, 0.7], [3, 0.7], [3, 0.7]]
+    saver = Saver(tmp_path, keep_last=9, best="f1", constant={}, leader=[3, 0.7])
+    assert saver.leader == (3, 0.7)
+    saver.close()
 
 
 def test_encoder_alone(saved, trained):

@@ -63,7 +63,8 @@ def paths():
     found = set()
     for family in registry.names("models"):
         config = replace(registry.find("models", family).Config(), layers=2)
-        for objective in (mlm.Config(), supervised.Config(classes=3), supervised.Config(classes=0)):
+        pretraining = mlm.Config(examples="nsp" if config.type_count > 1 else "full-sentences")
+        for objective in (pretraining, supervised.Config(classes=3), supervised.Config(classes=0)):
             for kind in SCALINGS:
                 state = planned_state(objective.build(config), Optimizer(kind=kind).build(10), make_mesh(CUBE))
                 found |= {path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}

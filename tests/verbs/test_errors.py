@@ -20,7 +20,7 @@ PREDICT = "predict {finetuned} --out {new}/p.tsv --input"
 OPTIONS = [
     ("", ["usage: bertjax VERB", "pretrain"]),
     ("pretrian", ["'pretrian'", "did you mean 'pretrain'?"]),
-    ("bogus", ["'bogus'", "choose from: convert, evaluate"]),
+    ("bogus", ["'bogus'", "choose from: convert, embed, evaluate"]),
     (PRETRAIN + " --stepz 3", ["--stepz", "--steps"]),
     (PRETRAIN + " --modl.width 64", ["--modl.width", "--model.width"]),
     (PRETRAIN + " surplus", ["surplus", "--help"]),
@@ -58,6 +58,7 @@ OPTIONS = [
     ("pretrain {home}/pretrain.py", ["missing: --data, --out"]),
     ("finetune {home}/finetune.py --task cola", ["missing: --from, --data, --out"]),
     (FINETUNE + " --task colla", ["'colla'", "did you mean 'cola'?"]),
+    (FINETUNE + " --task-settings stride=64", ["sms_spam has no setting 'stride' and no other"]),
     (FINETUNE + " --encoder randon", ["--encoder", "randon", "pretrained"]),
     (FINETUNE + " --length 41", ["length=41", "model.max_length=40"]),
     (FINETUNE + " --train-rows 65", ["train_rows=65", "64 rows"]),

@@ -75,7 +75,10 @@ def test_squad(bertjax, verbs, tmp_path, task, version):
     data["train"]["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] += 1
     for split, content in data.items():
         (tmp_path / f"{split}-{version}.json").write_text(json.dumps(content))
-    run, answers = verbs(task, tmp_path, tmp_path / f"dev-{version}.json", "--epochs", 2)
+    settings = ["--task-settings", "max_answer=2", "n_best=3"]
+    run, answers = verbs(task, tmp_path, tmp_path / f"dev-{version}.json", "--epochs", 2, *settings)
+    assert all(len(row["best"]) == 3 + (task == "squad2") for row in answers)
+    assert all(len(entry["text"].split()) <= 2 for row in answers for entry in row["best"])
     (fault,) = figures(run / "not_trained_on.json")
     assert fault.startswith("question 0-0: the answer ") and figures(run / "scores.json")["data"]["train"]["rows"] == 23
     contexts = {p["qas"][0]["id"]: p["context"] for p in data["dev"]["data"][0]["paragraphs"]}

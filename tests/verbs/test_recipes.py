@@ -73,7 +73,7 @@ def test_layers_at_the_top_start_anew(monkeypatch, home, pretrained, tmp_path):
     assert not same(new["encoder"]["layer_0"], whole["encoder"]["layer_0"]) and not same(new["pooler"], whole["pooler"])
     with pytest.raises(ConfigError, match="new_layers=2 but the encoder has 1 layers"):
         run.finetune(replace(config, new_layers=2))
-    with pytest.raises(ConfigError, match="new_layers=1 with encoder=random"):
+    with pytest.raises(ConfigError, match="new_layers=1 is for a pretrained encoder that is trained on"):
         replace(config, new_layers=1, encoder="random")
 
 
