@@ -116,11 +116,12 @@ def test_a_logged_loss_is_the_mean_over_its_window(undisturbed, run):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_by_a_signal(tmp_path, train, undisturbed, number):
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match=f"{number.name}: stopped after step 6 and saved it"):
         # While the seventh batch is fetched, which is ahead of its step.
         train(tmp_path, before=lambda n: signal.raise_signal(number) if n == 6 else None)
     assert Checkpoints(tmp_path).latest == 6
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert_same_run(tmp_path, train(tmp_path), undisturbed)
 
 
