@@ -5,10 +5,10 @@
     bertjax finetune configs/finetune_glue.py --task nsmc --from runs/ko --data korean --length 48 --out runs/ko-nsmc
     bertjax finetune configs/finetune_glue.py --task korsts --from runs/ko --data korean --length 64 --out runs/ko-sts
 
-`korean` is the folder with nsmc/ and KorSTS/ as published. `prepare --tokenizer-kind unigram` makes a unigram vocabulary
-in place of WordPiece. Expected, of 12 minutes of CPU and so of little worth but as a start: NSMC (8,000 rows, 2 epochs,
-lr 3e-4) 0.77 with WordPiece, 0.78 with unigram after half the steps; 0.77 from random weights, 0.75 from TF-IDF.
-KorSTS (2 epochs): Spearman 0.14 with either.
+`korean` is the folder with nsmc/ and KorSTS/ as published. `prepare --tokenizer-kind unigram` makes a unigram
+vocabulary in place of WordPiece. Expected, of 12 minutes of CPU and so of little worth but as a start: NSMC (8,000
+rows, 2 epochs, lr 3e-4) 0.77 with WordPiece, 0.78 with unigram after half the steps; 0.77 from random weights, 0.75
+from TF-IDF. KorSTS (2 epochs): Spearman 0.14 with either.
 """
 
 from bertjax.config import Pretrain
