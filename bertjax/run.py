@@ -32,7 +32,7 @@ from bertjax.saved import SavedRun, head, open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train.log import averages, console
 from bertjax.train.loop import Every, Hook, mean_metrics
-from bertjax.train.mesh import make_mesh
+from bertjax.train.mesh import local_rows, make_mesh
 from bertjax.train.step import make_eval_step
 from bertjax.use import Evaluate, Predict
 
@@ -116,7 +116,8 @@ def pretrain(config: Pretrain) -> None:
 
     def evaluation(mesh: Mesh) -> Hook:
         step = make_eval_step(objective)
-        batches = list(islice(one_epoch(held_out, config.steps), config.eval_batches))
+        rows = local_rows(held_out.batch_size, mesh)
+        batches = list(islice(one_epoch(held_out, config.steps, rows), config.eval_batches))
         return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
 
     session.train(
@@ -179,8 +180,8 @@ def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phas
     )
 
 
-def one_epoch(mixture: Mixture, step: int) -> Iterator[Mapping[str, np.ndarray]]:
-    """The batches of the first epoch, as many as all sources have, each as it would be at a step of the run."""
+def one_epoch(mixture: Mixture, step: int, rows: np.ndarray) -> Iterator[Mapping[str, np.ndarray]]:
+    """Rows of the batches of the first epoch, as many as all sources have, each as it would be at a step of the run."""
     places = (
         (
             Position(0, window, batch, step)
@@ -189,7 +190,7 @@ def one_epoch(mixture: Mixture, step: int) -> Iterator[Mapping[str, np.ndarray]]
         )
         for source in mixture.sources
     )
-    return map(mixture.batch, zip(*places, strict=False))
+    return (mixture.batch(place, rows) for place in zip(*places, strict=False))
 
 
 def finetune(config: Finetune) -> None:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertjax.data.draws import ranges, uniform
+from bertjax.data.draws import uniform
+from bertjax.data.ragged import ranges
 
 LAST = np.uint64(2**64 - 1)
 RANK = np.uint64(2**20 - 1)  # low bits of a score that give way to the rank of the word that has it

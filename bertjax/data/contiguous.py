@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from bertjax.data.blocks import Shard
-from bertjax.data.draws import ranges
+from bertjax.data.ragged import ranges
 from bertjax.data.rows import Sequences
 
 MARKS = 2  # [CLS] and [SEP]

@@ -31,9 +31,3 @@ def uniform(bits: np.ndarray) -> np.ndarray:
 def below(bits: np.ndarray, limit: int) -> np.ndarray:
     """Integers i64 from 0 to limit - 1; a limit of 2**31 at most, biased by limit / 2**32."""
     return ((bits >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32)).astype(np.int64)
-
-
-def ranges(starts: np.ndarray | int, counts: np.ndarray) -> np.ndarray:
-    """starts[i], starts[i] + 1, .. starts[i] + counts[i] - 1 for every i, joined: i64. One start may do for all."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)

@@ -14,10 +14,9 @@ Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n],
 
 
 def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:
-    """B examples as one batch (as in contracts): tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,S].
+    """B examples as one batch (as in contracts): tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,1].
 
-    An example that says nothing of them is one sequence. Other arrays (labels of sequences, a corruption's slots)
-    have one shape in all examples and are stacked under their own names.
+    Each is one sequence, or none where it says `sequence` 0.
     """
     rows = len(examples)
     batch = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "types", "sequence", "positions")}
@@ -28,9 +27,7 @@ def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:
         batch["tokens"][i, :size] = example["tokens"]
         batch["types"][i, :size] = example["types"]
         batch["sequence"][i, :size] = example.get("sequence", 1)
-        batch["positions"][i, :size] = example["positions"] if "positions" in example else np.arange(size)
-    for name in examples[0].keys() - batch.keys() - {"label"}:
-        batch[name] = np.stack([example[name] for example in examples])
+        batch["positions"][i, :size] = np.arange(size)
     return {"first_tokens": np.zeros((rows, 1), np.int32), **batch}
 
 
@@ -110,7 +107,7 @@ class ExampleSource:
     def _sequences(self, example: Example) -> list[Example]:
         """What the model sees of an example: one sequence, or one for each choice; absent choices are no sequence."""
         if not self.choices:
-            return [{"tokens": example["tokens"], "types": example["types"]}]
+            return [example]
         absent = {"tokens": [self.pad], "types": [0], "sequence": 0}
         return [*example["choices"], *[absent] * (self.choices - len(example["choices"]))]
 

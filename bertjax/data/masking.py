@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, Protocol, get_args
 import numpy as np
 
 from bertjax.data import choosing
-from bertjax.data.draws import below, draw, ranges, uniform
+from bertjax.data.draws import below, draw, uniform
+from bertjax.data.ragged import ranges
 from bertjax.errors import ConfigError, closest
 
 

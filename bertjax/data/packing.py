@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bertjax.data.ragged import join_bounds
+
 
 class Rows(NamedTuple):
     """R rows: row r has the sequences members[bounds[r] : bounds[r + 1]]."""
@@ -21,11 +23,6 @@ class Rows(NamedTuple):
         shifts = np.cumsum([0, *(len(part.members) for part in parts[:-1])])
         members = [part.members + shift for part, shift in zip(parts, shifts, strict=True)]
         return cls(np.concatenate(members), join_bounds([part.bounds for part in parts]))
-
-
-def join_bounds(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Bounds i64[N + 1] of what follows one another, each part's from 0 to its end."""
-    return np.concatenate([[0], np.cumsum(np.concatenate([np.diff(part) for part in parts]))])
 
 
 def one_each(count: int) -> Rows:

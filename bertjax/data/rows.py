@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertjax.data.draws import ranges
 from bertjax.data.masking import Vocab
-from bertjax.data.packing import Rows, join_bounds
+from bertjax.data.packing import Rows
+from bertjax.data.ragged import join_bounds, ranges
 
 NO_LABEL = -1
 

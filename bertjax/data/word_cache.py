@@ -10,6 +10,7 @@ from itertools import chain, count, islice
 
 import numpy as np
 
+from bertjax.data.ragged import ranges
 from bertjax.data.specials import Specials
 from bertjax.data.tokenizer import Corpus, Tokenizer
 
@@ -40,11 +41,9 @@ class WordTokenizer(Tokenizer):
         starts = np.frombuffer(self._starts, np.int64)
         firsts, lengths = starts[numbers], starts[numbers + 1] - starts[numbers]
         ends = np.concatenate([[0], np.cumsum(lengths)])
-        # Token i of a word lies i after the word's first in the cache, and as far after it in the output.
-        places = np.repeat(firsts - ends[:-1], lengths) + np.arange(ends[-1])
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         words = np.concatenate([[0], np.cumsum(np.frombuffer(self._counts, np.int64)[numbers])])
-        tokens = np.frombuffer(self._ids, np.int32)[places]
+        tokens = np.frombuffer(self._ids, np.int32)[ranges(firsts, lengths)]
         return Corpus(tokens, np.diff(ends[bounds]), np.diff(words[bounds]))
 
     def _forget(self) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bertjax.data.draws import below, draw, ranges, uniform
+from bertjax.data.draws import below, draw, uniform
 
 CHANCE = 1e-4
 
@@ -33,9 +33,3 @@ def test_draws_are_uniform_and_independent(keys):
 def test_below_stays_below():
     ends = np.array([0, 2**64 - 1], np.uint64)
     assert below(ends, 30_522).tolist() == [0, 30_521] and uniform(ends).max() < 1
-
-
-def test_ranges():
-    assert ranges(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
-    assert ranges(0, np.array([2, 3])).tolist() == [0, 1, 0, 1, 2]
-    assert ranges(np.array([], int), np.array([], int)).tolist() == []

@@ -51,7 +51,9 @@ def unpacked(batch):
             for name in ("next_labels", "next_weights"):
                 example[name] = batch[name][row, [number]]
             examples.append(example)
-    return stack(examples, length=LENGTH, pad=VOCAB.pad)
+    others = {name for name in examples[0] if name.startswith(("masked_", "next_"))}
+    batch = stack(examples, length=LENGTH, pad=VOCAB.pad)
+    return batch | {name: np.stack([example[name] for example in examples]) for name in others}
 
 
 def test_the_loss_of_packed_and_unpacked_batches_is_equal(packed):
