@@ -1,6 +1,7 @@
 """The command line: `bertjax VERB ...` -> run.py. Importing this module does not import jax."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
@@ -30,7 +31,15 @@ CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    hosts = sys.modules.get("bertjax.train.hosts")
+    if hosts:
+        hosts.leave(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -44,14 +53,19 @@ def run(arguments: Sequence[str]) -> int:
             raise ConfigError(f"there is no command {verb!r}{closest(verb, VERBS)}")
         return _verb(verb, rest)
     except UserError as error:
-        print(f"bertjax {verb}: {error}", file=sys.stderr)
-        return 2
+        return _tell(verb, str(error), 2)
     except (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        print(f"bertjax {verb}: {error.filename}: {error.strerror}; give another path", file=sys.stderr)
-        return 2
+        return _tell(verb, f"{error.filename}: {error.strerror}; give another path", 2)
     except KeyboardInterrupt:
-        print(f"bertjax {verb}: interrupted", file=sys.stderr)
-        return 130
+        return _tell(verb, "interrupted", 130)
+
+
+def _tell(verb: str, message: str, code: int) -> int:
+    """One message, from one of several processes where all agree."""
+    hosts = sys.modules.get("bertjax.train.hosts")
+    if message:
+        print(f"bertjax {verb}{hosts.whose() if hosts else ''}: {message}", file=sys.stderr)
+    return code
 
 
 def _verb(verb: str, rest: list[str]) -> int:
@@ -59,7 +73,8 @@ def _verb(verb: str, rest: list[str]) -> int:
         return _look(verb, rest)
     from bertjax import api, config, report, run, suite, use
     from bertjax.convert import convert
-    from bertjax.train.loop import Interrupted
+    from bertjax.train import hosts
+    from bertjax.train.stop import Interrupted
 
     kinds: dict[str, type[Any]] = {
         "prepare": config.Prepare,
@@ -79,15 +94,16 @@ def _verb(verb: str, rest: list[str]) -> int:
         raise ConfigError(f"the first argument is a recipe: bertjax {verb} configs/NAME.py ...")
     if verb == "pretrain":
         default, rest = _preset(default, rest)
-    chosen = _parse(kind, default, rest, verb)
+    chosen, process = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
+    if process and not dry:
+        hosts.join(process)
     try:
         acts: dict[str, Callable[[Any], None]] = {"finetune": suite.finetune, "embed": api.embed, "convert": convert}
         act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
         act(chosen)
     except Interrupted as stopped:
-        print(f"bertjax {verb}: {stopped}", file=sys.stderr)
-        return 130
+        return _tell(verb, str(stopped) if hosts.first() else "", 130)
     return 0
 
 
@@ -122,20 +138,28 @@ def _preset(default: Any, rest: list[str]) -> tuple[Any, list[str]]:  # noqa: AN
     return replace(default, model=presets[name]), rest[:at] + rest[end:]
 
 
-def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> Any:  # noqa: ANN401 (a config dataclass)
-    """The config from the command line; what is not said there stays as in `default`."""
+def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[Any, Any]:  # noqa: ANN401 (a dataclass)
+    """The config from the command line, and which process this is (None: the verb is for one alone).
+
+    What is not said there stays as in `default`.
+    """
     import tyro
+
+    from bertjax.train.hosts import HostsConfig
 
     special = {
         "source": Annotated[str, tyro.conf.arg(name="from")],
         "run": Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
     }
-    ours = [(f.name, special[f.name], field(default="")) for f in fields(kind) if f.name in special]
+    ours: list[Any] = [(f.name, special[f.name], field(default="")) for f in fields(kind) if f.name in special]
+    several = verb in ("pretrain", "finetune", "evaluate", "predict")
+    if several:
+        ours.append(("hosts", HostsConfig, field(default_factory=HostsConfig)))
     command = make_dataclass(kind.__name__, ours, bases=(kind,), frozen=True)
     values = {f.name: getattr(default, f.name) for f in fields(kind)}
     about = (kind.__doc__ or "") + ABOUT.get(verb, "")
     parsed = tyro.cli(command, args=rest, default=command(**values), prog=f"bertjax {verb}", description=about)
-    return kind(**{name: getattr(parsed, name) for name in values})
+    return kind(**{name: getattr(parsed, name) for name in values}), parsed.hosts if several else None
 
 
 def _look(verb: str, rest: list[str]) -> int:

@@ -1,12 +1,10 @@
 """The loop: batches in, a trained state out; what happens now and then is a hook."""
 
 import math
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Protocol
 
 import jax
@@ -16,11 +14,13 @@ from jax.sharding import Mesh
 
 from bertjax.contracts import Batch, Metrics
 from bertjax.errors import DataError
+from bertjax.train import hosts
 from bertjax.train.checkpoint import Saver
 from bertjax.train.log import Writer, averages, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.optim import Schedule
 from bertjax.train.step import TrainState, TrainStep
+from bertjax.train.stop import Interrupted, StopSignal
 
 Hook = Callable[[TrainState], dict[str, float]]  # an evaluation: figures to write and to choose checkpoints by
 
@@ -38,10 +38,6 @@ class Batches(Protocol):
         ...
 
 
-class Interrupted(Exception):
-    """The run was asked to stop; its last step is saved."""
-
-
 @dataclass(frozen=True)
 class Every:
     """How often things happen, in steps."""
@@ -51,37 +47,15 @@ class Every:
     save: int
 
 
-class _StopSignal:
-    """Turns SIGTERM and SIGINT into a flag that is read between two steps; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._old[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.name:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
 @dataclass
 class Window:
     """Metrics summed on the device since the last line of the log; saved with the state, so a resumed log is equal."""
 
     metrics: Metrics
-    tokens: int = 0
+    tokens: float = 0.0  # of this process
     began: float = 0.0
 
-    def add(self, metrics: Metrics, tokens: int) -> None:
+    def add(self, metrics: Metrics, tokens: float) -> None:
         """One more step; nothing is fetched from the device."""
         self.metrics = _sum(self.metrics, metrics) if self.metrics else metrics
         self.tokens += tokens
@@ -93,7 +67,7 @@ class Window:
     @classmethod
     def from_json(cls, saved: dict[str, list[float]]) -> "Window":
         """The inverse of `to_json`; time and tokens count anew."""
-        metrics = {name: (jnp.float32(t), jnp.float32(w)) for name, (t, w) in saved.items()}
+        metrics: Any = {name: (np.float32(t), np.float32(w)) for name, (t, w) in saved.items()}
         return cls(metrics, began=time.perf_counter())
 
 
@@ -122,25 +96,26 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
         return state
     if done == 0:
         _evaluate(run, state, done, writer)
-    with _StopSignal() as stop:
+    with StopSignal() as stop:
         ahead = _on_devices(batches, run.mesh, run.total_steps - done)
         for number, (tokens, batch, places) in enumerate(ahead, start=done + 1):
             state, metrics = run.step(state, batch)
             window.add(metrics, tokens)
-            last = number == run.total_steps
+            last, asked = number == run.total_steps, stop.after(number)
             if number % run.every.log == 0 or last:
                 window = _log(run, number, window, writer)
             figures = _evaluate(run, state, number, writer) if number % run.every.evaluate == 0 or last else None
-            if number % run.every.save == 0 or last or figures or stop.name:
+            if number % run.every.save == 0 or last or figures or asked:
                 if not _finite(state.params):
                     raise _diverged("the parameters are not finite", number)
                 saver.save(state, loader=places, window=window.to_json(), figures=figures)
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
                 break
-            if stop.name and not last:
+            if asked and not last:
                 saver.wait()
-                raise Interrupted(f"{stop.name}: stopped after step {number} and saved it; the same command goes on")
+                hosts.stopped_together()
+                raise Interrupted(f"{asked}: stopped after step {number} and saved it; the same command goes on")
     saver.wait()
     return state
 
@@ -150,12 +125,18 @@ def _stale(run: Fit, saver: Saver, number: int) -> bool:
     return bool(run.patience and saver.leader) and number - saver.leader[0] >= run.patience * run.every.evaluate
 
 
-def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[int, Batch, Sequence[Sequence[int]]]]:
-    """`count` batches: their real tokens, arrays, and the places after them; one more is on its way to the devices."""
-    queue: deque[tuple[int, Batch, Sequence[Sequence[int]]]] = deque()
+def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[float, Batch, Sequence[Sequence[int]]]]:
+    """`count` batches: real tokens (this process's share), arrays, places after them.
+
+    One more is on its way to the devices.
+    """
+    queue: deque[tuple[float, Batch, Sequence[Sequence[int]]]] = deque()
     for _ in range(count):
         batch = next(batches)
-        queue.append((int(np.count_nonzero(batch["sequence"])), put_batch(batch, mesh), batches.places))
+        placed = put_batch(batch, mesh)
+        # Where processes share rows (a mesh whose tensor axis spans them) each counts a part of their tokens.
+        share = len(placed["sequence"]) / (len(batch["sequence"]) * jax.process_count())
+        queue.append((np.count_nonzero(batch["sequence"]) * share, placed, batches.places))
         if len(queue) > 1:
             yield queue.popleft()
     yield from queue
@@ -164,7 +145,7 @@ def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[int,
 def _log(run: Fit, number: int, window: Window, writer: Writer) -> Window:
     figures = averages(window.metrics, run.loss_terms)
     seconds = time.perf_counter() - window.began
-    rate = {"lr": float(run.schedule(number - 1)), "tokens_per_second": round(window.tokens / seconds, 1)}
+    rate = {"lr": float(run.schedule(number - 1)), "tokens_per_second": round(hosts.total(window.tokens) / seconds, 1)}
     writer.write(number, {**figures, **rate})
     if not math.isfinite(figures["loss"]):
         raise _diverged(f"the loss is {figures['loss']}", number)

@@ -61,6 +61,11 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} needs {max(count, rest)} devices, "
             f"here are {len(devices)} ({devices[0].platform}); lower --mesh.fsdp or --mesh.tensor"
         )
+    if count < len(devices) and jax.process_count() > 1:
+        raise ConfigError(
+            f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} leaves {len(devices) - count} of the "
+            f"{len(devices)} devices of {jax.process_count()} processes without work; give --mesh.data -1"
+        )
     shape = (data, config.fsdp, config.tensor)
     return Mesh(np.asarray(devices[:count]).reshape(shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 

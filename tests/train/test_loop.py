@@ -12,9 +12,10 @@ from helpers import DROPOUT, make_batch, parts
 from bertjax.errors import DataError
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, averages, read_metrics
-from bertjax.train.loop import Every, Fit, Interrupted, Window, fit, mean_metrics
+from bertjax.train.loop import Every, Fit, Window, fit, mean_metrics
 from bertjax.train.optim import Optimizer
 from bertjax.train.step import abstract_state, make_eval_step
+from bertjax.train.stop import Interrupted
 
 STEPS = 14
 OPTIMIZER = Optimizer(peak_lr=2e-3, warmup=5)  # the program is that of test_golden.py: compiled once
