@@ -123,7 +123,7 @@ def cluster() -> str:
         return "slurm" if min(int(tasks), int(here["SLURM_NTASKS"])) > 1 else ""
     if "OMPI_MCA_orte_hnp_uri" in here:
         return "ompi" if int(here.get("OMPI_COMM_WORLD_SIZE", "1")) > 1 else ""
-    if "tpu" in (jax.config.jax_platforms or "").split(","):
+    if "tpu" in (jax.config.jax_platforms or "").split(","):  # type: ignore[attr-defined]
         workers = here.get("TPU_PROCESS_ADDRESSES") or here.get("TPU_WORKER_HOSTNAMES") or ""
         if workers:
             return "tpu" if "," in workers or int(here.get("MEGASCALE_NUM_SLICES") or 1) > 1 else ""
