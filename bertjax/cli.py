@@ -17,6 +17,7 @@ VERBS = {
     "predict": "RUN: predictions for a file of texts",
     "embed": "RUN: a vector for each line of a text file",
     "convert": "a run -> a Hugging Face directory; such a directory or a bert_model.ckpt -> a run",
+    "doctor": "what would keep a run from going well on this machine or cluster, and the cures",
     "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
     "report": "RUN ...: how runs did, side by side",
     "list": "[models|objectives|tasks|presets]: what there is to choose from",
@@ -73,6 +74,7 @@ def _verb(verb: str, rest: list[str]) -> int:
         return _look(verb, rest)
     from bertjax import api, config, report, run, suite, use
     from bertjax.convert import convert
+    from bertjax.doctor import doctor
     from bertjax.train import hosts
     from bertjax.train.stop import Interrupted
 
@@ -84,6 +86,7 @@ def _verb(verb: str, rest: list[str]) -> int:
         "predict": use.Predict,
         "embed": use.Embed,
         "convert": use.Convert,
+        "doctor": use.Doctor,
     }
     kind, default = kinds[verb], kinds[verb]()
     dry = verb == "pretrain" and "--dry-run" in rest
@@ -96,10 +99,12 @@ def _verb(verb: str, rest: list[str]) -> int:
         default, rest = _preset(default, rest)
     chosen, process = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
-    if process and not dry:
+    use.check_paths(chosen)
+    if process and not dry and verb != "doctor":
         hosts.join(process)
     try:
         acts: dict[str, Callable[[Any], None]] = {"finetune": suite.finetune, "embed": api.embed, "convert": convert}
+        acts["doctor"] = lambda config: doctor(config, process)
         act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
         act(chosen)
     except Interrupted as stopped:
@@ -115,6 +120,7 @@ REQUIRED = {
     "predict": ("run", "input", "out"),
     "embed": ("run", "input", "out"),
     "convert": ("source", "to"),
+    "doctor": (),
 }
 
 ABOUT = {
@@ -152,7 +158,7 @@ def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[A
         "run": Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
     }
     ours: list[Any] = [(f.name, special[f.name], field(default="")) for f in fields(kind) if f.name in special]
-    several = verb in ("pretrain", "finetune", "evaluate", "predict")
+    several = verb in ("pretrain", "finetune", "evaluate", "predict", "doctor")
     if several:
         ours.append(("hosts", HostsConfig, field(default_factory=HostsConfig)))
     command = make_dataclass(kind.__name__, ours, bases=(kind,), frozen=True)
@@ -176,8 +182,10 @@ def _look(verb: str, rest: list[str]) -> int:
     most = {"inspect": 1, "list": 1, "report": 99}[verb]
     if wrong or len(rest) > most or (verb != "list" and not rest):
         raise ConfigError(f"{wrong or ' '.join(rest) or 'nothing'} is not what it takes; see `bertjax {verb} --help`")
-    from bertjax import report
+    from bertjax import report, use
 
+    for path in rest:
+        use.check_path(verb, path)
     if verb == "inspect":
         report.inspect(rest[0])
     elif verb == "report":

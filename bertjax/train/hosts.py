@@ -171,7 +171,7 @@ def together() -> Iterator[list[str]]:
     except Exception as raised:
         error = raised
     seen = hashlib.sha256("\0".join(facts).encode()).hexdigest()
-    said = _gather(f"{type(error).__name__}: {error}" if error else f"={seen}")
+    said = gather(f"{type(error).__name__}: {error}" if error else f"={seen}")
     number = next((i for i, text in enumerate(said) if text[0] != "="), None)
     if number is None:
         number = next((i for i, text in enumerate(said) if text != said[0]), None)
@@ -196,7 +196,7 @@ def check_shared(folder: Path) -> None:
     """Raises where the processes do not all see the same folder; makes it."""
     if jax.process_count() == 1:
         return
-    marker = folder / f".shared-{_gather(secrets.token_hex(8))[0]}"
+    marker = folder / f".shared-{gather(secrets.token_hex(8))[0]}"
     with together():
         if first():
             folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def check_shared(folder: Path) -> None:
         marker.unlink()
 
 
-def _gather(text: str) -> list[str]:
+def gather(text: str) -> list[str]:
     """A text of every process, cut to LONGEST bytes."""
     here = np.zeros(LONGEST, np.uint8)
     data = np.frombuffer(text.encode()[:LONGEST], np.uint8)

@@ -96,6 +96,7 @@ def two(tiny, pretrained, home, tmp_path_factory):
         [wrong if number == 0 else pretraining(home, folder / "nowhere", folder / "wrong") for number in range(2)],
         [[*wrong, "--seed", number] for number in range(2)],
         [[*wrong, "--mesh.data", "1"]] * 2,
+        [["doctor", "--data", folder / "nowhere" if number else tiny.data[0], "--out", folder] for number in range(2)],
         [pretraining(home, *tiny.data, folder / "run")] * 2,
         [["finetune", home / "finetune.py", *task, *both]] * 2,
         [["evaluate", folder / "tuned", "--data", home]] * 2,
@@ -116,9 +117,16 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(two):
     assert not (folder / "wrong/checkpoints").exists()
 
 
+def test_the_doctor_of_process_0_sees_what_ails_the_others(two):
+    _, codes, said = two
+    assert [own[3] for own in codes] == [2, 2]
+    assert "process 1: data" in said[0].out and "process 0 of 2" in said[0].out and "checks failed" in said[0].err
+    assert "checks failed" not in said[1].err and "cure" not in said[1].out
+
+
 def test_examples_masks_and_losses_are_those_of_one_process(two, pretrained, tiny, tmp_path, kept):
     folder, codes, _ = two
-    assert [own[3] for own in codes] == [0, 0]
+    assert [own[4] for own in codes] == [0, 0]
     same_losses(folder / "run", pretrained)
     run.pretrain(replace(tiny, out=str(tmp_path / "run")))
     assert len(kept) == tiny.steps + 3 * tiny.eval_batches
@@ -129,7 +137,7 @@ def test_examples_masks_and_losses_are_those_of_one_process(two, pretrained, tin
 
 def test_fine_tuned_evaluated_and_predicted_together(two, finetuned):
     folder, codes, said = two
-    assert [own[4:] for own in codes] == [[0, 0, 0]] * 2
+    assert [own[5:] for own in codes] == [[0, 0, 0]] * 2
     same_losses(folder / "tuned", finetuned, rtol=1e-3)
     scores = [path / "scores.json" for path in (finetuned, folder / "tuned")] + [folder / "tuned/scores-dev.json"]
     first, *others = [json.loads(path.read_text())["metrics"] for path in scores]
