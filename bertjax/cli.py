@@ -82,7 +82,12 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     try:
-        acts: dict[str, Callable[[Any], None]] = {"finetune": suite.finetune, "embed": api.embed, "convert": convert}
+        acts: dict[str, Callable[[Any], None]] = {
+            "finetune": suite.finetune,
+            "evaluate": suite.evaluate,
+            "embed": api.embed,
+            "convert": convert,
+        }
         act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
         act(chosen)
     except Interrupted as stopped:

@@ -138,7 +138,7 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
                 break
-            if stop.name and not last:
+            if stop.name:
                 saver.wait()
                 raise Interrupted(f"{stop.name}: stopped after step {number} and saved it; the same command goes on")
     saver.wait()
