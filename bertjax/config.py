@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from bertjax import tasks
-from bertjax.contracts import ModelConfig, ObjectiveConfig
+from bertjax.contracts import ModelConfig, ObjectiveConfig, Remat
 from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.nn.heads import Features
@@ -91,6 +91,9 @@ class Pretrain:
     """rows of a step, over all devices"""
     micro_batches: int = 1
     """pieces a batch is cut into to save memory; the gradient stays the same"""
+    remat: Remat = "none"
+    """what the backward pass computes again, to save memory, in place of keeping it: nothing; layers (blocks: a third
+    more work); what is cheap in them, all but the products with weights (dots). The gradient stays the same"""
     length: int = 128
     """tokens in a row"""
     later_phases: tuple[tuple[float, int, int], ...] = ()
@@ -169,6 +172,8 @@ class Finetune:
     epochs: int = 3
     batch_size: int = 32
     micro_batches: int = 1
+    remat: Remat = "none"
+    """as in pretraining: blocks or dots save memory and change no result"""
     length: int = 128
     """tokens in a row; longer texts are cut, contexts of questions seen in windows"""
     buckets: tuple[int, ...] = ()

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bertjax import registry, tasks
 from bertjax.config import PhaseConfig, Pretrain
-from bertjax.contracts import ModelConfig, Objective
+from bertjax.contracts import Compute, ModelConfig, Objective
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture
 from bertjax.errors import ConfigError, DataError, closest
@@ -71,7 +71,7 @@ def dry_run(config: Pretrain) -> None:
     optimizer = config.optimizer.build(config.steps)
     state = planned_state(objective, optimizer, mesh)
     rows = NamedSharding(mesh, ROWS)
-    step = make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
+    step = make_train_step(objective.using(Compute(config.remat)), optimizer, mesh, micro_batches=config.micro_batches)
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
         mixture = pretraining_batches(config, tokenizer, "train", phase)

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from bertjax.config import Finetune, Pretrain
-from bertjax.contracts import ModelConfig, Objective, Params
+from bertjax.contracts import Compute, ModelConfig, Objective, Params
 from bertjax.data.mixture import Mixture
 from bertjax.data.phases import Phase, Phases
 from bertjax.data.sources import Position
@@ -66,7 +66,8 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
-    step = make_train_step(session.objective, optimizer, mesh, micro_batches=config.micro_batches)
+    objective = session.objective.using(Compute(config.remat))
+    step = make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
     constant = _describe(session, run)
     fixed = Fit(
         step=step,

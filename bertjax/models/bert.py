@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bertjax.contracts import Batch, Encoded, ModelConfig
+from bertjax.contracts import Batch, Compute, Encoded, ModelConfig
 from bertjax.errors import ConfigError, closest
 from bertjax.nn.attention import same_sequence
-from bertjax.nn.blocks import PostNormLayer
+from bertjax.nn.blocks import PostNormLayer, run_layer
 from bertjax.nn.dense import truncated_normal
 from bertjax.nn.embed import Embeddings
 from bertjax.nn.mlp import ACTIVATIONS
@@ -142,6 +142,7 @@ class Encoder(nn.Module):
     """Embeddings and a stack of post-LN layers."""
 
     config: Config
+    compute: Compute = Compute()
 
     def setup(self) -> None:
         c = self.config
@@ -175,7 +176,7 @@ class Encoder(nn.Module):
         layers = [self.embed(batch, train=train)]
         visible = same_sequence(batch["sequence"])
         for layer in self.layer:
-            layers.append(layer(layers[-1], visible, train=train))
+            layers.append(run_layer(layer, layers[-1], visible, train=train, remat=self.compute.remat))
         return Encoded(layers[-1], tuple(layers))
 
     def attend(self, hidden: jax.Array) -> jax.Array:

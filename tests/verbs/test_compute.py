@@ -1,0 +1,55 @@
+"""Options that say how a step is computed: they reach it, and change nothing that a run says."""
+
+import numpy as np
+import pytest
+
+from bertjax import report, session
+from bertjax.train.log import read_metrics
+
+
+@pytest.fixture
+def stop_after(on_step, terminate):
+    """stop_after(number): a run is asked to stop in its number-th step."""
+    return lambda number: on_step(number, terminate)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The `Compute` of every training step that is made."""
+    seen = []
+    for module in (session, report):
+        make = module.make_train_step
+
+        def noting(objective, *arguments, make=make, **options):
+            seen.append(objective.encoder.compute)
+            return make(objective, *arguments, **options)
+
+        monkeypatch.setattr(module, "make_train_step", noting)
+    return seen
+
+
+def same_losses(run, other, rtol=1e-5):
+    one, two = ([line["loss"] for line in read_metrics(folder) if "loss" in line] for folder in (run, other))
+    np.testing.assert_allclose(two, one, rtol=rtol)
+
+
+def test_a_run_goes_on_with_another_rematerialisation(bertjax, computed, stop_after, pretrained, home, data, tmp_path):
+    command = ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run"]
+    stop_after(5)
+    assert bertjax(*command, "--remat", "blocks").code == 130
+    assert bertjax(*command, "--remat", "dots").code == 0
+    assert [compute.remat for compute in computed] == ["blocks", "dots"]
+    same_losses(pretrained, tmp_path / "run")
+
+
+def test_a_dry_run_compiles_what_is_asked_for(bertjax, computed, home, data, tmp_path):
+    options = ["--data", data, "--out", tmp_path / "run", "--remat", "dots", "--dry-run"]
+    assert bertjax("pretrain", home / "pretrain.py", *options).code == 0
+    assert [compute.remat for compute in computed] == ["dots"]
+
+
+def test_fine_tuning_too(bertjax, computed, finetuned, pretrained, home, tmp_path):
+    options = ["--task", "sms_spam", "--from", pretrained, "--data", home, "--out", tmp_path / "run"]
+    assert bertjax("finetune", home / "finetune.py", *options, "--remat", "blocks").code == 0
+    assert [compute.remat for compute in computed] == ["blocks"]
+    same_losses(finetuned, tmp_path / "run", rtol=1e-4)
