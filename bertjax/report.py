@@ -21,7 +21,7 @@ from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
 from bertjax.train.log import answers, console, describe, read_metrics
-from bertjax.train.mesh import ROWS, check_batch, make_mesh, path_of, spec_for, undivided
+from bertjax.train.mesh import ROWS, bytes_on_device, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
 from bertjax.train.step import TrainState, init_params, make_train_step, planned_state
 
@@ -83,15 +83,10 @@ def dry_run(config: Pretrain) -> None:
         title = f"{phase.steps:,} steps of {phase.batch_size:,} x {phase.length:,}"
         table = Table("memory on each device", "MiB", title=title, title_justify="left")
         for name, tree in sizes.items():
-            table.add_row(name, f"{_bytes_on_device(tree) / 2**20:,.1f}")
+            table.add_row(name, f"{bytes_on_device(tree) / 2**20:,.1f}")
         table.add_row("gradients, activations and other temporaries", f"{memory.temp_size_in_bytes / 2**20:,.1f}")
         answers.print(table)
         _print_work(config, phase, state, mixture, example)
-
-
-def _bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
-    leaves = jax.tree.leaves(tree)
-    return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _print_work(

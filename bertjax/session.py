@@ -21,7 +21,7 @@ from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
 from bertjax.train.loop import Every, Fit, Hook, Window, fit
 from bertjax.train.mesh import check_batch, local_rows, make_mesh
-from bertjax.train.step import TrainState, abstract_state, init_state, make_train_step
+from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
-    objective = session.objective.using(Compute(config.remat))
-    step = make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
+    step = training_step(config, session.objective, optimizer, mesh)
     constant = _describe(session, run)
     fixed = Fit(
         step=step,
@@ -92,6 +91,11 @@ def train(session: Session) -> TrainState:
         writer.close()
         batches.close()
         saver.close()
+
+
+def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:
+    """The step of a run: what is planned, shown and trained."""
+    return make_train_step(objective.using(Compute(config.remat)), optimizer, mesh, micro_batches=config.micro_batches)
 
 
 def _merged(random: Params, trained: Params) -> Params:

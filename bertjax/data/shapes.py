@@ -37,4 +37,4 @@ def made_up_row(*, planner: Planner, corruption: Corruption, vocab: Vocab, lengt
 
 def made_up_vocab(size: int) -> Vocab:
     """A vocabulary of which only the size is known."""
-    return Vocab(size, *range(5), np.ones(size, bool))
+    return Vocab(size, pad=0, unk=1, cls=2, sep=3, mask=4, starts_word=np.ones(size, bool))

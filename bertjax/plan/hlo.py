@@ -24,7 +24,7 @@ class Collective(NamedTuple):
     kind: str
     axes: tuple[str, ...]  # of the mesh, that their groups cross
     devices: int  # in a group
-    count: int  # executions in a step
+    times: int  # in a step
     elements: int  # in all their arrays
     bytes: int  # of the whole arrays that are reduced, gathered or moved
     sent: int  # by each device
@@ -49,7 +49,7 @@ _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 def collectives(text: str, axes: Mapping[str, int]) -> list[Collective]:
     """All of a step, those in loops as often as these run; `axes` are the sizes of the mesh, in its order."""
     entry, computations = _computations(text)
-    # XLA for TPU hides a gather behind computation by putting pieces of it into several fusions: one channel, one count.
+    # XLA for TPU hides a gather behind computation by putting pieces of it into several fusions, all of one channel.
     channels: dict[str, Collective] = {}
     for instruction, times, place in _walk(computations, entry, 1):
         one = _read(instruction, times, place, axes)
@@ -151,7 +151,7 @@ def _group(rest: str, axes: Mapping[str, int]) -> list[int]:
 
 
 def _iota(text: str) -> np.ndarray:
-    """ "[4,2]<=[2,4]T(1,0)": 0 to 7 as [2,4], transposed, as [4,2]; "[2,4]T(1,0)" is left flat."""
+    """Of "[4,2]<=[2,4]T(1,0)": 0 to 7 as [2,4], transposed, as [4,2]; "[2,4]T(1,0)" is left flat."""
     parts = re.fullmatch(r"(?:\[([\d,]+)\]<=)?\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     assert parts, text
     shape, source, order = ([int(i) for i in part.split(",")] if part else [] for part in parts.groups())
@@ -160,7 +160,7 @@ def _iota(text: str) -> np.ndarray:
 
 
 def _of_mesh(sizes: str, order: str | None, crossed: str) -> list[int]:
-    """ "'a'=4,'b'=2" and "'a':(2)2,'b'": the first group crosses the named axes, or the part of one after (2)."""
+    """Of "'a'=4,'b'=2" and "'a':(2)2,'b'": the first group crosses the named axes, or the part of one after (2)."""
     lengths = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", sizes)}
     shape, moving = [], []
     parts = {name: (pre, size) for name, pre, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", crossed)}

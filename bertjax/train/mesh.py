@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +50,9 @@ class MeshConfig:
             raise ConfigError(f"mesh data={self.data} fsdp={self.fsdp} tensor={self.tensor}: sizes are at least 1")
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over this program's devices; with fewer asked for than there are, the first ones are taken."""
-    devices = jax.devices()
+def make_mesh(config: MeshConfig, devices: Sequence[Any] = ()) -> Mesh:
+    """The mesh over these devices, or this program's; with fewer asked for than there are, the first ones are taken."""
+    devices = devices or jax.devices()
     rest = config.fsdp * config.tensor
     data = len(devices) // rest if config.data == -1 else config.data
     count = data * rest
@@ -96,6 +96,12 @@ def shardings(tree: Any, mesh: Mesh) -> Any:  # noqa: ANN401 (any pytree)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec_for(path_of(path), leaf.shape, mesh)), tree
     )
+
+
+def bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
+    """Bytes that one device holds of arrays with shardings, abstract or real."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def check_batch(batch_size: int, micro_batches: int, mesh: Mesh) -> None:

@@ -13,6 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bertjax.contracts import Batch, Metrics, Objective, Params
 from bertjax.train.mesh import ROWS, shardings
 
+Update = optax.GradientTransformation
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
