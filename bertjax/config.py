@@ -3,6 +3,7 @@
 Those of verbs that use a run are in `use`.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -110,8 +111,11 @@ class Pretrain:
     save_every: int = 10_000
     keep_last: int = 2
     """checkpoints to keep besides the best"""
+    profile: str = ""
+    """as 10:15, a profiler trace of the 10th to the 15th step after the start, in OUT/profile"""
 
     def __post_init__(self) -> None:
+        profiled(self.profile)
         at_least(
             1, self, "steps", "batch_size", "micro_batches", "log_every", "eval_every", "eval_batches", "save_every"
         )
@@ -217,8 +221,11 @@ class Finetune:
     from_mnli: bool = False
     """of glue: RTE, MRPC and STS-B start from the run of MNLI with the same seed"""
     log_every: int = 20
+    profile: str = ""
+    """as in pretraining"""
 
     def __post_init__(self) -> None:
+        profiled(self.profile)
         at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
         at_least(0, self, "train_rows", "seed", "new_layers", "patience")
         if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=8) < 8:
@@ -244,6 +251,16 @@ def at_least(low: int, config: object, *names: str) -> None:
     for name in names:
         if getattr(config, name) < low:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
+
+
+def profiled(steps: str) -> tuple[int, int]:
+    """The first and last step of "10:15"; 0, 0 for none."""
+    first, _, last = steps.partition(":")
+    if not steps:
+        return 0, 0
+    if not (re.fullmatch(r"\d{1,9}:\d{1,9}", steps) and 1 <= int(first) <= int(last)):
+        raise ConfigError(f"profile={steps}: give the first and the last step of the trace, as 10:15")
+    return int(first), int(last)
 
 
 def check_length(length: int, model: ModelConfig) -> None:

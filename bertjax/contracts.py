@@ -95,7 +95,7 @@ class Objective(nn.Module):
 
     def using(self, compute: Compute) -> Objective:
         """The same objective with its encoder run in another way."""
-        return self.clone(encoder=self.encoder.clone(compute=compute))  # type: ignore[attr-defined]
+        return self.clone(encoder=self.encoder.clone(compute=compute))
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
         """Name of each loss term -> its weight summed over the batch."""

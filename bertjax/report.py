@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bertjax import registry, tasks
 from bertjax.config import PhaseConfig, Pretrain
-from bertjax.contracts import Compute, ModelConfig, Objective
+from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture
 from bertjax.errors import ConfigError, DataError, closest
@@ -20,10 +20,11 @@ from bertjax.jsonio import read_json, to_json
 from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
+from bertjax.session import training_step
 from bertjax.train.log import answers, console, describe, read_metrics
 from bertjax.train.mesh import ROWS, bytes_on_device, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
-from bertjax.train.step import TrainState, init_params, make_train_step, planned_state
+from bertjax.train.step import TrainState, init_params, planned_state
 
 
 def inspect(path: str) -> None:
@@ -71,7 +72,7 @@ def dry_run(config: Pretrain) -> None:
     optimizer = config.optimizer.build(config.steps)
     state = planned_state(objective, optimizer, mesh)
     rows = NamedSharding(mesh, ROWS)
-    step = make_train_step(objective.using(Compute(config.remat)), optimizer, mesh, micro_batches=config.micro_batches)
+    step = training_step(config, objective, optimizer, mesh)
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
         mixture = pretraining_batches(config, tokenizer, "train", phase)

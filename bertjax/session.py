@@ -7,7 +7,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bertjax.config import Finetune, Pretrain
+from bertjax.chips import chip_of
+from bertjax.config import Finetune, Pretrain, profiled
 from bertjax.contracts import Compute, ModelConfig, Objective, Params
 from bertjax.data.mixture import Mixture
 from bertjax.data.phases import Phase, Phases
@@ -19,9 +20,11 @@ from bertjax.resume import check_resume
 from bertjax.saved import versions
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
-from bertjax.train.loop import Every, Fit, Hook, Window, fit
+from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows, make_mesh
+from bertjax.train.profile import Profiler
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
+from bertjax.train.window import Rates, Window
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Session:
     keep_last: int
     workers: int
     evaluation: Callable[[Mesh], Hook]
+    flops_per_token: Callable[[int], float]  # of training, in a row of so many tokens
     trained_parts: Callable[[Mesh], Params]  # parameters that do not start at random
     patience: int = 0
     frozen: tuple[str, ...] = ()  # top-level parameters that are not trained
@@ -72,10 +76,12 @@ def train(session: Session) -> TrainState:
         step=step,
         mesh=mesh,
         loss_terms=session.objective.loss_terms,
-        schedule=config.optimizer.schedule(session.total_steps),
         evaluate=session.evaluation(mesh),
         every=session.every,
         total_steps=session.total_steps,
+        rates=Rates(config.optimizer.schedule(session.total_steps), _peak_flops(mesh)),
+        flops_per_token=session.flops_per_token,
+        profiler=Profiler(*profiled(config.profile), run / "profile"),
         patience=session.patience,
     )
     saver = Saver(
@@ -96,6 +102,12 @@ def train(session: Session) -> TrainState:
 def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:
     """The step of a run: what is planned, shown and trained."""
     return make_train_step(objective.using(Compute(config.remat)), optimizer, mesh, micro_batches=config.micro_batches)
+
+
+def _peak_flops(mesh: Mesh) -> float:
+    """Of all devices together, in bf16; 0 where it is not known."""
+    chip = chip_of(mesh.devices.flat[0].device_kind)
+    return chip.flops * mesh.size if chip else 0.0
 
 
 def _merged(random: Params, trained: Params) -> Params:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
     ("errors",),
-    ("contracts", "registry", "recipe"),
+    ("contracts", "registry", "recipe", "chips"),
     ("nn", "data"),
     ("models", "train"),
     ("objectives", "tasks"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bertjax.plan.chips import Chip
+from bertjax.chips import Chip
 from bertjax.plan.program import Program
 
 SLICES = "dcn"  # the axis of the mesh that goes across slices

@@ -8,13 +8,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from bertjax.chips import Chip
 from bertjax.config import PhaseConfig, Plan, Pretrain
 from bertjax.data.shapes import made_up_row, made_up_vocab
 from bertjax.jsonio import write_json
 from bertjax.plan import tables
-from bertjax.plan.chips import LOCAL, Chip, devices_of
 from bertjax.plan.estimate import Shape, cures, roofline
 from bertjax.plan.program import Program, compiled
+from bertjax.plan.topology import LOCAL, devices_of
 from bertjax.run import resolve
 from bertjax.session import training_step
 from bertjax.train.log import answers

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from bertjax.plan.chips import Chip
+from bertjax.chips import Chip
 from bertjax.plan.estimate import Shape, cures, roofline
 from bertjax.plan.hlo import Collective
 from bertjax.plan.program import Program
 
-CHIP = Chip("chip", flops=100.0, memory=1000.0, bandwidth=10.0, links=5.0, network=2.0, source="")
+CHIP = Chip("chip", flops=100.0, memory=1000.0, bandwidth=10.0, links=5.0, network=2.0, source="", kind="")
 PROGRAM = Program(True, 600, 300, 100, 0, 1.0, 900.0, (), 0.0)
 
 

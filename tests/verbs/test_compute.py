@@ -1,10 +1,15 @@
 """Options that say how a step is computed: they reach it, and change nothing that a run says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from bertjax import report, session
+from bertjax import run, session
+from bertjax.chips import CHIPS
+from bertjax.saved import open_run
 from bertjax.train.log import read_metrics
+from bertjax.train.mesh import MeshConfig, make_mesh
 
 
 @pytest.fixture
@@ -17,14 +22,13 @@ def stop_after(on_step, terminate):
 def computed(monkeypatch):
     """The `Compute` of every training step that is made."""
     seen = []
-    for module in (session, report):
-        make = module.make_train_step
+    make = session.make_train_step
 
-        def noting(objective, *arguments, make=make, **options):
-            seen.append(objective.encoder.compute)
-            return make(objective, *arguments, **options)
+    def noting(objective, *arguments, **options):
+        seen.append(objective.encoder.compute)
+        return make(objective, *arguments, **options)
 
-        monkeypatch.setattr(module, "make_train_step", noting)
+    monkeypatch.setattr(session, "make_train_step", noting)
     return seen
 
 
@@ -37,7 +41,9 @@ def test_a_run_goes_on_with_another_rematerialisation(bertjax, computed, stop_af
     command = ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run"]
     stop_after(5)
     assert bertjax(*command, "--remat", "blocks").code == 130
-    assert bertjax(*command, "--remat", "dots").code == 0
+    done = bertjax(*command, "--remat", "dots", "--profile", "2:3")
+    assert done.code == 0 and f"a trace of steps 2 to 3 of this start is in {tmp_path}/run/profile" in done.err
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert [compute.remat for compute in computed] == ["blocks", "dots"]
     same_losses(pretrained, tmp_path / "run")
 
@@ -53,3 +59,15 @@ def test_fine_tuning_too(bertjax, computed, finetuned, pretrained, home, tmp_pat
     assert bertjax("finetune", home / "finetune.py", *options, "--remat", "blocks").code == 0
     assert [compute.remat for compute in computed] == ["blocks"]
     same_losses(finetuned, tmp_path / "run", rtol=1e-4)
+
+
+def test_work_is_that_of_the_real_tokens(pretrained, tiny, monkeypatch, tmp_path):
+    lines = [line for line in read_metrics(pretrained) if line["split"] == "train"]
+    work = open_run(pretrained).model.flops_per_token(32, tiny.objective.masked_fraction(32))
+    for line in lines:  # a CPU has no peak in the table
+        assert line["gflops_per_second"] == pytest.approx(line["tokens_per_second"] * work / 1e9, rel=1e-3)
+    monkeypatch.setattr(session, "chip_of", lambda kind: CHIPS["v5e"])
+    run.pretrain(replace(tiny, out=str(tmp_path / "run"), steps=2, mesh=MeshConfig(data=4)))
+    line = next(line for line in read_metrics(tmp_path / "run") if line["split"] == "train")
+    assert 0 <= line["mfu"] < 1 and "gflops_per_second" not in line
+    assert session._peak_flops(make_mesh(MeshConfig(data=4))) == 4 * 197e12

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from bertjax.data.meta import Meta
-from bertjax.plan import chips, program
+from bertjax.plan import program, topology
 
 NEEDS_LIBTPU = pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is not installed (bertjax[tpu])")
 
@@ -95,6 +95,7 @@ def test_what_does_not_fit_is_told_with_what_would(plan, monkeypatch):
         ((), "missing: --topology"),
         (("--topology", "v5f:2x4"), "chip 'v5f'; did you mean 'v5"),
         (("--topology", "v5e"), "after the chip comes its shape, as in v5e:16x16"),
+        (("--topology", "v5p:9999x9999x9999"), "no pod has over 8,960 chips"),
         (("--topology", "local", "--batch-size", "12", "--mesh.data", "8"), "batch_size=12 does not divide"),
     ],
 )
@@ -108,7 +109,7 @@ def test_without_libtpu_the_install_line(plan, monkeypatch):
         raise RuntimeError("no TPU")
 
     monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", fail)
-    monkeypatch.setattr(chips, "_has_libtpu", lambda: False)
+    monkeypatch.setattr(topology, "_has_libtpu", lambda: False)
     outcome, _ = plan("--topology", "v5e:2x4")
     assert outcome.code == 2 and outcome.err.count("\n") == 1
     assert "pip install 'bertjax[tpu]'" in outcome.err

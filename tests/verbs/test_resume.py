@@ -24,7 +24,7 @@ from bertjax.train.log import read_metrics
 from bertjax.train.loop import Interrupted
 from bertjax.train.mesh import MeshConfig
 
-VARIES = ("seconds", "tokens_per_second")
+VARIES = ("seconds", "tokens_per_second", "gflops_per_second")
 
 
 def logged(folder):

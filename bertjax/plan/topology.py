@@ -1,36 +1,15 @@
-"""Chips by the names that topologies have: what one can do, as its maker says."""
+"""Chips that are not here, as libtpu describes them."""
 
+import math
 import os
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
+from bertjax.chips import CHIPS, Chip
 from bertjax.errors import ConfigError, closest
 
-GB, GIB, TERA = 1e9, 2**30, 1e12
-
-
-class Chip(NamedTuple):
-    """Peaks of one chip; bandwidths in bytes a second, those of links one way and all of them together; 0: unknown."""
-
-    name: str
-    flops: float  # bf16, a second
-    memory: float  # bytes
-    bandwidth: float  # of the memory
-    links: float  # to the chips of the same slice
-    network: float  # to other slices
-    source: str
-
-
-_DOCS = "https://cloud.google.com/tpu/docs/"
-CHIPS: dict[str, Chip] = {
-    # The documents give links in both directions together (v5e 400 GB/s) or one way in bits (1600 Gbps): the same.
-    "v4": Chip("TPU v4", 275 * TERA, 32 * GIB, 1_228 * GB, 300 * GB, 0, _DOCS + "v4"),
-    "v5e": Chip("TPU v5e", 197 * TERA, 16 * GIB, 819 * GB, 200 * GB, 3.1 * GB, _DOCS + "v5e"),
-    "v5p": Chip("TPU v5p", 459 * TERA, 95 * GIB, 2_765 * GB, 600 * GB, 6.25 * GB, _DOCS + "v5p"),
-    "v6e": Chip("TPU v6e", 918 * TERA, 32 * GIB, 1_640 * GB, 400 * GB, 12.5 * GB, _DOCS + "v6e"),
-}
 LOCAL = "local"
 # libtpu is only asked to compile: it need not look for the host it is on, nor be alone on it.
 QUIET = {
@@ -39,6 +18,7 @@ QUIET = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+MOST = 8_960  # of v5p
 INSTALL = "pip install 'bertjax[tpu]'"
 
 
@@ -47,10 +27,13 @@ def devices_of(topology: str, slices: int) -> tuple[Chip | None, list[Any]]:
     if topology == LOCAL:
         return None, jax.devices()
     name, _, shape = topology.partition(":")
-    if name not in CHIPS:
-        raise ConfigError(f"--topology {topology}: chip {name!r}{closest(name, CHIPS)}; as v5e:16x16, or {LOCAL}")
+    tpus = [known for known in CHIPS if known.startswith("v")]
+    if name not in tpus:
+        raise ConfigError(f"--topology {topology}: chip {name!r}{closest(name, tpus)}; as v5e:16x16, or {LOCAL}")
     if not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         raise ConfigError(f"--topology {topology}: after the chip comes its shape, as in v5e:16x16 or v4:4x4x8")
+    if math.prod(int(size) for size in shape.split("x")) > MOST:
+        raise ConfigError(f"--topology {topology}: no pod has over {MOST:,} chips; several slices are --mesh.dcn N")
     return CHIPS[name], _described(name, shape, slices)
 
 
