@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +22,7 @@ from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
 from bertjax.session import training_step
 from bertjax.train.log import answers, console, describe, read_metrics
-from bertjax.train.mesh import ROWS, bytes_on_device, check_batch, make_mesh, path_of, spec_for, undivided
+from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
 from bertjax.train.step import TrainState, init_params, planned_state
 
@@ -71,13 +71,12 @@ def dry_run(config: Pretrain) -> None:
     objective = config.objective.build(config.model)
     optimizer = config.optimizer.build(config.steps)
     state = planned_state(objective, optimizer, mesh)
-    rows = NamedSharding(mesh, ROWS)
     step = training_step(config, objective, optimizer, mesh)
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
         mixture = pretraining_batches(config, tokenizer, "train", phase)
         example = mixture.batch(mixture.start())
-        batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in example.items()}
+        batch = abstract_batch(example, len(example["tokens"]), mesh)
         console.print("compiling the step ...")
         memory = step.lower(state, batch).compile().memory_analysis()
         sizes = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}

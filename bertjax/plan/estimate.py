@@ -10,7 +10,7 @@ SLICES = "dcn"  # the axis of the mesh that goes across slices
 
 
 class Roofline(NamedTuple):
-    """Seconds that a step takes at least for each of what it needs, were each used to its peak: an estimate."""
+    """Seconds that a step takes for each of what it needs, were each used to its peak: an estimate."""
 
     compute: float
     memory: float

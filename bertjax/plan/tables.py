@@ -63,7 +63,7 @@ def _work(phase: dict[str, Any]) -> None:
     if estimate := phase.get("estimate"):
         each = ", ".join(f"{name} {value:.2f} ms" for name, value in estimate["milliseconds"].items() if value)
         table.add_row("estimate: each at its peak", each)
-        least, most = estimate["step_milliseconds_at_least"], estimate["tokens_per_second_at_most"]
+        least, most = estimate["step_milliseconds"], estimate["tokens_per_second"]
         table.add_row(
             f"estimate: {estimate['binds']} binds",
             f"a step takes at least {least:.2f} ms: {most:,.0f} tokens/s and MFU {estimate['mfu_at_most']:.0%} at most",

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from bertjax.chips import Chip
 from bertjax.config import PhaseConfig, Plan, Pretrain
@@ -19,7 +18,7 @@ from bertjax.plan.topology import LOCAL, devices_of
 from bertjax.run import resolve
 from bertjax.session import training_step
 from bertjax.train.log import answers
-from bertjax.train.mesh import ROWS, bytes_on_device, check_batch, make_mesh
+from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, make_mesh, row_ways
 from bertjax.train.step import TrainState, planned_state
 
 
@@ -48,8 +47,8 @@ def plan(config: Plan) -> None:
     answers.print(f"all of it: {out}")
 
 
-def abstract_batch(config: Pretrain, phase: PhaseConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of the batches of a phase, before there is any data."""
+def planned_batch(config: Pretrain, phase: PhaseConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the batches of a phase will be, before there is any data."""
     vocab = made_up_vocab(config.model.vocab_size)
     row = made_up_row(
         planner=config.objective.planner(),
@@ -58,17 +57,13 @@ def abstract_batch(config: Pretrain, phase: PhaseConfig, mesh: Mesh) -> dict[str
         length=phase.length,
         packing=config.packing,
     )
-    rows = NamedSharding(mesh, ROWS)
-    return {
-        name: jax.ShapeDtypeStruct((phase.batch_size, *value.shape[1:]), value.dtype, sharding=rows)
-        for name, value in row.items()
-    }
+    return abstract_batch(row, phase.batch_size, mesh)
 
 
 def _phase(config: Plan, phase: PhaseConfig, mesh: Mesh, chip: Chip | None) -> dict[str, Any]:
     objective = config.objective.build(config.model)
     optimizer = config.optimizer.build(config.steps)
-    state, batch = planned_state(objective, optimizer, mesh), abstract_batch(config, phase, mesh)
+    state, batch = planned_state(objective, optimizer, mesh), planned_batch(config, phase, mesh)
     lowered = training_step(config, objective, optimizer, mesh).lower(state, batch)
     about = f"{phase.batch_size:,} x {phase.length:,} on {config.topology}"
     arguments = bytes_on_device(state) + bytes_on_device(batch)
@@ -112,12 +107,12 @@ def _phase(config: Plan, phase: PhaseConfig, mesh: Mesh, chip: Chip | None) -> d
 def _estimate(config: Plan, tokens: int, flops: float, mesh: Mesh, program: Program, chip: Chip) -> dict[str, Any]:
     floor = roofline(program, chip, flops / mesh.size, config.micro_batches)
     return {
-        "is": "an estimate: each at its peak, all overlapping; a real step takes longer",
+        "is": "an estimate: each at its peak, all at once; memory counts every operand, also those kept on the chip",
         "milliseconds": {name: 1e3 * seconds for name, seconds in floor._asdict().items()},
         "binds": floor.binds,
-        "step_milliseconds_at_least": 1e3 * floor.seconds,
-        "tokens_per_second_at_most": tokens / floor.seconds,
-        "mfu_at_most": floor.compute / floor.seconds,
+        "step_milliseconds": 1e3 * floor.seconds,
+        "tokens_per_second": tokens / floor.seconds,
+        "mfu": floor.compute / floor.seconds,
     }
 
 
@@ -126,7 +121,7 @@ def _cures(config: Plan, phase: PhaseConfig, mesh: Mesh, state: TrainState, prog
         batch_size=phase.batch_size,
         micro_batches=config.micro_batches,
         remat=config.remat,
-        rows=int(np.prod([mesh.shape[name] for name in ROWS[0]])),
+        rows=row_ways(mesh),
         fsdp=mesh.shape["fsdp"],
         state=bytes_on_device(state),
         gradient=bytes_on_device(state.params),

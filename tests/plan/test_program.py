@@ -12,7 +12,7 @@ import pytest
 from bertjax.config import Pretrain
 from bertjax.models import bert
 from bertjax.plan import program
-from bertjax.plan.verb import abstract_batch
+from bertjax.plan.verb import planned_batch
 from bertjax.session import training_step
 from bertjax.train.mesh import MeshConfig, make_mesh
 from bertjax.train.step import planned_state
@@ -98,15 +98,15 @@ def test_flops_by_formula_are_those_the_compiler_counts(length, packing):
     model = replace(bert.PRESETS["base"], layers=1)  # its layers are not in a loop: all of them are counted
     config = Pretrain(model=model, batch_size=8, length=length, packing=packing)
     objective, update = config.objective.build(model), config.optimizer.build(10)
-    batch = abstract_batch(config, config.phases[0], MESH)
+    batch = planned_batch(config, config.phases[0], MESH)
     step = training_step(config, objective, update, MESH).lower(planned_state(objective, update, MESH), batch)
     formula = 8 * length * model.flops_per_token(length, config.objective.masked_fraction(length))
     assert 1.0 <= compiled(step).flops / formula <= 1.08
 
 
-def test_the_abstract_batch_is_cut_over_the_mesh():
+def test_the_planned_batch_is_cut_over_the_mesh():
     mesh = make_mesh(MeshConfig(data=4, fsdp=2))
     config = Pretrain(batch_size=16, length=32)
-    batch = abstract_batch(config, config.phases[0], mesh)
+    batch = planned_batch(config, config.phases[0], mesh)
     assert batch["tokens"].shape == (16, 32) and batch["tokens"].sharding.shard_shape((16, 32)) == (2, 32)
     assert batch["masked_weights"].dtype == np.float32
