@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bertjax import registry, tasks
+from bertjax.automesh import mesh_of
 from bertjax.config import PhaseConfig, Pretrain
 from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
@@ -67,9 +68,9 @@ def _spec(spec: PartitionSpec) -> str:
 def dry_run(config: Pretrain) -> None:
     """What a pretraining run would take: the step is compiled, nothing is trained."""
     tokenizer, config = resolve(config)
-    mesh = make_mesh(config.mesh)
     objective = config.objective.build(config.model)
     optimizer = config.optimizer.build(config.steps)
+    mesh = mesh_of(config, config.model, objective, optimizer)
     state = planned_state(objective, optimizer, mesh)
     step = training_step(config, objective, optimizer, mesh)
     for phase in config.phases:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from bertjax.automesh import mesh_of
 from bertjax.chips import chip_of
 from bertjax.config import Finetune, Pretrain, profiled
 from bertjax.contracts import Compute, ModelConfig, Objective, Params
@@ -21,7 +22,7 @@ from bertjax.saved import versions
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
 from bertjax.train.loop import Every, Fit, Hook, fit
-from bertjax.train.mesh import check_batch, local_rows, make_mesh
+from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.profile import Profiler
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
 from bertjax.train.window import Rates, Window
@@ -57,11 +58,11 @@ class Session:
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
-    mesh = make_mesh(config.mesh)
+    optimizer = config.optimizer.build(session.total_steps, session.frozen)
+    mesh = mesh_of(config, session.model, session.objective, optimizer)
     for _, mixture in session.phases:
         check_batch(mixture.batch_size, config.micro_batches, mesh)
     number, extra = _resume(session, run) or (0, {"loader": [], "window": {}, "leader": []})
-    optimizer = config.optimizer.build(session.total_steps, session.frozen)
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:
         state = Checkpoints(run).state(number, abstract_state(state))

@@ -15,7 +15,7 @@ LEVELS = (
     ("models", "train"),
     ("objectives", "tasks"),
     ("config", "jsonio", "hf"),
-    ("saved", "resume", "use"),
+    ("saved", "resume", "use", "automesh"),
     ("session", "scoring", "card"),
     ("run", "api", "convert"),
     ("report", "suite", "plan"),

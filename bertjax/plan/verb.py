@@ -7,8 +7,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from bertjax.automesh import mesh_of
 from bertjax.chips import Chip
 from bertjax.config import PhaseConfig, Plan, Pretrain
+from bertjax.contracts import Objective
 from bertjax.data.shapes import made_up_row, made_up_vocab
 from bertjax.jsonio import write_json
 from bertjax.plan import tables
@@ -18,8 +20,8 @@ from bertjax.plan.topology import LOCAL, devices_of
 from bertjax.run import resolve
 from bertjax.session import training_step
 from bertjax.train.log import answers
-from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, make_mesh, row_ways
-from bertjax.train.step import TrainState, planned_state
+from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, row_ways
+from bertjax.train.step import TrainState, Update, planned_state
 
 
 def plan(config: Plan) -> None:
@@ -28,8 +30,10 @@ def plan(config: Plan) -> None:
         jax.config.update("jax_platforms", "cpu")
     if config.data:
         config = replace(config, model=resolve(config)[1].model)
-    chip, devices = devices_of(config.topology, 1)
-    mesh = make_mesh(config.mesh, devices)
+    chip, devices = devices_of(config.topology, config.mesh.dcn)
+    objective = config.objective.build(config.model)
+    optimizer = config.optimizer.build(config.steps)
+    mesh = mesh_of(config, config.model, objective, optimizer, devices)
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
     report = {
@@ -39,7 +43,7 @@ def plan(config: Plan) -> None:
         "idle_devices": len(devices) - mesh.size,
         "mesh": dict(mesh.shape),
         "effort": "quick" if config.quick else "full",
-        "phases": [_phase(config, phase, mesh, chip) for phase in config.phases],
+        "phases": [_phase(config, phase, mesh, chip, objective, optimizer) for phase in config.phases],
     }
     out = Path(config.out or f"plan-{config.topology.replace(':', '-')}.json")
     write_json(out, report)
@@ -60,9 +64,9 @@ def planned_batch(config: Pretrain, phase: PhaseConfig, mesh: Mesh) -> dict[str,
     return abstract_batch(row, phase.batch_size, mesh)
 
 
-def _phase(config: Plan, phase: PhaseConfig, mesh: Mesh, chip: Chip | None) -> dict[str, Any]:
-    objective = config.objective.build(config.model)
-    optimizer = config.optimizer.build(config.steps)
+def _phase(
+    config: Plan, phase: PhaseConfig, mesh: Mesh, chip: Chip | None, objective: Objective, optimizer: Update
+) -> dict[str, Any]:
     state, batch = planned_state(objective, optimizer, mesh), planned_batch(config, phase, mesh)
     lowered = training_step(config, objective, optimizer, mesh).lower(state, batch)
     about = f"{phase.batch_size:,} x {phase.length:,} on {config.topology}"
