@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bertjax.chips import Chip
+from bertjax.plan.hlo import SLICES
 from bertjax.plan.program import Program
-
-SLICES = "dcn"  # the axis of the mesh that goes across slices
 
 
 class Roofline(NamedTuple):

@@ -15,6 +15,7 @@ SENT = {
     "all-to-all": lambda n: (n - 1) / n,
     "collective-permute": lambda n: 1.0,
 }
+SLICES = "dcn"  # the axis of a mesh that crosses from slice to slice
 WIDTHS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # bits; else the number in the name, as in f32
 
 
@@ -50,17 +51,19 @@ def collectives(text: str, axes: Mapping[str, int]) -> list[Collective]:
     """All of a step, those in loops as often as these run; `axes` are the sizes of the mesh, in its order."""
     entry, computations = _computations(text)
     # XLA for TPU hides a gather behind computation by putting pieces of it into several fusions, all of one channel.
-    channels: dict[str, Collective] = {}
+    channels: dict[tuple[object, ...], Collective] = {}
     for instruction, times, place in _walk(computations, entry, 1):
         one = _read(instruction, times, place, axes)
         if one:
             channel = re.search(r"channel_id=(\d+)", instruction.rest)
-            name = channel[0] if channel else str(len(channels))
+            name = (one.kind, one.elements // times, channel[0] if channel else len(channels))
             channels[name] = max(channels.get(name, one), one, key=lambda c: c.sent)
     return _summed(channels.values())
 
 
 def _read(instruction: _Instruction, times: int, place: str, axes: Mapping[str, int]) -> Collective | None:
+    if instruction.opcode == "send":
+        return _across_slices(instruction, times, axes)
     kind = instruction.opcode.removesuffix("-start")
     group = _group(instruction.rest, axes)
     crossed = _axes(group, axes)
@@ -71,6 +74,16 @@ def _read(instruction: _Instruction, times: int, place: str, axes: Mapping[str, 
     if place.startswith("all-reduce-scatter"):  # how XLA for TPU spells it
         kind = "reduce-scatter"
     return Collective(kind, crossed, n, times, elements * times, size * times, round(size * times * SENT[kind](n)))
+
+
+def _across_slices(instruction: _Instruction, times: int, axes: Mapping[str, int]) -> Collective:
+    """What goes from slice to slice is handed to the host: a send that says what it is a part of."""
+    found = re.search(r'megascale_transfer_type="(\w+)"', instruction.rest)
+    kind = found[1].lower().replace("_", "-") if found else ""
+    kind = kind if kind in KINDS else "collective-permute"
+    elements, size = _size(instruction.type.split("u32[]")[0])
+    n = axes.get(SLICES, 1)
+    return Collective(kind, (SLICES,), n, times, elements * times, size * times, round(size * times * SENT[kind](n)))
 
 
 def _summed(each: Iterable[Collective]) -> list[Collective]:
@@ -99,7 +112,8 @@ def _walk(
 ) -> Iterator[tuple[_Instruction, int, str]]:
     """The collectives of a computation and of all that it calls, with how often each runs and in what it stands."""
     for instruction in computations.get(name, ()):
-        if instruction.opcode.removesuffix("-start") in KINDS:
+        across = instruction.opcode == "send" and "megascale_transfer_type" in instruction.rest
+        if across or instruction.opcode.removesuffix("-start") in KINDS:
             yield instruction, times, name
             continue
         called = {kind: re.findall(r"[\w.\-]+", names) for kind, names in _CALLS.findall(instruction.rest)}
@@ -121,11 +135,7 @@ def _trips(rest: str, condition: Sequence[_Instruction]) -> int:
 
 def _whole(instruction: _Instruction, kind: str, n: int) -> tuple[int, int]:
     """Elements and bytes of the whole arrays, from the type of the result."""
-    elements = size = 0
-    for dtype, shape in _ARRAY.findall(instruction.type):
-        count = int(np.prod([int(d) for d in shape.split(",") if d], dtype=np.int64))
-        bits = WIDTHS.get(dtype) or int(next(iter(re.findall(r"\d+", dtype)), 32))
-        elements, size = elements + count, size + count * bits // 8
+    elements, size = _size(instruction.type)
     scale = 1.0
     if kind == "reduce-scatter":  # the result is one device's part
         scale = n
@@ -134,6 +144,15 @@ def _whole(instruction: _Instruction, kind: str, n: int) -> tuple[int, int]:
     elif instruction.opcode == "collective-permute-start":
         scale = 0.5
     return round(elements * scale), round(size * scale)
+
+
+def _size(arrays: str) -> tuple[int, int]:
+    elements = size = 0
+    for dtype, shape in _ARRAY.findall(arrays):
+        count = int(np.prod([int(d) for d in shape.split(",") if d], dtype=np.int64))
+        bits = WIDTHS.get(dtype) or int(next(iter(re.findall(r"\d+", dtype)), 32))
+        elements, size = elements + count, size + count * bits // 8
+    return elements, size
 
 
 def _group(rest: str, axes: Mapping[str, int]) -> list[int]:

@@ -20,7 +20,7 @@ from bertjax.jsonio import write_json
 from bertjax.plan.hlo import Collective, collectives
 from bertjax.train.log import console
 
-FORMAT = 1  # of what is kept
+FORMAT = 2  # of what is kept
 QUICK = -1.0  # the lowest of XLA's efforts
 
 

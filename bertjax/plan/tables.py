@@ -63,10 +63,10 @@ def _work(phase: dict[str, Any]) -> None:
     if estimate := phase.get("estimate"):
         each = ", ".join(f"{name} {value:.2f} ms" for name, value in estimate["milliseconds"].items() if value)
         table.add_row("estimate: each at its peak", each)
-        least, most = estimate["step_milliseconds"], estimate["tokens_per_second"]
+        milliseconds, rate = estimate["step_milliseconds"], estimate["tokens_per_second"]
         table.add_row(
             f"estimate: {estimate['binds']} binds",
-            f"a step takes at least {least:.2f} ms: {most:,.0f} tokens/s and MFU {estimate['mfu_at_most']:.0%} at most",
+            f"{milliseconds:.2f} ms a step, {rate:,.0f} tokens/s, MFU {estimate['mfu']:.0%}, were all of it at once",
         )
     table.add_row("compiling", "known from before" if phase["from_cache"] else f"{phase['compile_seconds']:,.1f} s")
     answers.print(table)

@@ -103,6 +103,20 @@ def test_what_xla_for_tpu_does():
     assert [(found.kind, found.times) for found in collectives(text, AXES)] == [("all-gather", 1)]
 
 
+def test_what_goes_from_slice_to_slice():
+    text = entry(
+        "%s = (f32[2,4]{1,0:T(1,128)}, u32[], token[]) send(%p, %t), channel_id=3, is_host_transfer=true, "
+        'frontend_attributes={_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}',
+        "%x = f32[4] all-reduce(%p), channel_id=3, replica_groups={{0,1,2,3}}",
+        "%y = f32[8] all-reduce(%p), channel_id=3, replica_groups={{0,1,2,3}}",  # channels are not numbered apart
+    )
+    found = collectives(text, {"dcn": 2, "data": 4})
+    assert [(c.kind, c.axes, c.times, c.bytes, c.sent) for c in found] == [
+        ("all-reduce", ("data",), 2, 48, 72),
+        ("all-reduce", ("dcn",), 1, 32, 32),
+    ]
+
+
 MESH = Mesh(np.array(jax.devices()).reshape(2, 2, 2), tuple(AXES), axis_types=(AxisType.Auto,) * 3)
 
 
