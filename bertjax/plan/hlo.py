@@ -56,7 +56,7 @@ def collectives(text: str, axes: Mapping[str, int]) -> list[Collective]:
         one = _read(instruction, times, place, axes)
         if one:
             channel = re.search(r"channel_id=(\d+)", instruction.rest)
-            name = (one.kind, one.elements // times, channel[0] if channel else len(channels))
+            name = (one.kind, one.axes, one.elements // times, channel[0] if channel else len(channels))
             channels[name] = max(channels.get(name, one), one, key=lambda c: c.sent)
     return _summed(channels.values())
 
