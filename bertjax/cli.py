@@ -87,6 +87,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     try:
         acts: dict[str, Callable[[Any], None]] = {
             "finetune": suite.finetune,
+            "evaluate": suite.evaluate,
             "embed": api.embed,
             "convert": convert,
             "plan": plan,

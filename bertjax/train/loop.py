@@ -122,7 +122,7 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
                 break
-            if stopped_by and not last:
+            if stopped_by:
                 saver.wait()
                 raise Interrupted(f"{stopped_by}: stopped after step {number} and saved it; the same command goes on")
     saver.wait()
