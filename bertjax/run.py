@@ -134,6 +134,9 @@ def pretrain(config: Pretrain) -> None:
             keep_last=config.keep_last,
             workers=config.workers,
             evaluation=evaluation,
+            flops_per_token=lambda length: config.model.flops_per_token(
+                length, config.objective.masked_fraction(length)
+            ),
             trained_parts=lambda mesh: {},
         )
     )
@@ -235,6 +238,7 @@ def finetune(config: Finetune) -> None:
             keep_last=1,
             workers=0,
             evaluation=scorer,
+            flops_per_token=lambda length: saved.model.flops_per_token(length, 0.0) / (3 if config.frozen else 1),
             trained_parts=trained_parts,
             patience=config.patience,
             frozen=("encoder",) if config.frozen else (),

@@ -7,8 +7,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bertjax.config import Finetune, Pretrain
-from bertjax.contracts import ModelConfig, Objective, Params
+from bertjax.automesh import mesh_of
+from bertjax.chips import chip_of
+from bertjax.config import Finetune, Pretrain, profiled
+from bertjax.contracts import Compute, ModelConfig, Objective, Params
 from bertjax.data.mixture import Mixture
 from bertjax.data.phases import Phase, Phases
 from bertjax.data.sources import Position
@@ -19,9 +21,11 @@ from bertjax.resume import check_resume
 from bertjax.saved import versions
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
-from bertjax.train.loop import Every, Fit, Hook, Window, fit
-from bertjax.train.mesh import check_batch, local_rows, make_mesh
-from bertjax.train.step import TrainState, abstract_state, init_state, make_train_step
+from bertjax.train.loop import Every, Fit, Hook, fit
+from bertjax.train.mesh import check_batch, local_rows
+from bertjax.train.profile import Profiler
+from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
+from bertjax.train.window import Rates, Window
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Session:
     keep_last: int
     workers: int
     evaluation: Callable[[Mesh], Hook]
+    flops_per_token: Callable[[int], float]  # of training, in a row of so many tokens
     trained_parts: Callable[[Mesh], Params]  # parameters that do not start at random
     patience: int = 0
     frozen: tuple[str, ...] = ()  # top-level parameters that are not trained
@@ -53,11 +58,11 @@ class Session:
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
-    mesh = make_mesh(config.mesh)
+    optimizer = config.optimizer.build(session.total_steps, session.frozen)
+    mesh = mesh_of(config, session.model, session.objective, optimizer)
     for _, mixture in session.phases:
         check_batch(mixture.batch_size, config.micro_batches, mesh)
     number, extra = _resume(session, run) or (0, {"loader": [], "window": {}, "leader": []})
-    optimizer = config.optimizer.build(session.total_steps, session.frozen)
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:
         state = Checkpoints(run).state(number, abstract_state(state))
@@ -66,16 +71,18 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
-    step = make_train_step(session.objective, optimizer, mesh, micro_batches=config.micro_batches)
+    step = training_step(config, session.objective, optimizer, mesh)
     constant = _describe(session, run)
     fixed = Fit(
         step=step,
         mesh=mesh,
         loss_terms=session.objective.loss_terms,
-        schedule=config.optimizer.schedule(session.total_steps),
         evaluate=session.evaluation(mesh),
         every=session.every,
         total_steps=session.total_steps,
+        rates=Rates(config.optimizer.schedule(session.total_steps), _peak_flops(mesh)),
+        flops_per_token=session.flops_per_token,
+        profiler=Profiler(*profiled(config.profile), run / "profile"),
         patience=session.patience,
     )
     saver = Saver(
@@ -91,6 +98,17 @@ def train(session: Session) -> TrainState:
         writer.close()
         batches.close()
         saver.close()
+
+
+def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:
+    """The step of a run: what is planned, shown and trained."""
+    return make_train_step(objective.using(Compute(config.remat)), optimizer, mesh, micro_batches=config.micro_batches)
+
+
+def _peak_flops(mesh: Mesh) -> float:
+    """Of all devices together, in bf16; 0 where it is not known."""
+    chip = chip_of(mesh.devices.flat[0].device_kind)
+    return chip.flops * mesh.size if chip else 0.0
 
 
 def _merged(random: Params, trained: Params) -> Params:
