@@ -3,11 +3,12 @@
 Those of verbs that use a run are in `use`.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from bertjax import tasks
-from bertjax.contracts import ModelConfig, ObjectiveConfig
+from bertjax.contracts import ModelConfig, ObjectiveConfig, Remat
 from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.nn.heads import Features
@@ -91,6 +92,9 @@ class Pretrain:
     """rows of a step, over all devices"""
     micro_batches: int = 1
     """pieces a batch is cut into to save memory; the gradient stays the same"""
+    remat: Remat = "none"
+    """what the backward pass computes again, to save memory, in place of keeping it: nothing; layers (blocks: a third
+    more work); what is cheap in them, all but the products with weights (dots). The gradient stays the same"""
     length: int = 128
     """tokens in a row"""
     later_phases: tuple[tuple[float, int, int], ...] = ()
@@ -107,8 +111,11 @@ class Pretrain:
     save_every: int = 10_000
     keep_last: int = 2
     """checkpoints to keep besides the best"""
+    profile: str = ""
+    """as 10:15, a profiler trace of the 10th to the 15th step after the start, in OUT/profile"""
 
     def __post_init__(self) -> None:
+        profiled(self.profile)
         at_least(
             1, self, "steps", "batch_size", "micro_batches", "log_every", "eval_every", "eval_batches", "save_every"
         )
@@ -144,6 +151,21 @@ class PhaseConfig(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Plan(Pretrain):
+    """What a pretraining run would take on chips that are not here: its step is compiled for them, nothing is trained.
+
+    Without --data the model has the vocabulary of its config.
+    """
+
+    out: str = ""
+    """JSON file to write; plan-TOPOLOGY.json without it"""
+    topology: str = ""
+    """chips, as v5e:16x16: v4, v5e, v5p or v6e and the shape of a slice; or local, the devices of this machine"""
+    quick: bool = False
+    """compile with the lowest effort: sooner, but it may take more memory than the run would"""
+
+
+@dataclass(frozen=True)
 class Finetune:
     """A pretrained run or Hugging Face directory and a task to a fine-tuned model and its scores."""
 
@@ -169,6 +191,8 @@ class Finetune:
     epochs: int = 3
     batch_size: int = 32
     micro_batches: int = 1
+    remat: Remat = "none"
+    """as in pretraining: blocks or dots save memory and change no result"""
     length: int = 128
     """tokens in a row; longer texts are cut, contexts of questions seen in windows"""
     buckets: tuple[int, ...] = ()
@@ -197,8 +221,11 @@ class Finetune:
     from_mnli: bool = False
     """of glue: RTE, MRPC and STS-B start from the run of MNLI with the same seed"""
     log_every: int = 20
+    profile: str = ""
+    """as in pretraining"""
 
     def __post_init__(self) -> None:
+        profiled(self.profile)
         at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
         at_least(0, self, "train_rows", "seed", "new_layers", "patience")
         if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=8) < 8:
@@ -224,6 +251,16 @@ def at_least(low: int, config: object, *names: str) -> None:
     for name in names:
         if getattr(config, name) < low:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
+
+
+def profiled(steps: str) -> tuple[int, int]:
+    """The first and last step of "10:15"; 0, 0 for none."""
+    first, _, last = steps.partition(":")
+    if not steps:
+        return 0, 0
+    if not (re.fullmatch(r"\d{1,9}:\d{1,9}", steps) and 1 <= int(first) <= int(last)):
+        raise ConfigError(f"profile={steps}: give the first and the last step of the trace, as 10:15")
+    return int(first), int(last)
 
 
 def check_length(length: int, model: ModelConfig) -> None:

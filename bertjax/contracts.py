@@ -7,6 +7,7 @@ S sequences packed in a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import flax.linen as nn
@@ -35,6 +36,18 @@ class Encoded(NamedTuple):
 
     hidden: jax.Array  # f[B,L,D], the last layer
     layers: tuple[jax.Array, ...]  # L+1 of f[B,L,D], the embeddings first
+
+
+Remat = Literal["none", "blocks", "dots"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How an encoder is run; what it computes is the same up to rounding, so none of it belongs to a model."""
+
+    remat: Remat = "none"
+    """what the backward pass computes again to save memory: nothing; all but the layers' inputs (blocks); all but
+    these and the products with weights (dots)"""
 
 
 class Encoder(Protocol):
@@ -70,6 +83,10 @@ class ModelConfig:
         """Floating point operations of one training step (forward and backward) per token of the batch."""
         raise NotImplementedError
 
+    def activation_bytes(self, length: int, masked_fraction: float, remat: Remat) -> float:
+        """About what the backward pass is kept for each token of the batch, for a choice of mesh."""
+        raise NotImplementedError
+
 
 class Objective(nn.Module):
     """A module that owns an encoder (always called `encoder`) and turns a batch into metrics.
@@ -79,6 +96,10 @@ class Objective(nn.Module):
     """
 
     loss_terms: ClassVar[tuple[str, ...]] = ()  # the metrics whose averages sum to the loss
+
+    def using(self, compute: Compute) -> Objective:
+        """The same objective with its encoder run in another way."""
+        return self.clone(encoder=self.encoder.clone(compute=compute))
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
         """Name of each loss term -> its weight summed over the batch."""

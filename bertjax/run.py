@@ -1,29 +1,21 @@
 """The verbs: each wires corpus or task, objective and tokenizer together and hands them on."""
 
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from bertjax import scoring, session, tasks
-from bertjax.config import Finetune, PhaseConfig, Prepare, Pretrain, check_length, with_vocabulary
+from bertjax.config import Finetune, PhaseConfig, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Params, Task
-from bertjax.data import corpus, shards
-from bertjax.data.journal import Journal
-from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture, shares
-from bertjax.data.sentences import split_sentences
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
@@ -36,77 +28,6 @@ from bertjax.train.loop import Every, Hook, mean_metrics
 from bertjax.train.mesh import local_rows, make_mesh
 from bertjax.train.step import make_eval_step
 from bertjax.use import Evaluate, Predict
-
-
-def prepare(config: Prepare) -> None:
-    """Text files -> tokenizer and token shards."""
-    counts: Counter[str] = Counter()
-    sources = corpus.identities(config.corpus, config.data_dir)
-    given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
-    journal = Journal(Path(config.out), _inputs(config, sources, given))
-    if journal.entries:
-        console.print(f"prepare: goes on from {len(journal.entries)} whole shards in {config.out}")
-    elif journal.foreign:
-        console.print(f"prepare: removes what a preparation of other text or with other options left in {config.out}")
-    with _progress() as progress:
-        bar = progress.add_task("training the vocabulary", total=sum(size for _, size, _ in sources), figures="")
-
-        def documents() -> Iterator[list[str]]:
-            counts.clear()
-            for document in corpus.documents(
-                config.corpus,
-                wrapped=config.wrapped,
-                text_column=config.text_column,
-                caps=corpus.Caps(config.max_line, config.max_document),
-                deduplicate=config.deduplicate,
-                data_dir=config.data_dir,
-                counts=counts,
-            ):
-                progress.update(bar, completed=counts[BYTES])
-                yield document
-
-        tokenizer = given or journal.tokenizer()
-        if tokenizer is None:
-            tokenizer = Tokenizer.train(
-                chain.from_iterable(documents()),
-                config.vocab_size,
-                lowercase=config.lowercase,
-                kind=config.tokenizer_kind,
-                sentences=split_sentences,
-                sample=config.sample_characters,
-                workers=config.workers,
-            )
-        progress.update(bar, description="tokenising")
-        meta = shards.write(
-            documents(),
-            tokenizer,
-            config.out,
-            held_out=config.held_out,
-            seed=config.seed,
-            counts=counts,
-            sentences=corpus.sentences,
-            shard_tokens=config.shard_tokens,
-            workers=config.workers,
-            journal=journal,
-            progress=lambda done, tokens: progress.update(bar, figures=f"{done:,} documents  {tokens:,} tokens"),
-        )
-    for split in meta.splits:
-        done, tokens = meta.total(split, "documents"), meta.total(split, "tokens")
-        console.print(f"prepare: {config.out} {split}: {done:,} documents, {tokens:,} tokens")
-    console.print(f"prepare: vocabulary of {meta.vocab_size:,}; what is in the corpus: {config.out}/report.html")
-    for reason, count in sorted(counts.items()):
-        console.print(f"prepare: {reason}: {count:,}")
-
-
-def _inputs(config: Prepare, sources: Sequence[tuple[str, int, int]], tokenizer: Tokenizer | None) -> str:
-    """A hash of all that a preparation depends on."""
-    options = {**asdict(config), "out": "", "workers": 0, "tokenizer": tokenizer and tokenizer.hash}
-    return hashlib.sha256(json.dumps([options, sources]).encode()).hexdigest()
-
-
-def _progress() -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[figures]}"), console=console, transient=True)
 
 
 def pretrain(config: Pretrain) -> None:
@@ -141,6 +62,7 @@ def pretraining(config: Pretrain) -> session.Session:
         keep_last=config.keep_last,
         workers=config.workers,
         evaluation=evaluation,
+        flops_per_token=lambda length: config.model.flops_per_token(length, config.objective.masked_fraction(length)),
         trained_parts=lambda mesh: {},
     )
 
@@ -209,9 +131,8 @@ def finetune(config: Finetune) -> None:
         rows = {split: task.read(config.data, split) for split in ("train", "dev")}
         kept, faults = scoring.trainable(task, rows["train"])
         rows["train"] = scoring.draw(kept, config.train_rows, config.seed)
-        baseline = {}
-        if config.baseline == "tfidf":
-            baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}}
+        tfidf = config.baseline == "tfidf"
+        baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}} if tfidf else {}
         also = {split: task.read(config.data, split) for split in task.also}
         objective = head(task, config).build(saved.model)
         source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
@@ -242,6 +163,7 @@ def finetune(config: Finetune) -> None:
             keep_last=1,
             workers=0,
             evaluation=scorer,
+            flops_per_token=lambda length: saved.model.flops_per_token(length, 0.0) / (3 if config.frozen else 1),
             trained_parts=trained_parts,
             patience=config.patience,
             frozen=("encoder",) if config.frozen else (),

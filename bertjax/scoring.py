@@ -21,7 +21,7 @@ from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
 from bertjax.saved import SavedRun, versions
 from bertjax.train.log import answers, console
-from bertjax.train.mesh import MeshConfig, local_rows, make_mesh, put_batch
+from bertjax.train.mesh import MeshConfig, local_rows, make_mesh, put_batch, row_ways
 from bertjax.train.step import TrainState
 
 NOT_TRAINED_ON = "not_trained_on.json"  # in the folder of a run
@@ -98,7 +98,7 @@ class Scorer:
         buckets: Sequence[int] = (),
         batch_size: int = ROWS,
     ) -> None:
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        ways = row_ways(mesh)
         batch_size = -(-batch_size // ways) * ways
         self._task, self._rows, self._mesh = task, rows, mesh
         self._examples = task.encode(rows, tokenizer, length)

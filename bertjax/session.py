@@ -8,8 +8,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bertjax.config import Finetune, Pretrain
-from bertjax.contracts import ModelConfig, Objective, Params
+from bertjax.automesh import mesh_of
+from bertjax.chips import chip_of
+from bertjax.config import Finetune, Pretrain, profiled
+from bertjax.contracts import Compute, ModelConfig, Objective, Params
 from bertjax.data.mixture import Mixture
 from bertjax.data.phases import Phase, Phases
 from bertjax.data.sources import Position
@@ -21,9 +23,11 @@ from bertjax.saved import versions
 from bertjax.train import hosts
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
-from bertjax.train.loop import Every, Fit, Hook, Window, fit
-from bertjax.train.mesh import check_batch, local_rows, make_mesh
-from bertjax.train.step import TrainState, abstract_state, init_state, make_train_step
+from bertjax.train.loop import Every, Fit, Hook, fit
+from bertjax.train.mesh import check_batch, local_rows
+from bertjax.train.profile import Profiler
+from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
+from bertjax.train.window import Rates, Window
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Session:
     keep_last: int
     workers: int
     evaluation: Callable[[Mesh], Hook]
+    flops_per_token: Callable[[int], float]  # of training, in a row of so many tokens
     trained_parts: Callable[[Mesh], Params]  # parameters that do not start at random
     patience: int = 0
     frozen: tuple[str, ...] = ()  # top-level parameters that are not trained
@@ -55,9 +60,9 @@ class Session:
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
-    mesh, number = _agree(session, run)
-    extra = _resume(session, run, number) if number else {"loader": [], "window": {}, "leader": []}
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
+    mesh, number = _agree(session, run, optimizer)
+    extra = _resume(session, run, number) if number else {"loader": [], "window": {}, "leader": []}
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:
         state = Checkpoints(run).state(number, abstract_state(state))
@@ -66,16 +71,18 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
-    step = make_train_step(session.objective, optimizer, mesh, micro_batches=config.micro_batches)
+    step = training_step(config, session.objective, optimizer, mesh)
     constant = _describe(session, run)
     fixed = Fit(
         step=step,
         mesh=mesh,
         loss_terms=session.objective.loss_terms,
-        schedule=config.optimizer.schedule(session.total_steps),
         evaluate=session.evaluation(mesh),
         every=session.every,
         total_steps=session.total_steps,
+        rates=Rates(config.optimizer.schedule(session.total_steps), _peak_flops(mesh)),
+        flops_per_token=session.flops_per_token,
+        profiler=Profiler(*profiled(config.profile), run / "profile"),
         patience=session.patience,
     )
     saver = Saver(
@@ -93,6 +100,17 @@ def train(session: Session) -> TrainState:
         saver.close()
 
 
+def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:
+    """The step of a run: what is planned, shown and trained."""
+    return make_train_step(objective.using(Compute(config.remat)), optimizer, mesh, micro_batches=config.micro_batches)
+
+
+def _peak_flops(mesh: Mesh) -> float:
+    """Of all devices together, in bf16; 0 where it is not known."""
+    chip = chip_of(mesh.devices.flat[0].device_kind)
+    return chip.flops * mesh.size if chip else 0.0
+
+
 def _merged(random: Params, trained: Params) -> Params:
     """The parameters with all that is trained in the place of what is random."""
     return {
@@ -101,18 +119,18 @@ def _merged(random: Params, trained: Params) -> Params:
     }
 
 
-def _agree(session: Session, run: Path) -> tuple[Mesh, int]:
+def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, int]:
     """The mesh, and the step to go on from (0: none), in which all processes must agree."""
+    config, steps = session.config, run / "checkpoints"
     hosts.check_shared(run)
     with hosts.together() as facts:
-        mesh = make_mesh(session.config.mesh)
+        mesh = mesh_of(config, session.model, session.objective, optimizer)
         for _, mixture in session.phases:
-            check_batch(mixture.batch_size, session.config.micro_batches, mesh)
-        folder = run / "checkpoints"
-        begun = folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+            check_batch(mixture.batch_size, config.micro_batches, mesh)
+        begun = steps.is_dir() and any(entry.name.isdigit() for entry in steps.iterdir())
         number = Checkpoints(run).latest if begun else 0
-        options = to_json(replace(session.config, data=(), out=""))  # type: ignore[arg-type]
-        facts += [json.dumps(options), session.tokenizer.hash, session.data_hash, str(number)]
+        options = to_json(replace(config, data=(), out=""))  # type: ignore[arg-type]
+        facts += [json.dumps([options, dict(mesh.shape), number]), session.tokenizer.hash, session.data_hash]
     return mesh, number
 
 

@@ -10,15 +10,15 @@ import pytest
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
     ("errors",),
-    ("contracts", "registry", "recipe"),
+    ("contracts", "registry", "recipe", "chips"),
     ("nn", "data"),
     ("models", "train"),
     ("objectives", "tasks"),
     ("config", "jsonio", "hf"),
-    ("saved", "resume", "use"),
+    ("saved", "resume", "use", "automesh"),
     ("session", "scoring", "card"),
-    ("run", "api", "convert", "doctor"),
-    ("report", "suite"),
+    ("run", "preparation", "api", "convert", "doctor"),
+    ("report", "suite", "plan"),
     ("cli",),
     ("__main__",),
 )
@@ -39,7 +39,7 @@ ONLY_IN = {
     "seqeval": ("tasks/ner.py",),
     "sentencepiece": ("data/spiece.py",),
     "tokenizers": ("data/wordpiece.py", "data/bpe.py", "data/library.py"),
-    "rich": ("train/log.py", "run.py", "report.py", "scoring.py", "suite.py", "cli.py", "doctor.py"),
+    "rich": ("plan/", "train/log.py", "preparation.py", "report.py", "scoring.py", "suite.py", "cli.py", "doctor.py"),
     "optax": ("train/",),
     "torch": (),
     "tensorflow": (),

@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bertjax.contracts import Batch, Encoded, ModelConfig
+from bertjax.contracts import Batch, Compute, Encoded, ModelConfig, Remat
 from bertjax.errors import ConfigError, closest
 from bertjax.nn.attention import same_sequence
-from bertjax.nn.blocks import PostNormLayer
+from bertjax.nn.blocks import PostNormLayer, run_layer
 from bertjax.nn.dense import truncated_normal
 from bertjax.nn.embed import Embeddings
 from bertjax.nn.mlp import ACTIVATIONS
@@ -66,6 +66,17 @@ class Config(ModelConfig):
         layer = 2 * (4 * self.width**2 + 2 * self.width * self.mlp_width) + 4 * length * self.width
         head = masked_fraction * 2 * (self.width**2 + self.width * self.vocab_size)
         return 3.0 * (self.layers * layer + head + 2 * self.width**2 / length)
+
+    def activation_bytes(self, length: int, masked_fraction: float, remat: Remat) -> float:
+        """What XLA keeps for TPUs, within a tenth or two for tiny to base at length 128 (`bertjax plan`)."""
+        kept = {
+            "none": 6 * self.width + 2 * self.mlp_width + 2 * self.heads * length,
+            "dots": 6 * self.width + self.mlp_width,
+            "blocks": self.width,
+        }
+        again = kept["none"] if remat != "none" else 0  # of the one layer whose turn it is
+        values = min(self.layers * kept[remat] + again, self.layers * kept["none"])
+        return jnp.dtype(self.dtype).itemsize * values + 7 * masked_fraction * self.vocab_size
 
 
 PRESETS: dict[str, Config] = {
@@ -142,6 +153,7 @@ class Encoder(nn.Module):
     """Embeddings and a stack of post-LN layers."""
 
     config: Config
+    compute: Compute = Compute()
 
     def setup(self) -> None:
         c = self.config
@@ -175,7 +187,7 @@ class Encoder(nn.Module):
         layers = [self.embed(batch, train=train)]
         visible = same_sequence(batch["sequence"])
         for layer in self.layer:
-            layers.append(layer(layers[-1], visible, train=train))
+            layers.append(run_layer(layer, layers[-1], visible, train=train, remat=self.compute.remat))
         return Encoded(layers[-1], tuple(layers))
 
     def attend(self, hidden: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bertjax.contracts import Remat
 from bertjax.nn.attention import Attention
 from bertjax.nn.dense import Initializer, LayerNorm
 from bertjax.nn.dropout import Dropout
@@ -34,3 +35,20 @@ class PostNormLayer(nn.Module):
     def __call__(self, x: jax.Array, visible: jax.Array, *, train: bool) -> jax.Array:
         x = self.attn_norm(x + self.drop_attn(self.attn(x, visible, train=train), train=train))
         return self.mlp_norm(x + self.drop_mlp(self.mlp(x), train=train))
+
+
+# What of a layer is kept for the backward pass; the rest is computed again there.
+KEPT = {
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def run_layer(layer: nn.Module, x: jax.Array, visible: jax.Array, *, train: bool, remat: Remat) -> jax.Array:
+    """layer(x, visible), with less kept for the backward pass where `remat` says so (Chen et al. 2016)."""
+
+    def call(layer: nn.Module, x: jax.Array, visible: jax.Array) -> jax.Array:
+        return layer(x, visible, train=train)
+
+    run = call if remat == "none" else nn.remat(call, policy=KEPT[remat])
+    return run(layer, x, visible)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from bertjax.errors import ConfigError, UserError
 from bertjax.train.log import answers, console
 
 LONGEST = 2_000  # bytes of a message from one process to the others
+GRACE = 60  # seconds until jax gives up after us
 SEEN_WITHIN = 20.0  # seconds until a network file system shows on one host what another has written
 
 
@@ -43,7 +45,7 @@ class HostsConfig:
 
 
 class Told(UserError):
-    """What process 0, or the process whose error it is, has told."""
+    """What another process has told."""
 
 
 _agreed = True  # whether all processes know how this one ends
@@ -62,26 +64,41 @@ def join(config: HostsConfig) -> None:
     if whole:
         _own = f" (process {number} of {count})"
     _agreed = False
+    cure = (
+        "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
+        f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
+    )
+    patience = threading.Timer(config.start_timeout, _give_up, [cure])
+    patience.daemon = True
+    patience.start()
     try:
         jax.distributed.initialize(
             address or None,
             count or None,
             number if number >= 0 else None,
             cluster_detection_method="deactivate" if whole else None,
-            initialization_timeout=config.start_timeout,
+            initialization_timeout=config.start_timeout + GRACE,
             heartbeat_timeout_seconds=config.heartbeat,
             shutdown_timeout_seconds=config.start_timeout,
         )
     except Exception as error:  # jax raises many kinds, those of gRPC, HTTP and the cluster's library among them
-        raise ConfigError(
-            f"the processes of this run did not find each other ({type(error).__name__}: {str(error)[:300]}); start "
-            "the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
-            f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
-        ) from error
+        why = f"{type(error).__name__}: {str(error)[:300]}"
+        raise ConfigError(f"{VAIN} ({why}); {cure}") from error
+    finally:
+        patience.cancel()
     _agreed = jax.process_count() == 1
     _own = f" (process {jax.process_index()} of {jax.process_count()})"
     console.quiet = answers.quiet = not first()
     console.print(f"{jax.process_count()} processes, {len(jax.devices())} devices")
+
+
+VAIN = "the processes of this run did not find each other"
+
+
+def _give_up(cure: str) -> None:
+    """Ends the process with a message; left alone, jax ends it with none that says what to do."""
+    print(f"bertjax{_own}: {VAIN}; {cure}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def _given(config: HostsConfig) -> tuple[str, int, int]:
@@ -142,13 +159,6 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def total(count: float) -> float:
-    """The sum of a number over all processes."""
-    if jax.process_count() == 1:
-        return count
-    return float(multihost_utils.process_allgather(np.float32(count)).sum(dtype=np.float64))
-
-
 def meet(name: str) -> None:
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
@@ -182,7 +192,7 @@ def together() -> Iterator[list[str]]:
         what = said[number].partition(": ")[2] if isinstance(error, UserError) else said[number]
     global _agreed
     _agreed = True
-    if error and number == jax.process_index():
+    if error:
         raise error
     if first():
         raise ConfigError(f"process {number} of {len(said)} stops all: {what}")
@@ -227,6 +237,11 @@ def whose() -> str:
     return "" if _agreed else _own
 
 
+def tells() -> bool:
+    """Whether messages are this process's to tell: where all agree, process 0 tells them."""
+    return not _agreed or not _own or _own.startswith(" (process 0 ")
+
+
 def stopped_together() -> None:
     """All processes stop here, and know it."""
     global _agreed
@@ -239,7 +254,7 @@ def leave(code: int) -> None:
     The orderly end, which jax arranges, waits for all: not for those that wait for this one.
     """
     if code and not _agreed:
-        if _own.startswith(" (process 0"):  # all end with it at once: first those that have the same error tell it
+        if _own.startswith(" (process 0 "):  # all end with it at once: first those that have the same error tell it
             time.sleep(2)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -101,7 +101,9 @@ SHORT = {
     "sop_accuracy": "sop acc",
     "grad_norm": "grad",
     "tokens_per_second": "tok/s",
+    "gflops_per_second": "GFLOP/s",
 }
+FORMS = {"lr": "{:.2e}", "mfu": "{:.1%}"}
 HIDDEN = ("mlm_loss", "nsp_loss", "sop_loss", "task_loss")  # in the file; the screen shows their sum
 
 
@@ -110,8 +112,6 @@ def describe(figures: dict[str, float]) -> str:
     parts = []
     for name, value in figures.items():
         if name not in HIDDEN:
-            text = (
-                f"{value:,.0f}" if name == "tokens_per_second" else f"{value:.2e}" if name == "lr" else f"{value:.3f}"
-            )
+            text = f"{value:,.0f}" if name.endswith("_per_second") else FORMS.get(name, "{:.3f}").format(value)
             parts.append(f"{SHORT.get(name, name)} {text}")
     return "  ".join(parts)

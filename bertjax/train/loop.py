@@ -1,6 +1,5 @@
 """The loop: batches in, a trained state out; what happens now and then is a hook."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,14 +12,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bertjax.contracts import Batch, Metrics
-from bertjax.errors import DataError
 from bertjax.train import hosts
 from bertjax.train.checkpoint import Saver
-from bertjax.train.log import Writer, averages, console
+from bertjax.train.log import Writer, console
 from bertjax.train.mesh import put_batch
-from bertjax.train.optim import Schedule
+from bertjax.train.profile import Profiler
 from bertjax.train.step import TrainState, TrainStep
 from bertjax.train.stop import Interrupted, StopSignal
+from bertjax.train.window import LateLog, Rates, Window, diverged, sum_metrics
 
 Hook = Callable[[TrainState], dict[str, float]]  # an evaluation: figures to write and to choose checkpoints by
 
@@ -47,31 +46,6 @@ class Every:
     save: int
 
 
-@dataclass
-class Window:
-    """Metrics summed on the device since the last line of the log; saved with the state, so a resumed log is equal."""
-
-    metrics: Metrics
-    tokens: float = 0.0  # of this process
-    began: float = 0.0
-
-    def add(self, metrics: Metrics, tokens: float) -> None:
-        """One more step; nothing is fetched from the device."""
-        self.metrics = _sum(self.metrics, metrics) if self.metrics else metrics
-        self.tokens += tokens
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Exact: float32 survives JSON."""
-        return {name: [float(t), float(w)] for name, (t, w) in jax.device_get(self.metrics).items()}
-
-    @classmethod
-    def from_json(cls, saved: dict[str, list[float]]) -> "Window":
-        """The inverse of `to_json`; time and tokens count anew."""
-        metrics: Any = {name: (np.float32(t), np.float32(w)) for name, (t, w) in saved.items()}
-        return cls(metrics, began=time.perf_counter())
-
-
-_sum = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
 _finite = jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))
 
 
@@ -82,10 +56,12 @@ class Fit:
     step: TrainStep
     mesh: Mesh
     loss_terms: tuple[str, ...]
-    schedule: Schedule
     evaluate: Hook
     every: Every
     total_steps: int
+    rates: Rates
+    flops_per_token: Callable[[int], float]  # of a row of so many tokens
+    profiler: Profiler
     patience: int = 0  # evaluations without a better score after which training stops; 0: never
 
 
@@ -95,27 +71,35 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
     if _stale(run, saver, done):
         return state
     if done == 0:
-        _evaluate(run, state, done, writer)
-    with StopSignal() as stop:
+        _evaluate(run, state, done, writer, window)
+    late = LateLog(writer, run.rates, run.loss_terms)
+    with StopSignal() as stop, late, run.profiler:
         ahead = _on_devices(batches, run.mesh, run.total_steps - done)
         for number, (tokens, batch, places) in enumerate(ahead, start=done + 1):
-            state, metrics = run.step(state, batch)
-            window.add(metrics, tokens)
-            last, asked = number == run.total_steps, stop.after(number)
-            if number % run.every.log == 0 or last:
-                window = _log(run, number, window, writer)
-            figures = _evaluate(run, state, number, writer) if number % run.every.evaluate == 0 or last else None
-            if number % run.every.save == 0 or last or figures or asked:
+            with run.profiler.before(number - done):
+                state, metrics = run.step(state, batch)
+            run.profiler.after(number - done, state)
+            late.flush(window)
+            window.add(metrics, tokens, tokens * run.flops_per_token(batch["tokens"].shape[-1]))
+            last, stopped_by = number == run.total_steps, stop.after(number)
+            evaluates = last or number % run.every.evaluate == 0
+            saves = evaluates or stopped_by or number % run.every.save == 0
+            if last or number % run.every.log == 0:
+                window = late.put(number, window)
+            if saves:
+                late.flush(window)
+            figures = _evaluate(run, state, number, writer, window) if evaluates else None
+            if saves:
                 if not _finite(state.params):
-                    raise _diverged("the parameters are not finite", number)
+                    raise diverged("the parameters are not finite", number)
                 saver.save(state, loader=places, window=window.to_json(), figures=figures)
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
                 break
-            if asked and not last:
+            if stopped_by:
                 saver.wait()
                 hosts.stopped_together()
-                raise Interrupted(f"{asked}: stopped after step {number} and saved it; the same command goes on")
+                raise Interrupted(f"{stopped_by}: stopped after step {number} and saved it; the same command goes on")
     saver.wait()
     return state
 
@@ -126,42 +110,27 @@ def _stale(run: Fit, saver: Saver, number: int) -> bool:
 
 
 def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[float, Batch, Sequence[Sequence[int]]]]:
-    """`count` batches: real tokens (this process's share), arrays, places after them.
+    """`count` batches: their real tokens, arrays, and the places after them; one more is on its way to the devices.
 
-    One more is on its way to the devices.
+    This host counts the tokens of its own rows and takes those of the others to be as many.
     """
     queue: deque[tuple[float, Batch, Sequence[Sequence[int]]]] = deque()
     for _ in range(count):
         batch = next(batches)
-        placed = put_batch(batch, mesh)
-        # Where processes share rows (a mesh whose tensor axis spans them) each counts a part of their tokens.
-        share = len(placed["sequence"]) / (len(batch["sequence"]) * jax.process_count())
-        queue.append((np.count_nonzero(batch["sequence"]) * share, placed, batches.places))
+        arrays = put_batch(batch, mesh)
+        tokens = np.count_nonzero(batch["sequence"]) * len(arrays["sequence"]) / len(batch["sequence"])
+        queue.append((tokens, arrays, batches.places))
         if len(queue) > 1:
             yield queue.popleft()
     yield from queue
 
 
-def _log(run: Fit, number: int, window: Window, writer: Writer) -> Window:
-    figures = averages(window.metrics, run.loss_terms)
-    seconds = time.perf_counter() - window.began
-    rate = {"lr": float(run.schedule(number - 1)), "tokens_per_second": round(hosts.total(window.tokens) / seconds, 1)}
-    writer.write(number, {**figures, **rate})
-    if not math.isfinite(figures["loss"]):
-        raise _diverged(f"the loss is {figures['loss']}", number)
-    return Window({}, began=time.perf_counter())
-
-
-def _diverged(what: str, number: int) -> DataError:
-    return DataError(
-        f"{what} at step {number}: lower --optimizer.peak-lr or raise --optimizer.warmup; "
-        "the checkpoints saved before are whole"
-    )
-
-
-def _evaluate(run: Fit, state: TrainState, number: int, writer: Writer) -> dict[str, float]:
+def _evaluate(run: Fit, state: TrainState, number: int, writer: Writer, window: Window) -> dict[str, float]:
+    jax.block_until_ready(state.step)
+    began = time.perf_counter()
     figures = run.evaluate(state)
     writer.write(number, figures, split="dev")
+    window.seconds += time.perf_counter() - began
     return figures
 
 
@@ -170,5 +139,5 @@ def mean_metrics(step: Callable[[Any, Any], Metrics], state: TrainState, batches
     total: Metrics = {}
     for batch in batches:
         metrics = step(state.params, put_batch(batch, mesh))
-        total = _sum(total, metrics) if total else metrics
+        total = sum_metrics(total, metrics) if total else metrics
     return total

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bertjax.errors import ConfigError, closest
@@ -55,8 +56,9 @@ class Optimizer:
         warmup = round(self.warmup * total_steps) if self.warmup < 1 else round(self.warmup)
 
         def rate(step: jax.Array | int) -> jax.Array:
-            decay = jnp.maximum(0.0, 1.0 - step / total_steps)
-            return self.peak_lr * jnp.where(step < warmup, step / max(1, warmup), decay)
+            xp: Any = np if isinstance(step, int) else jnp  # a number is for the log, which must not wait for a device
+            decay = xp.maximum(0.0, 1.0 - step / total_steps)
+            return self.peak_lr * xp.where(step < warmup, step / max(1, warmup), decay)
 
         return rate
 

@@ -11,7 +11,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bertjax.contracts import Batch, Metrics, Objective, Params
-from bertjax.train.mesh import ROWS, shardings
+from bertjax.train.mesh import shardings
+
+Update = optax.GradientTransformation
 
 
 @jax.tree_util.register_dataclass
@@ -120,9 +122,9 @@ def make_train_step(
         metrics = {**metrics, "grad_norm": (optax.tree.norm(gradients), jnp.ones(()))}
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
-    rows, everywhere = NamedSharding(mesh, ROWS), NamedSharding(mesh, PartitionSpec())
+    everywhere = NamedSharding(mesh, PartitionSpec())
     placed = shardings(planned_state(objective, optimizer, mesh), mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows), out_shardings=(placed, everywhere))
+    return jax.jit(step, donate_argnums=0, in_shardings=(placed, None), out_shardings=(placed, everywhere))
 
 
 def _mean(total: jax.Array, weight: jax.Array) -> jax.Array:

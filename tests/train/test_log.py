@@ -75,6 +75,8 @@ def test_averages():
     [
         ({"loss": 1.23456, "mlm_loss": 9.0, "mlm_accuracy": 0.5}, "loss 1.235  masked acc 0.500"),
         ({"lr": 1e-4, "tokens_per_second": 12345.6}, "lr 1.00e-04  tok/s 12,346"),
+        ({"loss": 2.0, "gflops_per_second": 41.23}, "loss 2.000  GFLOP/s 41"),
+        ({"mfu": 0.4312}, "mfu 43.1%"),
     ],
 )
 def test_describe(figures, text):

@@ -1,5 +1,6 @@
 """The loop: a run that was stopped or killed ends as if it had not been, down to the bits of its log."""
 
+import gzip
 import json
 import signal
 from dataclasses import replace
@@ -12,10 +13,12 @@ from helpers import DROPOUT, make_batch, parts
 from bertjax.errors import DataError
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, averages, read_metrics
-from bertjax.train.loop import Every, Fit, Window, fit, mean_metrics
+from bertjax.train.loop import Every, Fit, fit, mean_metrics
 from bertjax.train.optim import Optimizer
+from bertjax.train.profile import Profiler
 from bertjax.train.step import abstract_state, make_eval_step
 from bertjax.train.stop import Interrupted
+from bertjax.train.window import Rates, Window
 
 STEPS = 14
 OPTIMIZER = Optimizer(peak_lr=2e-3, warmup=5)  # the program is that of test_golden.py: compiled once
@@ -55,7 +58,7 @@ def evaluate(run):
 def train(run, evaluate):
     """train(folder, batches options) begins or resumes a run, as the verbs do."""
 
-    def go(folder, *, every=EVERY, steps=STEPS, hook=evaluate, **options):
+    def go(folder, *, every=EVERY, steps=STEPS, hook=evaluate, step=None, profile=(0, 0), **options):
         state, window, loader, number = run.state, {}, ((0, 0, 0),), 0
         if (folder / "checkpoints").is_dir():
             checkpoints = Checkpoints(folder)
@@ -64,7 +67,10 @@ def train(run, evaluate):
             state, window, loader = checkpoints.state(number, abstract_state(state)), extra["window"], extra["loader"]
         saver = Saver(folder, keep_last=9, best="-loss", constant={})
         writer = Writer(folder, total_steps=steps, start_step=number, title="test")
-        fixed = Fit(run.step, run.mesh, run.objective.loss_terms, OPTIMIZER.schedule(20), hook, every, steps)
+        rates = Rates(OPTIMIZER.schedule(20), peak_flops=0)
+        profiler = Profiler(*profile, folder / "profile")
+        terms = run.objective.loss_terms
+        fixed = Fit(step or run.step, run.mesh, terms, hook, every, steps, rates, lambda length: 1e3 * length, profiler)
         try:
             window = Window.from_json(window)
             return fit(fixed, state, Batches(loader, **options), window=window, saver=saver, writer=writer)
@@ -83,7 +89,7 @@ def undisturbed(train, tmp_path_factory):
 
 def lines(folder):
     """The log without what a clock says."""
-    timed = ("seconds", "tokens_per_second")
+    timed = ("seconds", "tokens_per_second", "gflops_per_second")
     return [{n: v for n, v in line.items() if n not in timed} for line in read_metrics(folder)]
 
 
@@ -148,14 +154,15 @@ def test_stopped_again_and_again(tmp_path, train, undisturbed):
     assert_same_run(tmp_path, train(tmp_path), undisturbed)
 
 
-def test_a_signal_in_the_last_step_is_too_late(tmp_path, train, evaluate, undisturbed):
+def test_a_signal_in_the_last_step_stops_what_would_come_after_it(tmp_path, train, evaluate, undisturbed):
     def hook(state):
         if int(state.step) == STEPS:
             signal.raise_signal(signal.SIGTERM)
         return evaluate(state)
 
-    state = train(tmp_path, hook=hook)
-    assert_same_run(tmp_path, state, undisturbed)
+    with pytest.raises(Interrupted):
+        train(tmp_path, hook=hook)
+    assert_same_run(tmp_path, train(tmp_path), undisturbed)
 
 
 def test_a_second_signal_stops_at_once(tmp_path, train):
@@ -187,12 +194,6 @@ def test_a_state_that_is_no_number_is_never_saved(tmp_path, train):
     assert Checkpoints(tmp_path).latest == 2
 
 
-def test_window_survives_json():
-    values = {"a": (np.float32(1 / 3), np.float32(7)), "b": (np.float32(1e-30), np.float32(2**24 + 2))}
-    saved = json.loads(json.dumps(Window(values).to_json()))
-    jax.tree.map(np.testing.assert_array_equal, Window.from_json(saved).metrics, values)
-
-
 def test_metrics_of_an_evaluation_are_summed_over_batches(run):
     step, state = make_eval_step(run.objective), run.state
     batches = [make_batch(seed) for seed in range(3)]
@@ -201,3 +202,50 @@ def test_metrics_of_an_evaluation_are_summed_over_batches(run):
     each = [step(state.params, batch) for batch in batches]
     for name in total:
         np.testing.assert_allclose(total[name], np.sum([m[name] for m in each], axis=0), rtol=1e-6)
+
+
+NEVER = Every(log=100, evaluate=100, save=100)
+
+
+def test_steps_wait_for_no_device_and_move_nothing_unasked(tmp_path, train, run, monkeypatch):
+    fetched, taken = [], []
+    monkeypatch.setattr(jax, "device_get", lambda tree, get=jax.device_get: (fetched.append(len(taken)), get(tree))[1])
+
+    def step(state, batch):
+        taken.append(int(state.step))
+        with jax.transfer_guard("disallow"):  # batches are on the devices, and so is all that is summed up
+            return run.step(state, batch)
+
+    compiled = run.step._cache_size()
+    train(tmp_path, step=step, every=replace(NEVER, log=5), steps=12, hook=lambda state: {"loss": 1.0, "mlm_loss": 1.0})
+    assert taken == list(range(12))
+    # Nothing but the windows of the log is fetched: that of step 5 when step 6 has been started, of 10 after 11; at
+    # the end the last window, and the empty one that is saved.
+    assert fetched == [6, 11, 12, 12]
+    assert run.step._cache_size() == max(1, compiled)
+
+
+def test_a_line_that_waits_is_written_when_the_data_fail(tmp_path, train):
+    def fail(number):
+        if number == 6:
+            raise DataError("no more")
+
+    with pytest.raises(DataError, match="no more"):
+        train(tmp_path, before=fail)
+    assert lines(tmp_path)[-1]["step"] == 5
+
+
+def test_a_profile_of_some_steps(tmp_path, train, undisturbed):
+    assert_same_run(tmp_path, train(tmp_path, profile=(3, 4)), undisturbed)
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000
+    (events,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    named = [e for e in json.loads(gzip.decompress(events.read_bytes()))["traceEvents"] if e.get("name") == "train"]
+    assert {int(event["args"]["step_num"]) for event in named} == {3, 4}
+
+
+def test_a_profile_that_the_end_of_the_run_cuts_off(tmp_path, train):
+    train(tmp_path, steps=3, profile=(2, 99))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    jax.profiler.start_trace(tmp_path / "another")  # the first one was ended
+    jax.profiler.stop_trace()

@@ -1,15 +1,18 @@
 """A corpus, a task and runs so small that every verb takes seconds; made once a session, by the verbs themselves."""
 
+import os
 import random
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from bertjax import cli, run
+from bertjax import cli, run, session
 from bertjax.config import Prepare, Pretrain
+from bertjax.preparation import prepare
 from bertjax.recipe import load_recipe
 
 WORDS = re.findall(
@@ -86,9 +89,7 @@ def home(tmp_path_factory):
 def data(home):
     """The prepared corpus: several shards, two windows an epoch."""
     out = home / "data"
-    run.prepare(
-        Prepare(corpus=(str(home / "corpus.txt"),), out=str(out), vocab_size=120, held_out=0.15, shard_tokens=150)
-    )
+    prepare(Prepare(corpus=(str(home / "corpus.txt"),), out=str(out), vocab_size=120, held_out=0.15, shard_tokens=150))
     return out
 
 
@@ -151,3 +152,35 @@ def unchanged():
         return check
 
     return watch
+
+
+@pytest.fixture
+def on_step(monkeypatch):
+    """on_step(number, action): `action(state)` takes the place of the state after the number-th step of a run."""
+
+    def arrange(number, action):
+        make = session.make_train_step
+
+        def wrapped(*arguments, **options):
+            step = make(*arguments, **options)
+
+            def counted(state, batch):
+                state, metrics = step(state, batch)
+                return (action(state) if int(state.step) == number else state), metrics
+
+            return counted
+
+        monkeypatch.setattr(session, "make_train_step", wrapped)
+
+    return arrange
+
+
+@pytest.fixture
+def terminate():
+    """terminate(state) -> the state; this process is sent SIGTERM."""
+
+    def kill(state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return state
+
+    return kill

@@ -92,7 +92,7 @@ def test_metrics_are_json_lines(pretrained, tiny):
     assert [line["step"] for line in dev] == [0, 8, 16]
     keys = {"step", "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "seconds"}
     for line in train:
-        assert line.keys() >= keys | {"lr", "grad_norm", "tokens_per_second"}
+        assert line.keys() >= keys | {"lr", "grad_norm", "tokens_per_second", "gflops_per_second"}
         assert line["loss"] == pytest.approx(line["mlm_loss"] + line["nsp_loss"])
     assert all(line.keys() >= keys for line in dev)
     assert dev[-1]["mlm_loss"] < dev[0]["mlm_loss"]

@@ -1,7 +1,6 @@
 """The promise: a run that was stopped and taken up again is, to the last bit, the run left alone."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import api, cli, run, session
+from bertjax import api, cli, run
 from bertjax.config import Finetune
 from bertjax.data.masking import Masking
 from bertjax.errors import DataError
@@ -25,7 +24,7 @@ from bertjax.train.log import read_metrics
 from bertjax.train.mesh import MeshConfig
 from bertjax.train.stop import Interrupted
 
-VARIES = ("seconds", "tokens_per_second")
+VARIES = ("seconds", "tokens_per_second", "gflops_per_second")
 
 
 def logged(folder):
@@ -48,33 +47,7 @@ def same_bits(a, b):
 
 
 @pytest.fixture
-def on_step(monkeypatch):
-    """on_step(number, action): `action(state)` takes the place of the state after the number-th step of a run."""
-
-    def arrange(number, action):
-        make = session.make_train_step
-
-        def wrapped(*arguments, **options):
-            step = make(*arguments, **options)
-
-            def counted(state, batch):
-                state, metrics = step(state, batch)
-                return (action(state) if int(state.step) == number else state), metrics
-
-            return counted
-
-        monkeypatch.setattr(session, "make_train_step", wrapped)
-
-    return arrange
-
-
-def terminate(state):
-    os.kill(os.getpid(), signal.SIGTERM)
-    return state
-
-
-@pytest.fixture
-def stop_at(on_step, monkeypatch):
+def stop_at(on_step, terminate, monkeypatch):
     """stop_at(number, verb, config): the run, sent SIGTERM in its number-th step."""
 
     def stop(number, verb, config):
@@ -206,7 +179,7 @@ def test_a_checkpoint_that_is_not_finite_is_never_written(on_step, tiny, tmp_pat
     assert np.isfinite(api.load(tmp_path / "run").embed(["the cat"])).all()
 
 
-def test_stopping_from_the_command_line(on_step, bertjax, tiny, home, tmp_path):
+def test_stopping_from_the_command_line(on_step, terminate, bertjax, tiny, home, tmp_path):
     on_step(3, terminate)
     outcome = bertjax("pretrain", home / "pretrain.py", "--data", *tiny.data, "--out", tmp_path / "run")
     assert outcome.code == 130 and "stopped after step 3 and saved it; the same command goes on" in outcome.err

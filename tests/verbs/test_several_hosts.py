@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -9,12 +10,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from processes import batches, drive, finish, start
+from processes import batches, drive, finish, free_port, start
 
 from bertjax import run
-from bertjax.train import loop
+from bertjax.train import hosts, loop
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
+from bertjax.train.mesh import MeshConfig
 
 
 def losses(folder):
@@ -111,7 +113,7 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(two):
     folder, codes, said = two
     assert [own[:3] for own in codes] == [[2, 2, 2]] * 2
     assert "process 1 of 2 stops all: " in said[0].err and "nowhere: not a prepared corpus" in said[0].err
-    assert said[1].err.count("nowhere: not a prepared corpus") == 1
+    assert "nowhere: not a prepared corpus" not in said[1].err
     assert "process 1 of 2 stops all: it has another configuration" in said[0].err
     assert "--mesh.data -1" in said[0].err and "mesh" not in said[1].err
     assert not (folder / "wrong/checkpoints").exists()
@@ -222,7 +224,7 @@ def test_one_process_has_nothing_to_do_with_others(monkeypatch, tmp_path):
     hosts.join(hosts.HostsConfig())
     hosts.join(hosts.HostsConfig(processes=1))
     hosts.check_shared(tmp_path / "run")
-    assert hosts.total(3.0) == 3.0 and hosts.whose() == "" and not (tmp_path / "run").exists()
+    assert hosts.whose() == "" and not (tmp_path / "run").exists()
 
 
 def without_dropout(tiny, out, **more):

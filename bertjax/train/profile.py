@@ -1,0 +1,41 @@
+"""A profiler trace of a few steps, for XProf, TensorBoard or Perfetto."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bertjax.train.log import console
+
+
+class Profiler:
+    """Traces steps `first` to `last`, counted from where this start of the run begins; 0, 0: none."""
+
+    def __init__(self, first: int, last: int, folder: Path) -> None:
+        self._first, self._last, self._folder = first, last, folder
+        self._tracing = False
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def before(self, count: int) -> jax.profiler.StepTraceAnnotation:
+        """What the `count`-th step runs in; a trace begins with the first of them."""
+        if count == self._first:
+            jax.profiler.start_trace(self._folder)
+            self._tracing = True
+        return jax.profiler.StepTraceAnnotation("train", step_num=count)
+
+    def after(self, count: int, made: Any) -> None:  # noqa: ANN401 (any pytree)
+        """The trace ends when the last step has made what it makes."""
+        if count == self._last:
+            jax.block_until_ready(made)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
+            console.print(f"profile: a trace of steps {self._first} to {self._last} of this start is in {self._folder}")

@@ -1,0 +1,69 @@
+"""What a line of the log says of time and work."""
+
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bertjax.errors import DataError
+from bertjax.train.log import Writer, read_metrics
+from bertjax.train.window import LateLog, Rates, Window
+
+
+@pytest.fixture
+def writer(tmp_path):
+    made = Writer(tmp_path, total_steps=9, start_step=0, title="test")
+    yield made
+    made.close()
+
+
+def window(loss=1.0, **known):
+    return Window({"a": (np.float32(2 * loss), np.float32(2))}, **known)
+
+
+def test_window_survives_json():
+    values = {"a": (np.float32(1 / 3), np.float32(7)), "b": (np.float32(1e-30), np.float32(2**24 + 2))}
+    saved = json.loads(json.dumps(Window(values).to_json()))
+    jax.tree.map(np.testing.assert_array_equal, Window.from_json(saved).metrics, values)
+
+
+def test_rates_leave_out_what_is_no_training():
+    rates = Rates(lambda step: step / 10, peak_flops=2e9)
+    figures = rates.figures(window(tokens=300, flops=3e9, began=time.perf_counter() - 5, seconds=2), 4)
+    assert figures["lr"] == 0.4
+    assert figures["tokens_per_second"] == pytest.approx(100, rel=0.01)
+    assert figures["mfu"] == pytest.approx(0.5, rel=0.01) and "gflops_per_second" not in figures
+
+
+def test_without_a_known_peak_there_is_no_mfu():
+    rates = Rates(lambda step: 0.0, peak_flops=0)
+    figures = rates.figures(window(tokens=1, flops=3e9, began=time.perf_counter() - 3), 0)
+    assert figures["gflops_per_second"] == pytest.approx(1, rel=0.01) and "mfu" not in figures
+
+
+def test_a_window_waits_until_it_is_asked_for(tmp_path, writer):
+    late = LateLog(writer, Rates(lambda step: 0.0, peak_flops=0), ("a",))
+    following = late.put(5, window(3.0))
+    assert read_metrics(tmp_path) == [] and following.began == 0
+    late.flush(following)
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [(5, 3.0)]
+    assert following.began == pytest.approx(time.perf_counter(), abs=1)
+    late.flush(following)
+    assert len(read_metrics(tmp_path)) == 1
+
+
+def test_it_is_written_at_the_end_even_after_a_fault(tmp_path, writer):
+    with pytest.raises(KeyError), LateLog(writer, Rates(lambda step: 0.0, peak_flops=0), ("a",)) as late:
+        late.put(7, window())
+        raise KeyError
+    assert read_metrics(tmp_path)[0]["step"] == 7
+
+
+def test_no_number_is_an_error_after_it_is_written(tmp_path, writer):
+    late = LateLog(writer, Rates(lambda step: 0.0, peak_flops=0), ("a",))
+    following = late.put(7, window(np.nan))
+    with pytest.raises(DataError, match="the loss is nan at step 7"):
+        late.flush(following)
+    assert read_metrics(tmp_path)[0]["step"] == 7
