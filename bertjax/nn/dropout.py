@@ -19,11 +19,19 @@ def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """u32[shape] of random bits: a function of (key, index), so it does not depend on how the array is sharded."""
     seeds = jax.random.bits(key, (2,), jnp.uint32)
     # The leading axis is hashed into the seed of its own: the counter of the rest stays below 2**32.
-    row = _mix(jax.lax.iota(jnp.uint32, shape[0]) ^ seeds[0]).reshape(-1, *[1] * (len(shape) - 1))
+    row = _mix((jax.lax.iota(jnp.uint32, shape[0]) + _rows_before(shape[0])) ^ seeds[0]).reshape(
+        -1, *[1] * (len(shape) - 1)
+    )
     counter = jnp.uint32(0)
     for axis in range(1, len(shape)):
         counter = counter * jnp.uint32(shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis)
     return _mix(_mix(counter + seeds[1]) ^ row)
+
+
+def _rows_before(rows: int) -> jax.Array | int:
+    """Where a program is written for one device of many (shard_map), those of the devices before it."""
+    axes = jax.sharding.get_abstract_mesh().manual_axes
+    return jax.lax.axis_index(axes).astype(jnp.uint32) * jnp.uint32(rows) if axes else jnp.uint32(0)
 
 
 class Dropout(nn.Module):

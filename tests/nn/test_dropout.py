@@ -74,6 +74,13 @@ def test_sites_of_a_model_differ():
     assert correlation(first, second) < 5 / np.sqrt(first.size)
 
 
+def test_written_for_one_device_of_many_the_mask_is_that_of_its_rows():
+    mesh = make_mesh(MeshConfig(4, dcn=2))
+    rows = P(("dcn", "data"))
+    one = jax.shard_map(lambda key: hash_bits(key, (2, 6)), mesh=mesh, in_specs=P(), out_specs=rows, check_vma=False)
+    np.testing.assert_array_equal(jax.jit(one)(KEY), hash_bits(KEY, (16, 6)))
+
+
 @pytest.mark.parametrize("spec", [P("data"), P(("data", "fsdp"), "tensor"), P(None, None, ("data", "fsdp", "tensor"))])
 def test_same_bits_however_sharded(spec):
     mesh = make_mesh(MeshConfig(2, 2, 2))
