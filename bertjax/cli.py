@@ -58,8 +58,11 @@ def _verb(verb: str, rest: list[str]) -> int:
     if verb in ("inspect", "report", "list"):
         return _look(verb, rest)
     from bertjax import api, config, report, run, suite, use
+    from bertjax.compiled import keep_compiled
     from bertjax.convert import convert
     from bertjax.train.loop import Interrupted
+
+    keep_compiled()
 
     kinds: dict[str, type[Any]] = {
         "prepare": config.Prepare,
@@ -82,7 +85,12 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     try:
-        acts: dict[str, Callable[[Any], None]] = {"finetune": suite.finetune, "embed": api.embed, "convert": convert}
+        acts: dict[str, Callable[[Any], None]] = {
+            "finetune": suite.finetune,
+            "evaluate": suite.evaluate,
+            "embed": api.embed,
+            "convert": convert,
+        }
         act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
         act(chosen)
     except Interrupted as stopped:

@@ -19,6 +19,7 @@ from bertjax.hf.write import write
 from bertjax.jsonio import to_json, write_json
 from bertjax.objectives import mlm, supervised
 from bertjax.saved import Imported, SavedRun, open_run, versions
+from bertjax.tasks._columns import Columns
 from bertjax.train.checkpoint import Saver
 from bertjax.train.log import answers
 from bertjax.train.mesh import MeshConfig, make_mesh, path_of
@@ -97,6 +98,8 @@ def _labels(saved: SavedRun) -> dict[str, Any]:
     params: dict[str, Any] = {name: value for name, value in saved.figures.items() if name not in measured}
     if config.task_settings:
         params["settings"] = list(config.task_settings)
+    if config.columns != Columns():
+        params["columns"] = to_json(config.columns)
     if params:
         about["task_specific_params"] = {config.task: params}
     classes, head = objective.config.classes, objective.config.head

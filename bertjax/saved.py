@@ -1,6 +1,6 @@
 """A run or a Hugging Face directory read back: config, model, tokenizer and parameters, no architecture flags."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ class Imported:
     length: int
     task: str = ""
     task_settings: tuple[str, ...] = ()
+    columns: Columns = field(default_factory=Columns)
     labels: tuple[str, ...] = ()
     tuned: tuple[tuple[str, float], ...] = ()
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -162,6 +163,11 @@ def open_run(path: str | Path, command: str = "") -> SavedRun:
 
 def _imported(folder: Path) -> SavedRun:
     found = hf.read(folder)
+    columns = from_json(Columns, found.about.columns, f"{folder}/config.json: columns")
+    if any(Path(name).name != name for name in columns.files):
+        raise DataError(
+            f"{folder}/config.json: columns.files are {columns.files}; only names without folders are taken"
+        )
     return SavedRun(
         path=folder,
         command="convert",
@@ -171,6 +177,7 @@ def _imported(folder: Path) -> SavedRun:
             length=found.length,
             task=found.about.task,
             task_settings=found.about.settings,
+            columns=columns,
             labels=found.about.labels,
             tuned=tuple(found.about.tuned.items()),
         ),
@@ -194,7 +201,7 @@ def _of_kind(saved: SavedRun, command: str) -> SavedRun:
 def _fitting(saved: SavedRun, config: Imported, name: str) -> Task:
     """The task of imported weights, whose labels are those of their head."""
     assert isinstance(config.objective, supervised.Config)
-    of_head = Columns(labels=config.labels, regression=not config.objective.classes)
+    of_head = replace(config.columns, labels=config.labels, regression=not config.objective.classes)
     task = tasks.find(name, of_head if name == "text" else None)
     if config.objective.head != task.head:
         raise ConfigError(f"{saved.path}: its head is for {config.objective.head}, {task.name} needs {task.head}")

@@ -1,5 +1,6 @@
-"""Several fine-tuning runs as one: the tasks of a suite, seeds, a grid of settings; and a table of them all."""
+"""Several fine-tuning runs as one: the tasks of a suite, seeds, a grid of settings; a table and a submission of all."""
 
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -15,8 +16,9 @@ from bertjax.config import Finetune
 from bertjax.errors import ConfigError, DataError, MissingData
 from bertjax.jsonio import read_json, to_json, write_json
 from bertjax.saved import versions
-from bertjax.tasks.glue import SUITES
+from bertjax.tasks.glue import SUBMISSION, SUITES, GlueTask
 from bertjax.train.log import answers, console
+from bertjax.use import Evaluate
 
 LEFT_OUT = "wnli"  # of the average, as in the paper: its dev and train sets contradict each other (GLUE's FAQ 12)
 AFTER_MNLI = ("rte", "mrpc", "stsb")
@@ -115,7 +117,11 @@ def _write(config: Finetune, chosen: Mapping[str, list[Path]], missing: Sequence
         runs = [_metrics(folder) for folder in folders]
         metrics = {metric: _summary([figures[metric] for figures in runs]) for metric in runs[0]}
         score = _summary([mean(figures.values()) for figures in runs])
-        found[name] = {"score": score, "metrics": metrics, "runs": list(map(str, folders))}
+        found[name] = {
+            "score": score,
+            "metrics": metrics,
+            "runs": [str(run.relative_to(config.out)) for run in folders],
+        }
         for metric, summary in metrics.items():
             table.add_row(name, metric, *(f"{summary[kind]:.4f}" for kind in ("median", "mean", "spread", "best")))
     counted = [name for name in found if name != LEFT_OUT] or list(found)
@@ -134,3 +140,45 @@ def _write(config: Finetune, chosen: Mapping[str, list[Path]], missing: Sequence
 def _summary(values: Sequence[float]) -> dict[str, Any]:
     best, spread = max(values), max(values) - min(values)
     return {"median": median(values), "mean": mean(values), "spread": spread, "best": best, "values": list(values)}
+
+
+def evaluate(config: Evaluate) -> None:
+    """A run, or each task of a suite by the best of its runs; of `test` also the leaderboard's archive."""
+    out = Path(config.run)
+    table = out / "scores.json"
+    chosen = read_json(table, "finetune").get("tasks", {}) if table.is_file() else {}
+    if not chosen:
+        return run.evaluate(config)
+    if config.task or config.out:
+        raise ConfigError(f"{config.run} holds runs of several tasks: leave out --task and --out, or give one of them")
+    for name, about in chosen.items():
+        best = max((out / folder for folder in about["runs"]), key=_first)
+        for other, split in _parts(name, config.split):
+            file = out / f"scores-{other}-{split}.json"
+            one = replace(config, run=str(best), task=other if other != name else "", split=split, out=str(file))
+            try:
+                run.evaluate(one)
+            except MissingData as error:
+                console.print(f"{other}: left out: {error}")
+    _pack(out)
+
+
+def _parts(name: str, split: str) -> list[tuple[str, str]]:
+    """What a model of a task is evaluated on; of `test` all that the leaderboard takes."""
+    task = tasks.all_tasks().get(name)
+    if split != "test" or not isinstance(task, GlueTask):
+        return [(name, split)]
+    return [*((name, part) for part in task.submits), *([("ax", "test")] if name == "mnli" else [])]
+
+
+def _pack(out: Path) -> None:
+    """submission.zip of the files in submission/; what the leaderboard misses is told."""
+    made = [name for name in SUBMISSION if (out / "submission" / name).is_file()]
+    if not made:
+        return
+    with zipfile.ZipFile(out / "submission.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in made:
+            archive.write(out / "submission" / name, name)
+    missing = ", ".join(sorted(set(SUBMISSION).difference(made)))
+    lacks = f"; the leaderboard also wants {missing}" if missing else ""
+    console.print(f"submission: {len(made)} files in {out / 'submission.zip'}{lacks}")

@@ -11,7 +11,8 @@ class Evaluate:
     """Scores of a fine-tuned run on a split of its task."""
 
     run: str = ""
-    """folder of a finetune run, or a Hugging Face directory with a head"""
+    """folder of a finetune run, or of a suite (of each task its best run on dev, and submission.zip of the split test);
+    or a Hugging Face directory with a head"""
     data: str = ""
     """folder with the task's files"""
     task: str = ""

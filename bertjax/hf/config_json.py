@@ -38,6 +38,7 @@ class Described(NamedTuple):
     unused_positions: int  # rows at the beginning of their position table
     settings: tuple[str, ...]  # of the task, as `tasks.find` takes them
     tuned: dict[str, float]  # on the dev set of the task, as `Task.tune` gives it
+    columns: dict[str, Any]  # of the user's own files, where the task is on these
 
 
 def read(file: Path) -> Described:
@@ -57,7 +58,7 @@ def read(file: Path) -> Described:
     except ConfigError as error:
         raise DataError(f"{file}: {error} (in this file: {family.HF_CONFIG})") from None
     dropout, params = data.get("classifier_dropout"), _task_params(data)
-    settings = params.get("settings")
+    settings, columns = params.get("settings"), params.get("columns")
     return Described(
         family,
         model,
@@ -68,6 +69,7 @@ def read(file: Path) -> Described:
         unused_positions=unused,
         settings=tuple(map(str, settings)) if isinstance(settings, list) else (),
         tuned={k: float(v) for k, v in params.items() if type(v) in (int, float)},
+        columns=columns if isinstance(columns, dict) else {},
     )
 
 

@@ -201,3 +201,4 @@ AX = GlueTask(
 
 TASKS: dict[str, Task] = {task.name: task for task in (COLA, SST2, MRPC, STSB, QQP, MNLI, QNLI, RTE, WNLI, AX)}
 SUITES = {"glue": tuple(name for name in TASKS if name != "ax")}
+SUBMISSION = tuple(name for task in TASKS.values() if isinstance(task, GlueTask) for name in task.submits.values())

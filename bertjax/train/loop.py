@@ -107,9 +107,9 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
             run.profiler.after(number - done, state)
             late.flush(window)
             window.add(metrics, tokens, tokens * run.flops_per_token(batch["tokens"].shape[-1]))
-            last, stopped_by = number == run.total_steps, stop.name
+            last = number == run.total_steps
             evaluates = last or number % run.every.evaluate == 0
-            saves = evaluates or stopped_by or number % run.every.save == 0
+            saves = evaluates or bool(stop.name) or number % run.every.save == 0
             if last or number % run.every.log == 0:
                 window = late.put(number, window)
             if saves:
@@ -122,9 +122,9 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
                 break
-            if stopped_by and not last:
+            if stop.name and saves:
                 saver.wait()
-                raise Interrupted(f"{stopped_by}: stopped after step {number} and saved it; the same command goes on")
+                raise Interrupted(f"{stop.name}: stopped after step {number} and saved it; the same command goes on")
     saver.wait()
     return state
 

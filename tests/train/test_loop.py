@@ -153,14 +153,15 @@ def test_stopped_again_and_again(tmp_path, train, undisturbed):
     assert_same_run(tmp_path, train(tmp_path), undisturbed)
 
 
-def test_a_signal_in_the_last_step_is_too_late(tmp_path, train, evaluate, undisturbed):
+def test_a_signal_in_the_last_step_stops_what_would_come_after_it(tmp_path, train, evaluate, undisturbed):
     def hook(state):
         if int(state.step) == STEPS:
             signal.raise_signal(signal.SIGTERM)
         return evaluate(state)
 
-    state = train(tmp_path, hook=hook)
-    assert_same_run(tmp_path, state, undisturbed)
+    with pytest.raises(Interrupted):
+        train(tmp_path, hook=hook)
+    assert_same_run(tmp_path, train(tmp_path), undisturbed)
 
 
 def test_a_second_signal_stops_at_once(tmp_path, train):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import zipfile
 from itertools import pairwise
 from statistics import mean, median
 
@@ -101,7 +102,7 @@ def test_the_best_point_of_a_grid_is_told(finetune, tmp_path, monkeypatch):
     assert (config["batch_size"], config["optimizer"]["peak_lr"], config["epochs"]) == (16, 1e-3, 2)
     result = figures(tmp_path / "out/scores.json")
     assert result["average"] == max(scores)
-    assert result["tasks"]["rte"]["runs"][0].startswith(str(tmp_path / "out/rte/batch-"))
+    assert result["tasks"]["rte"]["runs"][0].startswith("rte/batch-")
 
 
 def test_the_grids_are_the_published_ones():
@@ -130,3 +131,26 @@ def test_from_mnli_needs_mnli(finetune, glue, tmp_path):
     (tmp_path / "data/RTE").symlink_to(glue / "RTE")
     outcome = finetune(f"--task glue --from-mnli --data {tmp_path}/data")
     assert outcome.code == 2 and "has no files of MNLI" in outcome.err
+
+
+def test_a_submission_of_all_tasks(finetune, bertjax, glue, tmp_path):
+    assert finetune("--task glue --seeds 0 1").code == 0
+    moved, data = tmp_path / "moved", tmp_path / "tests"
+    (tmp_path / "out").rename(moved)
+    for name in ("CoLA/test", "RTE/test", "MNLI/test_matched", "diagnostic/diagnostic"):
+        (data / name).parent.mkdir(parents=True)
+        text = "index\tsentence\n0\ta cat\n" if "CoLA" in name else "index\tsentence1\tsentence2\n0\ta cat\ta dog\n"
+        (data / f"{name}.tsv").write_text(text)
+    outcome = bertjax("evaluate", moved, "--data", data, "--split", "test")
+    assert outcome.code == 0, outcome.err
+    with zipfile.ZipFile(moved / "submission.zip") as archive:
+        assert archive.namelist() == ["CoLA.tsv", "MNLI-m.tsv", "RTE.tsv", "AX.tsv"]
+        assert archive.read("AX.tsv").decode().startswith("index\tprediction\n0\t")
+    assert "the leaderboard also wants MNLI-mm.tsv, MRPC.tsv, QNLI.tsv" in outcome.err.replace("\n", " ")
+    assert "wnli: left out" in outcome.err
+    outcome = bertjax("evaluate", moved, "--data", glue)
+    assert outcome.code == 0 and figures(moved / "scores-rte-dev.json")["metrics"].keys() == {"accuracy"}
+    best = max(figures(moved / f"rte/seed-{seed}/scores.json")["metrics"]["accuracy"] for seed in (0, 1))
+    assert figures(moved / "scores-rte-dev.json")["metrics"]["accuracy"] == best
+    outcome = bertjax("evaluate", moved, "--data", glue, "--task", "rte")
+    assert outcome.code == 2 and "several tasks" in outcome.err

@@ -35,6 +35,14 @@ def test_classes_of_a_csv_file_without_header(bertjax, home, pretrained, tmp_pat
     assert bertjax("predict", run, "--input", tmp_path / "in.csv", "--out", tmp_path / "o.jsonl").code == 0
     assert figures(tmp_path / "o.jsonl")["probabilities"].keys() == {"10", "9", "b"}
     assert bertjax("finetune", home / "finetune.py", *command).code == 0  # the same run, its labels found again
+    directory = tmp_path / "hf"
+    assert bertjax("convert", "--from", run, "--to", directory).code == 0
+    assert bertjax("evaluate", directory, "--data", tmp_path, "--out", tmp_path / "again.json").code == 0
+    assert figures(tmp_path / "again.json")["metrics"] == scores["metrics"]
+    spoilt = (directory / "config.json").read_text().replace("train.csv", "../train.csv")
+    (directory / "config.json").write_text(spoilt)
+    outcome = bertjax("evaluate", directory, "--data", tmp_path)
+    assert outcome.code == 2 and "only names without folders" in outcome.err
 
 
 def test_regression_of_json_lines(bertjax, home, pretrained, tmp_path):
@@ -43,7 +51,7 @@ def test_regression_of_json_lines(bertjax, home, pretrained, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = tmp_path / "run"
     command = ["--task", "text", "--from", pretrained, "--data", tmp_path, "--out", run, "--epochs", 1]
-    command += ["--columns.texts", "review", "--columns.label", "stars", "--columns.regression"]
+    command += ["--columns.texts", "review", "--columns.label", "stars", "--columns.regression", "--micro-batches", 2]
     assert bertjax("finetune", home / "finetune.py", *command).code == 0
     assert figures(run / "scores.json")["metrics"].keys() == {"pearson", "spearman"}
     (tmp_path / "in.tsv").write_text("cat cat\n")
