@@ -71,7 +71,12 @@ def dry_run(config: Pretrain) -> None:
     optimizer = config.optimizer.build(config.steps)
     state = planned_state(objective, optimizer, mesh)
     rows = NamedSharding(mesh, ROWS)
-    step = make_train_step(objective.using(Compute(config.remat)), optimizer, mesh, micro_batches=config.micro_batches)
+    step = make_train_step(
+        objective.using(Compute(config.remat, config.attention, mesh)),
+        optimizer,
+        mesh,
+        micro_batches=config.micro_batches,
+    )
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
         mixture = pretraining_batches(config, tokenizer, "train", phase)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 
 from bertjax import scoring, session, tasks
 from bertjax.config import Finetune, PhaseConfig, Prepare, Pretrain, check_length, with_vocabulary
-from bertjax.contracts import Params, Task
+from bertjax.contracts import Compute, Params, Task
 from bertjax.data import corpus, shards
 from bertjax.data.journal import Journal
 from bertjax.data.lines import BYTES
@@ -115,7 +115,7 @@ def pretrain(config: Pretrain) -> None:
     held_out = pretraining_batches(config, tokenizer, "valid", config.phases[0])
 
     def evaluation(mesh: Mesh) -> Hook:
-        step = make_eval_step(objective)
+        step = make_eval_step(objective.using(Compute(attention=config.attention, mesh=mesh)))
         rows = local_rows(held_out.batch_size, mesh)
         batches = list(islice(one_epoch(held_out, config.steps, rows), config.eval_batches))
         return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
@@ -216,7 +216,14 @@ def finetune(config: Finetune) -> None:
     @cache
     def scorer(mesh: Mesh) -> scoring.Scorer:
         return scoring.Scorer(
-            task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length, buckets=config.buckets
+            task,
+            rows["dev"],
+            saved.tokenizer,
+            objective,
+            mesh,
+            length=config.length,
+            buckets=config.buckets,
+            attention=config.attention,
         )
 
     def trained_parts(mesh: Mesh) -> Params:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 
 from bertjax.config import Finetune
-from bertjax.contracts import Example, Objective, Output, Params, Prediction, Task
+from bertjax.contracts import AttentionKind, Compute, Example, Objective, Output, Params, Prediction, Task
 from bertjax.data.examples import ExampleSource
 from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
@@ -97,6 +97,7 @@ class Scorer:
         length: int,
         buckets: Sequence[int] = (),
         batch_size: int = ROWS,
+        attention: AttentionKind = "auto",
     ) -> None:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._task, self._rows, self._mesh = task, rows, mesh
@@ -110,6 +111,7 @@ class Scorer:
             drop_last=False,
             buckets=buckets,
         )
+        objective = objective.using(Compute(attention=attention, mesh=mesh))
         self._step = jax.jit(lambda params, batch: objective.apply({"params": params}, batch, method="logits"))
 
     def __call__(self, state: TrainState) -> dict[str, float]:

@@ -70,7 +70,7 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
-    objective = session.objective.using(Compute(config.remat))
+    objective = session.objective.using(Compute(config.remat, config.attention, mesh))
     step = make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
     constant = _describe(session, run)
     fixed = Fit(
