@@ -1,17 +1,19 @@
 """Fine-tuning beside transformers + torch: the same weights, rows, order, seeds and recipe; scores, time and memory.
 
-    python bench/finetune.py --model HF_DIR --data GLUE --peer PYTHON
-        [--tasks mrpc cola rte stsb] [--rows 1000] [--epochs 2] [--length 96] [--lr 5e-5] [--seeds 0 1 2]
+    python bench/finetune.py --model HF_DIR --data TASKS --peer PYTHON [--tasks mrpc cola ...] [--rows 2000]
+        [--lr 2e-4] [--seeds 0 1 2] [--out bench/results/finetune.json]
 
-HF_DIR is a BERT encoder in Hugging Face's format, GLUE the folder of the published files, PYTHON one of an environment
-of its own with torch and transformers. Both sides are given the batches that `bertjax finetune` makes, and so differ in
-their numerics, their dropout and the first values of the classifier. They run in turn (A B A B ...), each in a process
-of its own: seconds of an epoch after the first step (ours: after compiling), peak memory of the process. The metric is
-that of the task on its whole dev set after the last epoch.
+HF_DIR is a BERT encoder in Hugging Face's format; TASKS holds the published files in glue/, squad/, conll2003/ and
+semeval2010_task8/; PYTHON is one of an environment of its own with torch and transformers. Both sides are given the
+batches that `bertjax finetune` makes (with length buckets), and so differ in their numerics, their dropout and the
+first values of the head. They run in turn (A B A B ...), each in a process of its own. Scored are `dev` rows after the
+last epoch. Seconds are those of an epoch in which every shape has been seen before (ours: is compiled); `padded` is
+torch on the rows of the first seed all padded to the length of the recipe, as its run_glue.py and run_qa.py do.
 """
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -19,41 +21,79 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-SIDES = ("bertjax", "torch")
-WEIGHT_DECAY, WARMUP, CLIP, DROPOUT, BATCH = 0.01, 0.1, 1.0, 0.1, 16
+WEIGHT_DECAY, WARMUP, CLIP, DROPOUT, BATCH = 0.01, 0.1, 1.0, 0.1, 32
+PADDED_STEPS = 5  # that are timed of an epoch of padded rows
+
+
+class Recipe(NamedTuple):
+    """How much of a task, and how; 0 `dev` rows are all of them."""
+
+    folder: str
+    rows: int
+    epochs: int
+    length: int
+    buckets: tuple[int, ...]
+    dev: int = 0
+
+
+RECIPES = {
+    "mrpc": Recipe("glue", 640, 2, 128, (32, 48, 64, 96)),
+    "cola": Recipe("glue", 1_280, 2, 128, (8, 16, 24, 48)),
+    "rte": Recipe("glue", 480, 2, 256, (64, 96, 128)),
+    "stsb": Recipe("glue", 800, 2, 128, (24, 32, 48, 64)),
+    "squad": Recipe("squad", 320, 2, 384, (128, 192, 256), dev=200),
+    "conll2003": Recipe("conll2003", 1_280, 2, 128, (16, 32, 64)),
+    "semeval2010": Recipe("semeval2010_task8", 1_280, 2, 128, (24, 32, 48, 64)),
+}
+SIDES = ("bertjax", "torch", "padded")
 
 
 def main() -> None:
-    """Runs every task and seed on both sides and prints a line for each task and side."""
+    """Runs every task and seed on both sides, prints a line for each task and side, and writes all of it."""
     arguments = _arguments()
     if arguments.worker:
-        work = {"write": write, "bertjax": train_ours, "torch": train_theirs}[arguments.worker]
-        print(json.dumps(work(arguments)))
+        print(json.dumps(WORKERS[arguments.worker](arguments)))
         return
+    os.environ |= {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "JAX_COMPILATION_CACHE_DIR": f"{tempfile.gettempdir()}/bertjax-bench",
+    }
+    about: dict[str, Any] = {"command": " ".join(sys.argv), "load": os.getloadavg(), "tasks": {}}
     for task in arguments.tasks:
-        found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        found = {side: [] for side in SIDES}
         for seed in arguments.seeds:
             with tempfile.TemporaryDirectory() as folder:
-                about = [*sys.argv, "--task", task, "--seed", str(seed), "--folder", folder]
-                subprocess.run([sys.executable, *about, "--worker", "write"], check=True, stdout=subprocess.DEVNULL)
-                for side in SIDES:
+                given = [*sys.argv, "--task", task, "--seed", str(seed), "--folder", folder]
+                _worker([sys.executable, *given, "--worker", "write"])
+                for side in SIDES if seed == arguments.seeds[0] else SIDES[:2]:
                     python = sys.executable if side == "bertjax" else arguments.peer
-                    run = json.loads(subprocess.check_output([python, *about, "--worker", side]).splitlines()[-1])
-                    run["score"] = score(arguments, task, np.load(f"{folder}/{side}.npy"))
+                    run = _worker([python, *given, "--worker", side])
+                    if side != "padded":
+                        run["score"] = _worker([sys.executable, *given, "--worker", "score", "--side", side])
                     found[side].append(run)
+        about["tasks"][task] = found
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(about, indent=1) + "\n")
         report(task, found)
+
+
+def _worker(command: list[str]) -> Any:  # noqa: ANN401 (any JSON value)
+    return json.loads(subprocess.check_output(command).splitlines()[-1])
 
 
 def report(task: str, found: dict[str, list[dict[str, float]]]) -> None:
     """A line for each side: median and range of the scores, medians of seconds and memory."""
     for side, runs in found.items():
-        scores = sorted(run["score"] for run in runs)
-        seconds, mib = (statistics.median(run[key] for run in runs) for key in ("seconds", "mib"))
-        spread = f"{statistics.median(scores):.4f} ({scores[0]:.4f} to {scores[-1]:.4f})"
-        print(f"{task:<6} {side:<8} {spread}  {seconds:.1f} s an epoch  peak {mib:,.0f} MiB", flush=True)
+        wall, cpu, mib = (statistics.median(run[key] for run in runs) for key in ("wall", "cpu", "mib"))
+        scores = sorted(run["score"] for run in runs if "score" in run)
+        spread = f"{statistics.median(scores):.4f} ({scores[0]:.4f} to {scores[-1]:.4f})" if scores else ""
+        print(
+            f"{task:<12}{side:<9}{spread:<27}{wall:7.1f} s, {cpu:6.1f} CPU-s an epoch  peak {mib:,.0f} MiB", flush=True
+        )
 
 
 def _arguments() -> argparse.Namespace:
@@ -61,52 +101,89 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--peer", required=True)
-    parser.add_argument("--tasks", nargs="+", default=["mrpc", "cola", "rte", "stsb"])
-    parser.add_argument("--rows", type=int, default=1_000)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--length", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=5e-5)
+    parser.add_argument("--tasks", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--rows", type=int, default=2_000, help="at most so many of a task are trained on")
+    parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    for name in ("--worker", "--task", "--folder"):
+    parser.add_argument("--out", type=Path, default=Path("bench/results/finetune.json"))
+    for name in ("--worker", "--task", "--folder", "--side"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def score(arguments: argparse.Namespace, name: str, logits: np.ndarray) -> float:
-    """The task's first metric on its dev set."""
-    from bertjax import tasks
+def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any], list[Any]]:
+    """The task, the tokenizer of the model, rows to train on and dev rows."""
+    from bertjax import scoring, tasks
+    from bertjax.saved import open_run
 
-    task = tasks.find(name)
-    rows = task.read(arguments.data, "dev")
-    predictions = task.decode(list(logits[: len(rows)]), [{}] * len(rows), rows, {})
-    return task.score(predictions, rows)[task.metrics[0]]
+    recipe, task = RECIPES[arguments.task], tasks.find(arguments.task)
+    data = f"{arguments.data}/{recipe.folder}"
+    rows, _ = scoring.trainable(task, task.read(data, "train"))
+    train = scoring.draw(rows, min(recipe.rows, arguments.rows, len(rows)), arguments.seed)
+    return task, open_run(arguments.model).tokenizer, train, scoring.draw(task.read(data, "dev"), recipe.dev, 0)
 
 
 def write(arguments: argparse.Namespace) -> None:
-    """The batches of `bertjax finetune`, in order, and those of the dev set."""
-    from bertjax import scoring, tasks
+    """The batches of `bertjax finetune`, in order, the same rows padded, and those of the dev set."""
+    from bertjax import scoring
     from bertjax.config import Finetune
     from bertjax.data.examples import ExampleSource
     from bertjax.data.sources import Position
-    from bertjax.saved import open_run
 
-    task, tokenizer = tasks.find(arguments.task), open_run(arguments.model).tokenizer
-    config = Finetune(task=arguments.task, batch_size=BATCH, length=arguments.length, seed=arguments.seed)
-    rows = scoring.draw(task.read(arguments.data, "train"), arguments.rows, arguments.seed)
-    train = scoring.training_batches(task, rows, tokenizer, config)
-    examples = task.encode(task.read(arguments.data, "dev"), tokenizer, arguments.length)
-    shape = {"batch_size": BATCH, "length": arguments.length, "pad": tokenizer.pad_id}
-    dev = ExampleSource(examples, **shape, shuffle=False, drop_last=False)
-    for name, source, epochs in (("train", train, arguments.epochs), ("dev", dev, 1)):
+    recipe = RECIPES[arguments.task]
+    task, tokenizer, rows, dev = prepared(arguments)
+    settings = {"batch_size": BATCH, "length": recipe.length, "seed": arguments.seed}
+    train = scoring.training_batches(task, rows, tokenizer, Finetune(buckets=recipe.buckets, **settings))
+    padded = scoring.training_batches(task, rows, tokenizer, Finetune(**settings))
+    shape = {"batch_size": 32, "length": recipe.length, "pad": tokenizer.pad_id, "buckets": recipe.buckets}
+    scored = ExampleSource(task.encode(dev, tokenizer, recipe.length), **shape, shuffle=False, drop_last=False)
+    np.save(f"{arguments.folder}/order.npy", scored.order(0))
+    for name, source, epochs in (("train", train, recipe.epochs), ("padded", padded, 1), ("dev", scored, 1)):
         places = [Position(epoch, 0, batch) for epoch in range(epochs) for batch in range(source.batches(0, 0))]
         for number, place in enumerate(places):
             np.savez(f"{arguments.folder}/{name}-{number:05d}.npz", **source.batch(place))
 
 
+def score(arguments: argparse.Namespace) -> float:
+    """The task's first metric, from the logits a side has written."""
+    task, tokenizer, _, rows = prepared(arguments)
+    examples = task.encode(rows, tokenizer, RECIPES[arguments.task].length)
+    files = sorted(Path(arguments.folder).glob(f"{arguments.side}-*.npy"))
+    made = (row for file in files for row in np.load(file))
+    outputs = dict(zip(np.load(f"{arguments.folder}/order.npy").tolist(), made, strict=False))
+    predictions = task.decode([outputs[i] for i in range(len(examples))], examples, rows, {})
+    return task.score(predictions, rows)[task.metrics[0]]
+
+
 def read(arguments: argparse.Namespace, name: str) -> list[dict[str, np.ndarray]]:
     """The batches of `write`."""
     return [dict(np.load(file)) for file in sorted(Path(arguments.folder).glob(f"{name}-*.npz"))]
+
+
+class Clock:
+    """Wall and CPU seconds of the steps whose shape has been seen before, as those of an epoch."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+        self.spent: list[tuple[int, float, float]] = []
+
+    def step(self, length: int, work: Any) -> None:  # noqa: ANN401 (a callable)
+        """Runs one step of rows of `length` tokens."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        if length in self.seen:
+            self.spent.append((length, time.perf_counter() - wall, time.process_time() - cpu))
+        self.seen.add(length)
+
+    def epoch(self, lengths: list[int], epochs: int) -> dict[str, float]:
+        """The mean step of each length, as often as it comes in an epoch; and the peak of memory."""
+        totals = {"wall": 0.0, "cpu": 0.0}
+        for length in self.seen:
+            steps = [spent[1:] for spent in self.spent if spent[0] == length] or [(0.0, 0.0)]
+            for key, values in zip(totals, zip(*steps, strict=True), strict=True):
+                totals[key] += statistics.mean(values) * lengths.count(length) / epochs
+        return {**totals, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def train_ours(arguments: argparse.Namespace) -> dict[str, float]:
@@ -121,36 +198,42 @@ def train_ours(arguments: argparse.Namespace) -> dict[str, float]:
     from bertjax.train.step import init_state, make_train_step
 
     saved, mesh, batches = open_run(arguments.model), make_mesh(MeshConfig(data=1)), read(arguments, "train")
-    objective = supervised.Config(len(tasks.find(arguments.task).labels), DROPOUT).build(saved.model)
+    task = tasks.find(arguments.task)
+    dropout = 0.0 if task.head == "span" else DROPOUT  # as in BertForQuestionAnswering
+    objective = supervised.Config(len(task.labels), dropout, task.head).build(saved.model)
     recipe = Optimizer("adamw", arguments.lr, WARMUP, weight_decay=WEIGHT_DECAY, clip_norm=CLIP)
     optimizer = recipe.build(len(batches))
     state = init_state(objective, optimizer, seed=arguments.seed, mesh=mesh)
     state.params.update(saved.encoder_params(objective, mesh))
-    step = make_train_step(objective, optimizer, mesh, micro_batches=1)
-    for number, batch in enumerate(batches):
-        state, metrics = step(state, put_batch(batch, mesh))
-        if number == 0:
-            jax.block_until_ready(metrics)
-            began = time.perf_counter()
-    jax.block_until_ready(metrics)
-    seconds = time.perf_counter() - began
+    step, clock = make_train_step(objective, optimizer, mesh, micro_batches=1), Clock()
+
+    for batch in batches:
+
+        def work(batch: dict[str, np.ndarray] = batch) -> None:
+            nonlocal state
+            state, _ = jax.block_until_ready(step(state, put_batch(batch, mesh)))
+
+        clock.step(batch["tokens"].shape[1], work)
+    figures = clock.epoch([batch["tokens"].shape[1] for batch in batches], RECIPES[arguments.task].epochs)
     logits = jax.jit(lambda params, batch: objective.apply({"params": params}, batch, method="logits"))
-    dev = [np.asarray(logits(state.params, put_batch(batch, mesh))) for batch in read(arguments, "dev")]
-    np.save(f"{arguments.folder}/bertjax.npy", np.concatenate(dev))
-    return {"seconds": seconds * len(batches) / (len(batches) - 1) / arguments.epochs, "mib": peak()}
+    for number, batch in enumerate(read(arguments, "dev")):
+        np.save(f"{arguments.folder}/bertjax-{number:05d}.npy", logits(state.params, put_batch(batch, mesh)))
+    return figures
 
 
 def train_theirs(arguments: argparse.Namespace) -> dict[str, float]:
-    """BertForSequenceClassification with torch's AdamW and the schedule of ours."""
+    """A BertFor... with torch's AdamW and the schedule of ours; on `padded` rows it is not scored."""
     import torch
-    from transformers import BertForSequenceClassification
+    import transformers
 
     torch.manual_seed(arguments.seed)
-    batches = read(arguments, "train")
-    regression = batches[0]["labels"].dtype == np.float32
-    classes = 1 if regression else int(max(batch["labels"].max() for batch in batches)) + 1
-    model = BertForSequenceClassification.from_pretrained(
-        arguments.model, num_labels=classes, classifier_dropout=DROPOUT, attn_implementation="sdpa"
+    padded = arguments.worker == "padded"
+    batches = read(arguments, "padded" if padded else "train")
+    kind, answers = next((k, a) for a, k in PEERS.items() if a in batches[0])
+    regression = batches[0][answers].dtype == np.float32
+    classes = 1 if regression else int(max(batch[answers].max() for batch in batches)) + 1
+    model = getattr(transformers, kind).from_pretrained(
+        arguments.model, num_labels=2 if answers == "spans" else classes, classifier_dropout=DROPOUT
     )
     plain = [p for name, p in model.named_parameters() if "LayerNorm" in name or name.endswith("bias")]
     decayed = [p for name, p in model.named_parameters() if not ("LayerNorm" in name or name.endswith("bias"))]
@@ -161,41 +244,46 @@ def train_theirs(arguments: argparse.Namespace) -> dict[str, float]:
         optimizer, lambda step: step / max(1, warmup) if step < warmup else 1 - step / total
     )
 
-    def apply(batch: dict[str, np.ndarray]) -> torch.Tensor:
-        inputs = {
-            "input_ids": batch["tokens"],
-            "token_type_ids": batch["types"],
-            "attention_mask": batch["sequence"] > 0,
-        }
-        return model(**{name: torch.from_numpy(array).long() for name, array in inputs.items()}).logits
+    def apply(batch: dict[str, np.ndarray]) -> Any:  # noqa: ANN401 (a tensor)
+        given = {"input_ids": "tokens", "token_type_ids": "types", "attention_mask": "sequence"}
+        out = model(**{name: torch.from_numpy(batch[ours]).long() for name, ours in given.items()})
+        return out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], dim=-1)
 
-    model.train()
-    for number, batch in enumerate(batches):
-        logits, labels = apply(batch), torch.from_numpy(batch["labels"])
-        loss = (
-            (logits[:, 0] - labels).square().mean()
-            if regression
-            else torch.nn.functional.cross_entropy(logits, labels.long())
-        )
+    def work(batch: dict[str, np.ndarray]) -> None:
+        logits, right = apply(batch), torch.from_numpy(batch[answers])
+        if regression:
+            loss = (logits[:, 0] - right).square().mean()
+        else:
+            classes_at = logits if logits.ndim == 2 else logits.transpose(1, 2)
+            by_end = answers == "spans"  # [B,2,L] has its classes last
+            classes_at = classes_at.flatten(0, 1) if by_end else classes_at
+            right = right.flatten() if by_end else right
+            loss = torch.nn.functional.cross_entropy(classes_at, right.long(), ignore_index=-1)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if number == 0:
-            began = time.perf_counter()
-    seconds = time.perf_counter() - began
+
+    model.train()
+    clock = Clock()
+    for batch in batches[:PADDED_STEPS] if padded else batches:
+        clock.step(batch["tokens"].shape[1], lambda batch=batch: work(batch))
+    epochs = 1 if padded else RECIPES[arguments.task].epochs
+    figures = clock.epoch([batch["tokens"].shape[1] for batch in batches], epochs)
     model.eval()
     with torch.no_grad():
-        dev = [apply(batch).numpy() for batch in read(arguments, "dev")]
-    np.save(f"{arguments.folder}/torch.npy", np.concatenate(dev))
-    return {"seconds": seconds * len(batches) / (len(batches) - 1) / arguments.epochs, "mib": peak()}
+        for number, batch in enumerate([] if padded else read(arguments, "dev")):
+            np.save(f"{arguments.folder}/torch-{number:05d}.npy", apply(batch).numpy())
+    return figures
 
 
-def peak() -> float:
-    """MiB of memory this process had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
+PEERS = {
+    "labels": "BertForSequenceClassification",
+    "spans": "BertForQuestionAnswering",
+    "tags": "BertForTokenClassification",
+}
+WORKERS = {"write": write, "score": score, "bertjax": train_ours, "torch": train_theirs, "padded": train_theirs}
 
 if __name__ == "__main__":
     main()

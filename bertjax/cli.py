@@ -11,6 +11,7 @@ from bertjax.recipe import load_recipe
 VERBS = {
     "prepare": "text files -> tokenizer and token shards",
     "pretrain": "CONFIG.py: a prepared corpus -> an encoder (run again = resume)",
+    "plan": "CONFIG.py: whether a pretraining run fits chips that are not here, and what it does on them",
     "finetune": "CONFIG.py: a run and a task -> a fine-tuned model and its scores",
     "evaluate": "RUN: scores of a fine-tuned run on a split of its task",
     "predict": "RUN: predictions for a file of texts",
@@ -60,6 +61,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     from bertjax import api, config, report, run, suite, use
     from bertjax.compiled import keep_compiled
     from bertjax.convert import convert
+    from bertjax.plan.verb import plan
     from bertjax.train.loop import Interrupted
 
     keep_compiled()
@@ -67,6 +69,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     kinds: dict[str, type[Any]] = {
         "prepare": config.Prepare,
         "pretrain": config.Pretrain,
+        "plan": config.Plan,
         "finetune": config.Finetune,
         "evaluate": use.Evaluate,
         "predict": use.Predict,
@@ -76,11 +79,11 @@ def _verb(verb: str, rest: list[str]) -> int:
     kind, default = kinds[verb], kinds[verb]()
     dry = verb == "pretrain" and "--dry-run" in rest
     rest = [argument for argument in rest if not (dry and argument == "--dry-run")]
-    if verb in ("pretrain", "finetune") and rest and not rest[0].startswith("-"):
-        default, rest = load_recipe(rest[0], kind), rest[1:]
-    elif verb in ("pretrain", "finetune") and not {"-h", "--help"} & set(rest):
+    if verb in RECIPES and rest and not rest[0].startswith("-"):
+        default, rest = _recipe(rest[0], kind), rest[1:]
+    elif verb in RECIPES and not {"-h", "--help"} & set(rest):
         raise ConfigError(f"the first argument is a recipe: bertjax {verb} configs/NAME.py ...")
-    if verb == "pretrain":
+    if verb in ("pretrain", "plan"):
         default, rest = _preset(default, rest)
     chosen = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
@@ -90,6 +93,7 @@ def _verb(verb: str, rest: list[str]) -> int:
             "evaluate": suite.evaluate,
             "embed": api.embed,
             "convert": convert,
+            "plan": plan,
         }
         act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
         act(chosen)
@@ -99,9 +103,12 @@ def _verb(verb: str, rest: list[str]) -> int:
     return 0
 
 
+RECIPES = ("pretrain", "plan", "finetune")  # the verbs that begin with one
+
 REQUIRED = {
     "prepare": ("corpus", "out"),
     "pretrain": ("data", "out"),
+    "plan": ("topology",),
     "finetune": ("task", "source", "data", "out"),
     "evaluate": ("run", "data"),
     "predict": ("run", "input", "out"),
@@ -111,8 +118,19 @@ REQUIRED = {
 
 ABOUT = {
     "pretrain": "\n\nbertjax pretrain CONFIG.py --data DIR --out RUN [--preset tiny|mini|...] [--dry-run] [OPTIONS]",
+    "plan": "\n\nbertjax plan CONFIG.py --topology v5e:16x16 [--data DIR] [--quick] [OPTIONS as of pretrain]",
     "finetune": "\n\nbertjax finetune CONFIG.py --task NAME --from RUN|HF_DIR --data DIR --out RUN2 [OPTIONS]",
 }
+
+
+def _recipe(path: str, kind: type[Any]) -> Any:  # noqa: ANN401 (a config dataclass)
+    """What a recipe gives, which for a plan is the run to be planned."""
+    from bertjax.config import Plan, Pretrain
+
+    if kind is not Plan:
+        return load_recipe(path, kind)
+    recipe = load_recipe(path, Pretrain)
+    return Plan(**{**{f.name: getattr(recipe, f.name) for f in fields(Pretrain)}, "out": ""})
 
 
 def _preset(default: Any, rest: list[str]) -> tuple[Any, list[str]]:  # noqa: ANN401 (a Pretrain)

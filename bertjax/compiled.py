@@ -14,7 +14,7 @@ def keep_compiled() -> None:
     JAX_ENABLE_COMPILATION_CACHE=false turns it off. A program is found by its text, options, versions and kind of
     machine, and computes the same to the last bit.
     """
-    if jax.config.read("jax_compilation_cache_dir"):
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "bertjax" / "compiled"

@@ -154,6 +154,21 @@ class PhaseConfig(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Plan(Pretrain):
+    """What a pretraining run would take on chips that are not here: its step is compiled for them, nothing is trained.
+
+    Without --data the model has the vocabulary of its config.
+    """
+
+    out: str = ""
+    """JSON file to write; plan-TOPOLOGY.json without it"""
+    topology: str = ""
+    """chips, as v5e:16x16: v4, v5e, v5p or v6e and the shape of a slice; or local, the devices of this machine"""
+    quick: bool = False
+    """compile with the lowest effort: sooner, but it may take more memory than the run would"""
+
+
+@dataclass(frozen=True)
 class Finetune:
     """A pretrained run or Hugging Face directory and a task to a fine-tuned model and its scores."""
 

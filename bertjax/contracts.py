@@ -90,6 +90,10 @@ class ModelConfig:
         """Floating point operations of one training step (forward and backward) per token of the batch."""
         raise NotImplementedError
 
+    def activation_bytes(self, length: int, masked_fraction: float, remat: Remat) -> float:
+        """About what the backward pass is kept for each token of the batch, for a choice of mesh."""
+        raise NotImplementedError
+
 
 class Objective(nn.Module):
     """A module that owns an encoder (always called `encoder`) and turns a batch into metrics.

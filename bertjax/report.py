@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
 from bertjax import registry, tasks
+from bertjax.automesh import mesh_of
 from bertjax.config import PhaseConfig, Pretrain
-from bertjax.contracts import Compute, ModelConfig, Objective
+from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture
 from bertjax.errors import ConfigError, DataError, closest
@@ -20,10 +21,11 @@ from bertjax.jsonio import read_json, to_json
 from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
+from bertjax.session import training_step
 from bertjax.train.log import answers, console, describe, read_metrics
-from bertjax.train.mesh import ROWS, check_batch, make_mesh, path_of, spec_for, undivided
+from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
-from bertjax.train.step import TrainState, init_params, make_train_step, planned_state
+from bertjax.train.step import TrainState, init_params, planned_state
 
 
 def inspect(path: str) -> None:
@@ -66,37 +68,26 @@ def _spec(spec: PartitionSpec) -> str:
 def dry_run(config: Pretrain) -> None:
     """What a pretraining run would take: the step is compiled, nothing is trained."""
     tokenizer, config = resolve(config)
-    mesh = make_mesh(config.mesh)
     objective = config.objective.build(config.model)
     optimizer = config.optimizer.build(config.steps)
+    mesh = mesh_of(config, config.model, objective, optimizer)
     state = planned_state(objective, optimizer, mesh)
-    rows = NamedSharding(mesh, ROWS)
-    step = make_train_step(
-        objective.using(Compute(config.remat, config.attention, mesh)),
-        optimizer,
-        mesh,
-        micro_batches=config.micro_batches,
-    )
+    step = training_step(config, objective, optimizer, mesh)
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
         mixture = pretraining_batches(config, tokenizer, "train", phase)
         example = mixture.batch(mixture.start())
-        batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in example.items()}
+        batch = abstract_batch(example, len(example["tokens"]), mesh)
         console.print("compiling the step ...")
         memory = step.lower(state, batch).compile().memory_analysis()
         sizes = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
         title = f"{phase.steps:,} steps of {phase.batch_size:,} x {phase.length:,}"
         table = Table("memory on each device", "MiB", title=title, title_justify="left")
         for name, tree in sizes.items():
-            table.add_row(name, f"{_bytes_on_device(tree) / 2**20:,.1f}")
+            table.add_row(name, f"{bytes_on_device(tree) / 2**20:,.1f}")
         table.add_row("gradients, activations and other temporaries", f"{memory.temp_size_in_bytes / 2**20:,.1f}")
         answers.print(table)
         _print_work(config, phase, state, mixture, example)
-
-
-def _bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
-    leaves = jax.tree.leaves(tree)
-    return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _print_work(

@@ -215,16 +215,8 @@ def finetune(config: Finetune) -> None:
 
     @cache
     def scorer(mesh: Mesh) -> scoring.Scorer:
-        return scoring.Scorer(
-            task,
-            rows["dev"],
-            saved.tokenizer,
-            objective,
-            mesh,
-            length=config.length,
-            buckets=config.buckets,
-            attention=config.attention,
-        )
+        how: dict[str, Any] = {name: getattr(config, name) for name in ("length", "buckets", "attention")}
+        return scoring.Scorer(task, rows["dev"], saved.tokenizer, objective, mesh, **how)
 
     def trained_parts(mesh: Mesh) -> Params:
         if config.encoder == "random":

@@ -21,7 +21,7 @@ from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
 from bertjax.saved import SavedRun, versions
 from bertjax.train.log import answers, console
-from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
+from bertjax.train.mesh import MeshConfig, make_mesh, put_batch, row_ways
 from bertjax.train.step import TrainState
 
 NOT_TRAINED_ON = "not_trained_on.json"  # in the folder of a run
@@ -99,7 +99,7 @@ class Scorer:
         batch_size: int = ROWS,
         attention: AttentionKind = "auto",
     ) -> None:
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        ways = row_ways(mesh)
         self._task, self._rows, self._mesh = task, rows, mesh
         self._examples = task.encode(rows, tokenizer, length)
         self._source = ExampleSource(

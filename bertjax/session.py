@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from bertjax.automesh import mesh_of
 from bertjax.chips import chip_of
 from bertjax.config import Finetune, Pretrain, profiled
 from bertjax.contracts import Compute, ModelConfig, Objective, Params
@@ -21,9 +22,9 @@ from bertjax.saved import versions
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
 from bertjax.train.loop import Every, Fit, Hook, fit
-from bertjax.train.mesh import check_batch, local_rows, make_mesh
+from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.profile import Profiler
-from bertjax.train.step import TrainState, abstract_state, init_state, make_train_step
+from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
 from bertjax.train.window import Rates, Window
 
 
@@ -57,11 +58,11 @@ class Session:
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
-    mesh = make_mesh(config.mesh)
+    optimizer = config.optimizer.build(session.total_steps, session.frozen)
+    mesh = mesh_of(config, session.model, session.objective, optimizer)
     for _, mixture in session.phases:
         check_batch(mixture.batch_size, config.micro_batches, mesh)
     number, extra = _resume(session, run) or (0, {"loader": [], "window": {}, "leader": []})
-    optimizer = config.optimizer.build(session.total_steps, session.frozen)
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:
         state = Checkpoints(run).state(number, abstract_state(state))
@@ -70,8 +71,7 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
-    objective = session.objective.using(Compute(config.remat, config.attention, mesh))
-    step = make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
+    step = training_step(config, session.objective, optimizer, mesh)
     constant = _describe(session, run)
     fixed = Fit(
         step=step,
@@ -98,6 +98,12 @@ def train(session: Session) -> TrainState:
         writer.close()
         batches.close()
         saver.close()
+
+
+def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:
+    """The step of a run: what is planned, shown and trained."""
+    objective = objective.using(Compute(config.remat, config.attention, mesh))
+    return make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
 
 
 def _peak_flops(mesh: Mesh) -> float:

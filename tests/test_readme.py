@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def test_the_commands_step_by_step(tmp_path):
     assert len((tmp_path / "runs/predictions.tsv").read_text().splitlines()) == 3
     assert "masked accuracy" in done.stdout + done.stderr
     assert len(re.findall(r"^0\.\d{3}  he looked at the ", done.stdout, re.MULTILINE)) == 5
+
+
+def test_the_plan_for_tpus_runs_or_says_what_to_install(tmp_path):
+    (command,) = re.findall(r"```console\n\$ (.*)\n```", (ROOT / "README.md").read_text())
+    environment = {**USERS, "XDG_CACHE_HOME": str(tmp_path)}
+    words = [sys.executable, "-m", *command.replace("configs/", f"{ROOT}/configs/").split()]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if find_spec("libtpu"):
+        assert done.returncode == 0 and (tmp_path / "plan-v5e-2x4.json").exists(), done.stderr
+    else:
+        assert done.returncode == 2 and "pip install 'bertjax[tpu]'" in done.stderr
 
 
 @pytest.mark.slow

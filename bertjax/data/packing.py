@@ -35,6 +35,11 @@ def most_sequences(length: int) -> int:
     return max(1, length // 8)
 
 
+def sequences_in_row(length: int, *, packing: bool) -> int:
+    """S: how many sequences a batch has room for in each of its rows."""
+    return most_sequences(length) if packing else 1
+
+
 def pack(sizes: np.ndarray, *, length: int, rng: np.random.Generator) -> Rows:
     """Rows of sequences of sizes i64[Q], at most `length` tokens and `most_sequences(length)` sequences in each.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from bertjax.data.masking import Vocab
-from bertjax.data.packing import Rows, most_sequences, one_each, pack
+from bertjax.data.packing import Rows, one_each, pack, sequences_in_row
 from bertjax.data.plan import next_sentence
 from bertjax.data.rows import Sequences, row_batch
 from bertjax.data.shards import Meta, read_shard
@@ -139,7 +139,7 @@ class CorpusSource:
             here.rows,
             here.order[place],
             length=self.length,
-            most=most_sequences(self.length) if self.packing else 1,
+            most=sequences_in_row(self.length, packing=self.packing),
             vocab=self.vocab,
         )
         return self.corruption(batch, here.keys[place], min(1.0, step / self.steps))

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bertjax.contracts import Batch, Compute, Encoded, ModelConfig
+from bertjax.contracts import Batch, Compute, Encoded, ModelConfig, Remat
 from bertjax.errors import ConfigError, closest
 from bertjax.nn.blocks import PostNormLayer, run_layer
 from bertjax.nn.dense import truncated_normal
@@ -65,6 +65,17 @@ class Config(ModelConfig):
         layer = 2 * (4 * self.width**2 + 2 * self.width * self.mlp_width) + 4 * length * self.width
         head = masked_fraction * 2 * (self.width**2 + self.width * self.vocab_size)
         return 3.0 * (self.layers * layer + head + 2 * self.width**2 / length)
+
+    def activation_bytes(self, length: int, masked_fraction: float, remat: Remat) -> float:
+        """What XLA keeps for TPUs, within a tenth or two for tiny to base at length 128 (`bertjax plan`)."""
+        kept = {
+            "none": 6 * self.width + 2 * self.mlp_width + 2 * self.heads * length,
+            "dots": 6 * self.width + self.mlp_width,
+            "blocks": self.width,
+        }
+        again = kept["none"] if remat != "none" else 0  # of the one layer whose turn it is
+        values = min(self.layers * kept[remat] + again, self.layers * kept["none"])
+        return jnp.dtype(self.dtype).itemsize * values + 7 * masked_fraction * self.vocab_size
 
 
 PRESETS: dict[str, Config] = {

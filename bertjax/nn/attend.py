@@ -7,7 +7,7 @@ sequence, with a window (left, right) only so many before and after it. What pad
 import logging
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -79,7 +79,7 @@ def splash(
     length = "seq" if queries > 1 else None
     q, kv = P(rows, length, heads), P(rows, None, heads)
     local = jax.shard_map(
-        lambda *arrays: _splash(*arrays, window=window, interpret=platform_of(mesh) == "cpu"),
+        partial(_splash, window=window, interpret=platform_of(mesh) == "cpu"),
         mesh=mesh,
         in_specs=(q, kv, kv, P(rows, length), P(rows, None)),
         out_specs=q,
@@ -89,7 +89,14 @@ def splash(
 
 
 def _splash(
-    query: jax.Array, key: jax.Array, value: jax.Array, q_ids: jax.Array, kv_ids: jax.Array, window: Window, **how: bool
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    q_ids: jax.Array,
+    kv_ids: jax.Array,
+    *,
+    window: Window,
+    interpret: bool,
 ) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -99,7 +106,11 @@ def _splash(
     block, across = (max(n for n in (128, 256, 512) if size % n == 0) for size in shape)
     sizes = kernels.BlockSizes(block, across, across, block, across, across, block, across)
     kernel = kernels.make_splash_mha(
-        masks.MultiHeadMask([mask] * query.shape[2]), block_sizes=sizes, head_shards=1, q_seq_shards=1, **how
+        masks.MultiHeadMask([mask] * query.shape[2]),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
     )
     by_head = [jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value)]
     attended = jax.vmap(lambda q, k, v, *ids: kernel(q, k, v, segment_ids=kernels.SegmentIds(*ids)))

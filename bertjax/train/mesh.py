@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,7 +32,13 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlm/bias$", P(("tensor", "fsdp"))),
     (r"(^|/)(step|count|key)$", P()),
 )
-ROWS = P(("data", "fsdp"))  # how the first axis of a batch is cut
+# What of a batch is cut on its length too, its last axis; the rest, which is said of a row, on its rows only.
+BATCH_RULES: tuple[tuple[str, bool], ...] = (
+    (r"^(tokens|types|sequence|positions|tags)$", True),
+    (r"^(first_tokens|next_(labels|weights)|masked_(positions|targets|weights)|labels|weights|spans)$", False),
+)
+AXES = ("dcn", "data", "fsdp", "seq", "tensor")  # of every mesh, from the slowest links to the fastest
+ROWS = P(("dcn", "data", "fsdp"))  # how the first axis of a batch is cut
 
 
 @dataclass(frozen=True)
@@ -40,29 +47,59 @@ class MeshConfig:
 
     data: int = -1
     """copies of the model that share the batch; -1: all devices the other axes leave over"""
-    fsdp: int = 1
-    """devices that share batch, parameters and optimizer"""
+    fsdp: int = 0
+    """devices that share batch, parameters and optimizer; 0: one, or with data=-1 as many as memory asks for"""
     tensor: int = 1
     """devices that share heads and hidden units"""
+    seq: int = 1
+    """devices that share the tokens of a row, for long rows; each gathers the keys and values of the others"""
+    dcn: int = 0
+    """slices of TPUs with only the network between them, which share the batch; 0: as many as there are"""
 
     def __post_init__(self) -> None:
-        if self.data == 0 or self.data < -1 or min(self.fsdp, self.tensor) < 1:
-            raise ConfigError(f"mesh data={self.data} fsdp={self.fsdp} tensor={self.tensor}: sizes are at least 1")
+        if self.data == 0 or self.data < -1 or min(self.tensor, self.seq) < 1 or min(self.fsdp, self.dcn) < 0:
+            raise ConfigError(f"mesh {self}: sizes are at least 1")
+
+    def __str__(self) -> str:
+        given = (f for f in fields(self) if getattr(self, f.name) != f.default)
+        return " ".join(f"{f.name}={getattr(self, f.name)}" for f in given)
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over this program's devices; with fewer asked for than there are, the first ones are taken."""
-    devices = jax.devices()
-    rest = config.fsdp * config.tensor
+def make_mesh(config: MeshConfig, devices: Sequence[Any] = ()) -> Mesh:
+    """The mesh over these devices, or this program's; with fewer asked for than there are, the first ones are taken."""
+    devices = devices or jax.devices()
+    dcn = config.dcn or slices_of(devices)
+    rest = dcn * max(1, config.fsdp) * config.seq * config.tensor
     data = len(devices) // rest if config.data == -1 else config.data
     count = data * rest
     if not 1 <= count <= len(devices):
         raise ConfigError(
-            f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} needs {max(count, rest)} devices, "
-            f"here are {len(devices)} ({devices[0].platform}); lower --mesh.fsdp or --mesh.tensor"
+            f"mesh {config} needs {max(count, rest)} devices, here are {len(devices)} ({devices[0].platform}); "
+            "lower one of its sizes"
         )
-    shape = (data, config.fsdp, config.tensor)
-    return Mesh(np.asarray(devices[:count]).reshape(shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    shape = (dcn, data, max(1, config.fsdp), config.seq, config.tensor)
+    return Mesh(_arranged(shape, devices[:count]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def slices_of(devices: Sequence[Any]) -> int:
+    """How many slices devices are in; those of a single one, and others than TPUs, do not say."""
+    return len({getattr(device, "slice_index", None) for device in devices})
+
+
+def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """Devices in the shape of a mesh: neighbours on the links of a TPU, as they come elsewhere."""
+    slices = slices_of(devices)
+    if slices not in (1, shape[0]):
+        raise ConfigError(f"mesh dcn={shape[0]} over devices in {slices} slices; give --mesh.dcn {slices}, or none")
+    if devices[0].platform != "tpu" or (slices == 1 and shape[0] > 1):
+        return np.asarray(devices).reshape(shape)
+    try:
+        if slices > 1:
+            inside, across = (1, *shape[1:]), (slices, *[1] * (len(shape) - 1))
+            return create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
+        return create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except (NotImplementedError, ValueError, AssertionError):  # a part of a slice, or a shape that is not on its links
+        return np.asarray(devices).reshape(shape)
 
 
 def path_of(path: tuple[Any, ...]) -> str:
@@ -98,15 +135,27 @@ def shardings(tree: Any, mesh: Mesh) -> Any:  # noqa: ANN401 (any pytree)
     )
 
 
+def bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
+    """Bytes that one device holds of arrays with shardings, abstract or real."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def row_ways(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are cut."""
+    return math.prod(mesh.shape[name] for name in ROWS[0])
+
+
 def check_batch(batch_size: int, micro_batches: int, mesh: Mesh) -> None:
     """Raises where a batch cannot be cut into equal micro-batches over the mesh."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"] * micro_batches
+    ways = row_ways(mesh) * micro_batches
     if batch_size % ways:
         low = batch_size // ways * ways
         near = ", ".join(str(b) for b in (low, low + ways) if b)
+        sizes = " x ".join(f"{name}={mesh.shape[name]}" for name in ROWS[0] if name != "dcn" or mesh.shape[name] > 1)
         raise ConfigError(
-            f"batch_size={batch_size} does not divide into data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} "
-            f"devices x micro_batches={micro_batches} = {ways}; nearest: {near}"
+            f"batch_size={batch_size} does not divide into {sizes} devices x micro_batches={micro_batches} = {ways}; "
+            f"nearest: {near}"
         )
 
 
@@ -116,7 +165,40 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
 
+def batch_sharding(name: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Where an array of a batch lies, by `BATCH_RULES`."""
+    for pattern, by_length in BATCH_RULES:
+        if re.search(pattern, name):
+            if not by_length or mesh.shape["seq"] == 1:
+                return NamedSharding(mesh, ROWS)
+            if shape[-1] % mesh.shape["seq"]:
+                raise ConfigError(f"rows of {shape[-1]} tokens do not divide into mesh seq={mesh.shape['seq']}")
+            return NamedSharding(mesh, P(*ROWS, *[None] * (len(shape) - 2), "seq"))
+    raise ConfigError(f"no rule says how {name!r} of a batch is cut; add one to bertjax/train/mesh.py BATCH_RULES")
+
+
+def abstract_batch(rows: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of `batch_size` rows like these."""
+    shapes = {name: (batch_size, *value.shape[1:]) for name, value in rows.items()}
+    return {
+        name: jax.ShapeDtypeStruct(shapes[name], value.dtype, sharding=batch_sharding(name, shapes[name], mesh))
+        for name, value in rows.items()
+    }
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Host rows -> global arrays cut over the mesh; every host gives its own rows, those of `local_rows`."""
-    sharding = NamedSharding(mesh, ROWS)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    return {name: _put(value, batch_sharding(name, value.shape, mesh), mesh) for name, value in batch.items()}
+
+
+def _put(value: np.ndarray, sharding: NamedSharding, mesh: Mesh) -> jax.Array:
+    ways = row_ways(mesh)
+    size = len(value) * ways // len(local_rows(ways, mesh))
+    own = local_rows(size, mesh)
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        first, behind = np.searchsorted(own, [index[0].start or 0, size if index[0].stop is None else index[0].stop])
+        return value[first:behind][(slice(None), *index[1:])]
+
+    return jax.make_array_from_callback((size, *value.shape[1:]), sharding, part)

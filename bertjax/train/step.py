@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bertjax.contracts import Batch, Metrics, Objective, Params
-from bertjax.train.mesh import ROWS, shardings
+from bertjax.contracts import Batch, Compute, Metrics, Objective, Params
+from bertjax.train.mesh import shardings
+
+Update = optax.GradientTransformation
 
 
 @jax.tree_util.register_dataclass
@@ -62,13 +64,13 @@ def place(tree: Any, where: Any) -> Any:  # noqa: ANN401 (any pytree)
 
 
 def init_params(objective: Objective, key: jax.Array) -> Params:
-    """Random parameters; their shapes do not depend on a batch, so the smallest one serves."""
+    """Random parameters; they depend neither on a batch, so the smallest one serves, nor on how an encoder is run."""
     ids, ones = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
     batch = {name: ids for name in ("tokens", "types", "sequence", "positions", "first_tokens")}
     batch |= {"masked_positions": ids, "masked_targets": ids, "masked_weights": ones}
     batch |= {"next_labels": ids, "next_weights": ones, "labels": ids[0], "weights": ones[0]}
     batch |= {"spans": jnp.zeros((1, 2), jnp.int32), "tags": ids}
-    return objective.init(key, batch, train=False)["params"]
+    return objective.using(Compute()).init(key, batch, train=False)["params"]
 
 
 def abstract_state(state: TrainState) -> TrainState:
@@ -120,9 +122,9 @@ def make_train_step(
         metrics = {**metrics, "grad_norm": (optax.tree.norm(gradients), jnp.ones(()))}
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
-    rows, everywhere = NamedSharding(mesh, ROWS), NamedSharding(mesh, PartitionSpec())
+    everywhere = NamedSharding(mesh, PartitionSpec())
     placed = shardings(planned_state(objective, optimizer, mesh), mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows), out_shardings=(placed, everywhere))
+    return jax.jit(step, donate_argnums=0, in_shardings=(placed, None), out_shardings=(placed, everywhere))
 
 
 def _mean(total: jax.Array, weight: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import pytest
 from helpers import BF16, F32, TINY, apply, init, make_batch
 
 from bertjax.nn.dense import truncated_normal
-from bertjax.nn.embed import Embeddings, Table
+from bertjax.nn.embed import Embeddings, Table, scores, tiled_scores
 
 WIDTH = 16
 
@@ -25,6 +25,18 @@ def test_attend_is_the_product_with_the_table(rows, shape):
     assert got.shape == (*shape, rows)
     expected = np.float64(hidden) @ np.float64(params["params"]["table"]).T
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 128, 130])
+def test_tiles_of_accelerators_change_nothing(rows):
+    rng = np.random.default_rng(2)
+    hidden, table = (jnp.asarray(rng.normal(size=(size, WIDTH)), F32) for size in (5, rows))
+    total = [jax.value_and_grad(lambda t, f=f: jnp.sin(f(hidden, t)).sum())(table) for f in (scores, tiled_scores)]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *total)
+    module = Table(rows, WIDTH, truncated_normal(1.0), F32)
+    program = jax.jit(lambda t, h: module.apply({"params": {"table": t}}, h, method="attend")).trace(table, hidden)
+    for platform, columns in (("tpu", -(-rows // 128) * 128), ("cpu", rows)):
+        assert f"tensor<5x{columns}xf32>" in program.lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_scores_of_bfloat16_are_summed_in_float32():

@@ -1,0 +1,35 @@
+"""How a worker of `bench/peers.py` talks: one JSON line when its first step is done, then one for each number it reads.
+
+Needs the standard library alone, so that every peer can use it in an environment of its own.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+Spec = dict[str, Any]
+
+
+def serve(make: Callable[[Spec], Callable[[], Any]]) -> None:
+    """`make(spec)` gives a function that does one whole step and waits for it; lines on stdin say how many to time."""
+    spec = json.loads(sys.argv[1])
+    os.sched_setaffinity(0, set(spec["cores"]))
+    step = make(spec)
+    step()
+    _say(first_wall=time.time() - spec["began"], first_cpu=time.process_time())
+    for line in sys.stdin:
+        count = int(line)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            step()
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        _say(cpu=cpu / count, wall=wall / count, peak_mib=peak)
+
+
+def _say(**figures: float) -> None:
+    print(json.dumps(figures), flush=True)

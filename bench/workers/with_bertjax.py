@@ -1,0 +1,41 @@
+"""bertjax: the step that `bertjax pretrain` runs, or its encoder."""
+
+import os
+from dataclasses import replace
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+from serve import Spec, serve
+
+
+def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
+    """One training step, or one pass of the encoder."""
+    from bertjax.models.bert import Config
+    from bertjax.objectives import mlm
+    from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
+    from bertjax.train.optim import Optimizer
+    from bertjax.train.step import init_params, init_state, make_train_step
+
+    batch, mesh = dict(np.load(spec["packed"] or spec["batch"])), make_mesh(MeshConfig(data=1))
+    model = replace(Config(), **spec["model"])
+    objective = mlm.Config().build(model)
+    placed = put_batch(batch, mesh)
+    if spec["what"] == "inference":
+        params = jax.jit(lambda: init_params(objective, jax.random.key(0)))()
+        encode = jax.jit(lambda p, b: objective.apply({"params": p}, b, method="encode")[0].hidden)
+        return lambda: jax.block_until_ready(encode(params, placed))
+    optimizer = Optimizer(kind="adamw").build(1_000)
+    state = init_state(objective, optimizer, seed=0, mesh=mesh)
+    step = make_train_step(objective, optimizer, mesh)
+
+    def one() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(step(state, placed))
+
+    return one
+
+
+if __name__ == "__main__":
+    serve(make)

@@ -1,0 +1,57 @@
+"""transformers on torch: BertForPreTraining with sdpa attention and fused AdamW, as its Trainer would run it."""
+
+import os
+
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import numpy as np
+import torch
+from serve import Spec, serve
+from transformers import BertConfig, BertForPreTraining, BertModel
+
+
+def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
+    """One training step, or one pass of the encoder, perhaps compiled."""
+    torch.set_num_threads(len(spec["cores"]))
+    m, batch = spec["model"], np.load(spec["batch"])
+    config = BertConfig(
+        vocab_size=m["vocab_size"],
+        hidden_size=m["width"],
+        num_hidden_layers=m["layers"],
+        num_attention_heads=m["heads"],
+        intermediate_size=m["mlp_width"],
+        attn_implementation="sdpa",
+    )
+    given = {"input_ids": "tokens", "token_type_ids": "types", "attention_mask": "sequence"}
+    inputs = {theirs: torch.from_numpy(batch[ours]).long() for theirs, ours in given.items()}
+    if spec["what"] == "inference":
+        encoder = BertModel(config, add_pooling_layer=False).eval()
+        encoder = torch.compile(encoder) if spec["compiled"] else encoder
+
+        def encode() -> None:
+            with torch.no_grad():
+                encoder(**inputs)
+
+        return encode
+    model = BertForPreTraining(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
+    forward = torch.compile(model) if spec["compiled"] else model
+    labels = np.full(batch["tokens"].shape, -100)
+    rows, slots = np.nonzero(batch["masked_weights"])
+    labels[rows, batch["masked_positions"][rows, slots]] = batch["masked_targets"][rows, slots]
+    answers = {
+        "labels": torch.from_numpy(labels).long(),
+        "next_sentence_label": torch.from_numpy(batch["next_labels"][:, 0]).long(),
+    }
+
+    def step() -> None:
+        forward(**inputs, **answers).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+if __name__ == "__main__":
+    serve(make)

@@ -1,0 +1,94 @@
+"""The mesh of a run that names none: copies of the model while it fits, else cut as finely as memory asks for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from bertjax.chips import chip_of
+from bertjax.config import Finetune, Pretrain
+from bertjax.contracts import ModelConfig, Objective
+from bertjax.train.log import console
+from bertjax.train.mesh import MeshConfig, bytes_on_device, make_mesh, row_ways
+from bertjax.train.step import Update, planned_state
+
+GIB = 2**30
+USABLE = 0.9  # of a device's memory: the program and what is lost between arrays take some
+
+
+def mesh_of(
+    config: Pretrain | Finetune,
+    model: ModelConfig,
+    objective: Objective,
+    optimizer: Update,
+    devices: Sequence[Any] = (),
+) -> Mesh:
+    """The mesh of a run over these devices, or this program's; a choice that was left to us is told with its reason."""
+    mesh = make_mesh(config.mesh, devices)
+    if mesh.size == 1 or not _left_to_us(config.mesh):
+        return mesh
+    state = planned_state(objective, optimizer, mesh)
+    chosen, reason = choose(
+        config.mesh,
+        ways=mesh.shape["data"],
+        fixed=bytes_on_device(state) + bytes_on_device(state.params),  # the gradient is as large as the parameters
+        activations=_activations(config, model, mesh),
+        memory=_memory(mesh.devices.flat[0]),
+    )
+    mesh = make_mesh(chosen, devices)
+    sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    console.print(f"mesh {sizes}, as none was given: {reason}")
+    return mesh
+
+
+def _left_to_us(config: MeshConfig) -> bool:
+    return config.data == -1 and config.fsdp == 0
+
+
+def choose(config: MeshConfig, *, ways: int, fixed: int, activations: float, memory: float) -> tuple[MeshConfig, str]:
+    """How many of `ways` devices share parameters and optimizer, and why.
+
+    `fixed` are the bytes of state and gradient where none do, `activations` about those of a device's rows: they are
+    the same for all choices.
+    """
+    if not memory:
+        return replace(config, fsdp=1), "the memory of a device is not known"
+    sizes = [n for n in range(1, ways + 1) if ways % n == 0]
+    fitting = next((n for n in sizes if fixed / n + activations <= USABLE * memory), 0)
+    needs = (
+        f"parameters, gradient and optimizer take {fixed / GIB:,.1f} GiB, activations about {activations / GIB:,.1f}, "
+        f"a device has {memory / GIB:,.0f}"
+    )
+    if fitting == 1:
+        return replace(config, fsdp=1), needs
+    if fitting:
+        return replace(config, fsdp=fitting), f"{needs}: the first are cut over {fitting}"
+    # Cutting more than helps costs time: what is too much then are the activations.
+    enough = next((n for n in sizes if fixed / n <= memory / 4), sizes[-1])
+    return replace(config, fsdp=enough), f"{needs}: may not fit; see --micro-batches, --remat, and `bertjax plan`"
+
+
+def _activations(config: Pretrain | Finetune, model: ModelConfig, mesh: Mesh) -> float:
+    """Bytes of a device, of the phase with most."""
+    if isinstance(config, Pretrain):
+        shapes = [
+            (phase.batch_size, phase.length, config.objective.masked_fraction(phase.length)) for phase in config.phases
+        ]
+    else:
+        shapes = [(config.batch_size, config.length, 0.0)]
+    parts = row_ways(mesh) * mesh.shape["seq"] * config.micro_batches
+    return (
+        max(rows * length * model.activation_bytes(length, masked, config.remat) for rows, length, masked in shapes)
+        / parts
+    )
+
+
+def _memory(device: Any) -> float:  # noqa: ANN401 (a jax.Device, or one of a topology)
+    """Bytes of a device; 0 where nobody knows."""
+    chip = chip_of(device.device_kind)
+    if chip:
+        return chip.memory
+    stats = jax.local_devices()[0].memory_stats() if device in jax.devices() else None
+    return float((stats or {}).get("bytes_limit", 0))

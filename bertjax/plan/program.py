@@ -1,0 +1,143 @@
+"""A training step compiled ahead of time, and what its compiler says of it: kept, as compiling takes minutes."""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from bertjax.jsonio import write_json
+from bertjax.plan.hlo import Collective, collectives
+from bertjax.train.log import console
+
+FORMAT = 2  # of what is kept
+QUICK = -1.0  # the lowest of XLA's efforts
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is known of a compiled program: bytes are of one device."""
+
+    fits: bool
+    temporaries: int
+    arguments: int  # those of the step: state and batch
+    code: int
+    available: int  # of memory, where the compiler said; else 0
+    flops: float  # of one device, every loop counted once; 0 where it does not fit
+    bytes_accessed: float  # likewise
+    collectives: tuple[Collective, ...]
+    seconds: float  # of compiling
+    cached: bool = False
+
+    @property
+    def needed(self) -> int:
+        """All of the memory it takes; results lie where the arguments were."""
+        return self.arguments + self.temporaries + self.code
+
+
+def compiled(lowered: Any, mesh: Mesh, arguments: int, *, quick: bool, about: str) -> Program:  # noqa: ANN401 (a jax.stages.Lowered)
+    """Compiles, or reads what an earlier compilation of the same program found; `arguments` are its bytes a device."""
+    path = _folder() / f"{_hash(lowered, mesh, quick)}.json"
+    known = _read(path)
+    if known:
+        return known
+    began = time.perf_counter()
+    with _waiting(f"compiling for {about}"), _effort(QUICK if quick else 0.0):
+        try:
+            made = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            temporaries, available = shortage(str(error), arguments)
+            found = Program(False, temporaries, arguments, 0, available, 0.0, 0.0, (), 0.0)
+        else:
+            found = _program(made, mesh)
+    found = replace(found, seconds=round(time.perf_counter() - began, 1))
+    write_json(path, {**vars(found), "collectives": [one._asdict() for one in found.collectives]})
+    return found
+
+
+def _program(made: Any, mesh: Mesh) -> Program:  # noqa: ANN401 (a jax.stages.Compiled)
+    memory, cost = made.memory_analysis(), made.cost_analysis()
+    return Program(
+        fits=True,
+        temporaries=memory.temp_size_in_bytes,
+        arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        available=0,
+        flops=float(cost.get("flops", 0.0)),
+        bytes_accessed=float(cost.get("bytes accessed", 0.0)),
+        collectives=tuple(collectives(made.as_text(), dict(mesh.shape))),
+        seconds=0.0,
+    )
+
+
+def shortage(message: str, arguments: int) -> tuple[int, int]:
+    """Bytes of temporaries and of available memory, from what a compiler says when these are too many."""
+    size = r"([\d.]+)([KMGT]?)"
+    if found := re.search(rf"HLO temporaries \({size}\) exceeds available HBM \({size}\)", message):
+        return _bytes(found[1], found[2]), _bytes(found[3], found[4])
+    if found := re.search(rf"Used {size} of {size} hbm", message):  # arguments and all
+        return max(0, _bytes(found[1], found[2]) - arguments), _bytes(found[3], found[4])
+    raise AssertionError(f"a compiler's message that is not known: {message[:500]}")
+
+
+def _bytes(number: str, unit: str) -> int:
+    return round(float(number) * 2 ** (10 * " KMGT".index(unit or " ")))
+
+
+def _hash(lowered: Any, mesh: Mesh, quick: bool) -> str:  # noqa: ANN401 (a jax.stages.Lowered)
+    places = [f"{d.device_kind} {getattr(d, 'coords', d.id)}" for d in mesh.devices.flat]
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    about = [FORMAT, places, dict(mesh.shape), quick, flags, *(_version(name) for name in ("jax", "jaxlib", "libtpu"))]
+    return hashlib.sha256((json.dumps(about) + lowered.as_text()).encode()).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertjax" / "plans"
+
+
+def _read(path: Path) -> Program | None:
+    try:
+        data: Mapping[str, Any] = json.loads(path.read_bytes())
+        each = tuple(Collective(**{**one, "axes": tuple(one["axes"])}) for one in data["collectives"])
+        return Program(**{**data, "collectives": each, "cached": True})
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or not whole: it is made again
+        return None
+
+
+@contextmanager
+def _effort(effort: float) -> Iterator[None]:
+    jax.config.update("jax_exec_time_optimization_effort", effort)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_exec_time_optimization_effort", 0.0)
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """Seconds on the screen while something takes long; one line where that is not a terminal."""
+    if not console.is_terminal:
+        console.print(f"{what} ...")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task(what, total=None)
+        yield

@@ -1,0 +1,77 @@
+"""A plan for people to read."""
+
+from typing import Any
+
+from rich.table import Table
+
+from bertjax.train.log import answers
+
+MIB, GIB = 2**20, 2**30
+RECOMPUTED = 1.1  # times the formula; what is not a matrix product is less than that
+
+
+def show(report: dict[str, Any]) -> None:
+    """Prints what `verb.plan` found."""
+    sizes = " x ".join(f"{name} {size}" for name, size in report["mesh"].items() if size > 1) or "one device"
+    answers.print(f"{report['devices']} of {report['chip']['name']} ({report['topology']}), mesh {sizes}")
+    if report["idle_devices"]:
+        answers.print(f"{report['idle_devices']} devices have nothing to do: give --mesh.data more, or leave it out")
+    for phase in report["phases"]:
+        _memory(phase)
+        _collectives(phase["collectives_per_step"])
+        _work(phase)
+
+
+def _memory(phase: dict[str, Any]) -> None:
+    title = f"{phase['steps']:,} steps of {phase['batch_size']:,} x {phase['length']:,}"
+    table = Table("memory on each device", "MiB", title=title, title_justify="left")
+    table.columns[1].justify = "right"
+    sizes = phase["bytes_per_chip"]
+    for name in ("parameters", "optimizer", "batch"):
+        table.add_row(name, f"{sizes[name] / MIB:,.1f}")
+    table.add_row("gradients, activations and other temporaries", f"{sizes['temporaries'] / MIB:,.1f}")
+    table.add_row("the program itself", f"{sizes['program'] / MIB:,.1f}")
+    answers.print(table)
+    needed, available = sizes["needed"] / GIB, sizes["available"] / GIB
+    if not phase["fits"]:
+        answers.print(
+            f"does NOT fit: needs {needed:,.2f} GiB of {available:,.2f}, {needed - available:,.2f} too many. "
+            "By proportion, each of these would mend it (plan it to be sure):"
+        )
+        for cure in phase["would_mend_it"]:
+            answers.print(f"  {cure}")
+    elif available:
+        answers.print(f"fits: needs {needed:,.2f} GiB of {available:,.2f}")
+
+
+def _collectives(found: list[dict[str, Any]]) -> None:
+    if not found:
+        return
+    table = Table("collectives of a step", "across", "devices", "times", "MiB", "MiB each device sends")
+    for one in found:
+        sizes = (f"{one[name] / MIB:,.2f}" for name in ("bytes", "sent"))
+        table.add_row(one["kind"], " x ".join(one["axes"]), str(one["devices"]), f"{one['times']:,}", *sizes)
+    answers.print(table)
+
+
+def _work(phase: dict[str, Any]) -> None:
+    table = Table("work of a step", "")
+    table.add_row("tokens", f"{phase['tokens_per_step']:,}")
+    flops = phase["flops_per_step"]
+    counted = f" ({_counted(flops['ratio'], phase['remat'])})" if flops["ratio"] else ""
+    table.add_row("FLOP by formula", f"{flops['formula']:.4g}{counted}")
+    if estimate := phase.get("estimate"):
+        each = ", ".join(f"{name} {value:.2f} ms" for name, value in estimate["milliseconds"].items() if value)
+        table.add_row("estimate: each at its peak", each)
+        milliseconds, rate = estimate["step_milliseconds"], estimate["tokens_per_second"]
+        table.add_row(
+            f"estimate: {estimate['binds']} binds",
+            f"{milliseconds:.2f} ms a step, {rate:,.0f} tokens/s, MFU {estimate['mfu']:.0%}, were all of it at once",
+        )
+    table.add_row("compiling", "known from before" if phase["from_cache"] else f"{phase['compile_seconds']:,.1f} s")
+    answers.print(table)
+
+
+def _counted(ratio: float, remat: str) -> str:
+    again = " it computes some of it again, to save memory" if ratio > RECOMPUTED and remat == "none" else ""
+    return f"the compiler counts {ratio:.2f} times as many{':' if again else ''}{again}"

@@ -1,0 +1,112 @@
+"""Compiled ahead of time, kept by program, and short of memory without a crash."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bertjax.config import Pretrain
+from bertjax.models import bert
+from bertjax.plan import program
+from bertjax.plan.verb import planned_batch
+from bertjax.session import training_step
+from bertjax.train.mesh import MeshConfig, make_mesh
+from bertjax.train.step import planned_state
+
+MESH = make_mesh(MeshConfig(data=1))
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "bertjax/plans"
+
+
+def lowered(width=8):
+    return jax.jit(lambda x: x @ x).lower(jnp.zeros((width, width)))
+
+
+def compiled(of, **options):
+    return program.compiled(of, MESH, 0, **{"quick": False, "about": "here", **options})
+
+
+def test_what_is_compiled_once_is_read_the_second_time(own_cache, monkeypatch):
+    first = compiled(lowered())
+    assert first.fits and not first.cached and first.flops == 2 * 8**3 and first.needed == 2 * 4 * 64
+    monkeypatch.setattr(program, "_program", None)  # compiling again would fail
+    assert compiled(lowered()) == replace(first, cached=True)
+    with pytest.raises(TypeError):
+        compiled(lowered(), quick=True)
+    with pytest.raises(TypeError):
+        compiled(lowered(9))
+
+
+def test_what_was_kept_broken_is_made_again(own_cache):
+    first = compiled(lowered())
+    (file,) = own_cache.iterdir()
+    for text in ("{", "{}", json.dumps({**json.loads(file.read_text()), "new": 1})):
+        file.write_text(text)
+        again = compiled(lowered())
+        assert not again.cached and replace(again, seconds=first.seconds) == first
+
+
+def test_efforts_are_those_asked_for_and_only_while_compiling():
+    seen = []
+    fake = SimpleNamespace(as_text=lambda: "program", compile=lambda: seen.append(effort()) or lowered().compile())
+    effort = lambda: jax.config.jax_exec_time_optimization_effort  # noqa: E731
+    for quick in (True, False):
+        compiled(fake, quick=quick)
+    assert seen == [-1.0, 0.0] and effort() == 0.0
+
+
+MESSAGES = {
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (43.89G) exceeds "
+    "available HBM (15.75G).": (round(43.89 * GIB), round(15.75 * GIB)),
+    "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.00G of 15.75G hbm. Exceeded hbm capacity by "
+    "1.25G.": (16 * GIB, round(15.75 * GIB)),
+}
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_too_little_memory_is_an_answer(message, own_cache):
+    def fail():
+        raise jax.errors.JaxRuntimeError(message)
+
+    found = program.compiled(
+        SimpleNamespace(as_text=lambda: message, compile=fail), MESH, GIB, quick=False, about="here"
+    )
+    temporaries, available = MESSAGES[message]
+    assert (found.fits, found.temporaries, found.available) == (False, temporaries, available)
+    assert found.needed == temporaries + GIB
+
+
+def test_other_failures_are_not_hidden():
+    def fail():
+        raise jax.errors.JaxRuntimeError("INTERNAL: no")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        compiled(SimpleNamespace(as_text=lambda: "x", compile=fail))
+
+
+@pytest.mark.parametrize(("length", "packing"), [(128, False), (512, True)])
+def test_flops_by_formula_are_those_the_compiler_counts(length, packing):
+    model = replace(bert.PRESETS["base"], layers=1)  # its layers are not in a loop: all of them are counted
+    config = Pretrain(model=model, batch_size=8, length=length, packing=packing)
+    objective, update = config.objective.build(model), config.optimizer.build(10)
+    batch = planned_batch(config, config.phases[0], MESH)
+    step = training_step(config, objective, update, MESH).lower(planned_state(objective, update, MESH), batch)
+    formula = 8 * length * model.flops_per_token(length, config.objective.masked_fraction(length))
+    assert 1.0 <= compiled(step).flops / formula <= 1.08
+
+
+def test_the_planned_batch_is_cut_over_the_mesh():
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    config = Pretrain(batch_size=16, length=32)
+    batch = planned_batch(config, config.phases[0], mesh)
+    assert batch["tokens"].shape == (16, 32) and batch["tokens"].sharding.shard_shape((16, 32)) == (2, 32)
+    assert batch["masked_weights"].dtype == np.float32

@@ -1,0 +1,85 @@
+"""A mesh is chosen where none is given, by what fits, and the reason is told."""
+
+from dataclasses import replace
+
+import pytest
+
+from bertjax import automesh
+from bertjax.automesh import GIB, choose
+from bertjax.models import bert
+from bertjax.train.mesh import MeshConfig
+
+AUTO = MeshConfig()
+
+
+@pytest.mark.parametrize(
+    ("fixed", "activations", "fsdp", "reason"),
+    [
+        (2, 10, 1, "take 2.0 GiB, activations about 10.0, a device has 16"),
+        (10, 8, 2, "the first are cut over 2"),
+        (40, 4, 4, "the first are cut over 4"),
+        (300, 4, 32, "the first are cut over 32"),
+        (2, 20, 1, "may not fit; see --micro-batches, --remat"),
+        (40, 20, 16, "may not fit"),
+    ],
+)
+def test_parameters_are_cut_only_as_finely_as_memory_asks_for(fixed, activations, fsdp, reason):
+    found = choose(AUTO, ways=64, fixed=fixed * GIB, activations=activations * GIB, memory=16 * GIB)
+    assert found[0] == MeshConfig(fsdp=fsdp) and reason in found[1]
+
+
+def test_ways_that_are_no_power_of_two():
+    assert choose(AUTO, ways=6, fixed=30 * GIB, activations=0, memory=16 * GIB)[0].fsdp == 3
+
+
+def test_an_unknown_memory_is_not_guessed():
+    assert choose(AUTO, ways=8, fixed=90 * GIB, activations=0, memory=0) == (
+        MeshConfig(fsdp=1),
+        "the memory of a device is not known",
+    )
+
+
+# Bytes a token without the gradient, of `bertjax plan --topology v5e:... --model.dtype bfloat16`, libtpu 0.0.42.1.
+@pytest.mark.parametrize(("preset", "measured"), [("tiny", 39_300), ("mini", 68_000), ("base", 340_600)])
+def test_activations_are_about_what_the_compiler_keeps(preset, measured):
+    model = replace(bert.PRESETS[preset], dtype="bfloat16")
+    assert 0.85 < model.activation_bytes(128, 20 / 128, "none") / measured < 1.25
+    kept = [model.activation_bytes(128, 20 / 128, remat) for remat in ("blocks", "dots", "none")]
+    assert kept == sorted(kept)
+    assert replace(model, dtype="float32").activation_bytes(128, 0.0, "none") == 2 * model.activation_bytes(128, 0.0, "none")  # fmt: skip  # noqa: E501
+
+
+OPTIONS = ["--topology", "local", "--model.vocab-size", "99", "--batch-size", "32", "--micro-batches", "1"]
+
+
+@pytest.fixture
+def plan(bertjax, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return lambda *options: bertjax("plan", home / "pretrain.py", "--out", tmp_path / "p.json", *OPTIONS, *options)
+
+
+def test_data_parallel_while_it_fits(plan):
+    outcome = plan("--mesh.data", "-1")
+    assert "mesh data 8, as none was given: the memory of a device is not known" in outcome.err
+    assert "mesh data 8" in outcome.out
+
+
+def test_cut_where_it_does_not(plan, monkeypatch):
+    monkeypatch.setattr(automesh, "_activations", lambda *_: 0)
+    monkeypatch.setattr(automesh, "_memory", lambda _: 150e3)  # state and gradient of half a model are about 200e3
+    outcome = plan("--mesh.data", "-1", "--mesh.tensor", "2")
+    assert "mesh data 2 x fsdp 2 x tensor 2, as none was given" in outcome.err, outcome.err
+    assert "mesh data 2 x fsdp 2 x tensor 2" in outcome.out
+
+
+def test_what_was_given_is_taken(plan, monkeypatch):
+    monkeypatch.setattr(automesh, "choose", None)
+    assert "mesh fsdp 8" in plan("--mesh.data", "1", "--mesh.fsdp", "8").out
+    assert "mesh data 2 x fsdp 4" in plan("--mesh.data", "-1", "--mesh.fsdp", "4").out
+
+
+def test_a_run_and_its_dry_run_say_what_was_chosen(bertjax, home, data, tmp_path):
+    options = ["--data", data, "--out", tmp_path / "run", "--mesh.data", "-1", "--batch-size", "16", "--steps", "1"]
+    for more in (["--dry-run"], []):
+        outcome = bertjax("pretrain", home / "pretrain.py", *options, *more)
+        assert outcome.code == 0 and "mesh data 8, as none was given" in outcome.err

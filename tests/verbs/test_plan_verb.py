@@ -1,0 +1,152 @@
+"""`bertjax plan`: on the devices of this machine always, for TPUs where libtpu is installed."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from bertjax.data.meta import Meta
+from bertjax.plan import program, topology
+
+NEEDS_LIBTPU = pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is not installed (bertjax[tpu])")
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def plan(bertjax, home, tmp_path):
+    """plan(options) -> the outcome, and what is in its file."""
+
+    def call(*options):
+        outcome = bertjax("plan", home / "pretrain.py", "--out", tmp_path / "plan.json", *options)
+        return outcome, json.loads((tmp_path / "plan.json").read_text()) if outcome.code == 0 else None
+
+    return call
+
+
+def test_the_devices_of_this_machine(plan):
+    outcome, found = plan("--topology", "local", "--mesh.data", "4", "--mesh.fsdp", "2", "--batch-size", "32")
+    assert outcome.code == 0, outcome.err
+    assert "mesh data 4 x fsdp 2" in outcome.out and "compiling for 32 x 32 on local" in outcome.err
+    (phase,) = found["phases"]
+    assert (phase["batch_size"], phase["length"], phase["tokens_per_step"], phase["fits"]) == (32, 32, 1024, True)
+    assert {tuple(one["axes"]) for one in phase["collectives_per_step"]} >= {("fsdp",), ("data",)}
+    sizes = phase["bytes_per_chip"]
+    assert sizes["needed"] == sizes["arguments"] + sizes["temporaries"] + sizes["program"]
+    assert sizes["arguments"] > sizes["parameters"] + sizes["optimizer"] and sizes["optimizer"] > sizes["parameters"]
+    assert phase["flops_per_step"]["ratio"] is None  # its recipe has micro-batches, in a loop
+
+
+def test_options_reach_the_program_and_phases_have_one_each(plan):
+    options = (
+        "--topology",
+        "local",
+        "--micro-batches",
+        "1",
+        "--model.vocab-size",
+        "99",
+        "--later-phases",
+        "0.25",
+        "40",
+        "4",
+    )
+    outcome, found = plan(*options, "--quick", "--packing", "--mesh.data", "2")
+    assert outcome.code == 0 and found["effort"] == "quick" and found["idle_devices"] == 6
+    assert "6 devices have nothing to do" in outcome.out
+    first, second = found["phases"]
+    assert (second["batch_size"], second["length"], second["steps"]) == (4, 40, 4)
+    assert first["flops_per_step"]["ratio"] > 1.0 and not first["from_cache"]
+    _, again = plan(*options, "--quick", "--packing", "--mesh.data", "2")
+    assert [phase["from_cache"] for phase in again["phases"]] == [True, True]
+
+
+def test_prepared_data_give_the_vocabulary(plan, data):
+    _, without = plan("--topology", "local", "--mesh.data", "1")
+    _, found = plan("--topology", "local", "--mesh.data", "1", "--data", data)
+    sizes = [report["phases"][0]["bytes_per_chip"]["parameters"] for report in (without, found)]
+    assert sizes[0] - sizes[1] == 4 * (30_522 - Meta.load(data).vocab_size) * (32 + 1)
+
+
+def test_a_preset_and_the_default_name_of_the_file(bertjax, home, tmp_path):
+    outcome = bertjax("plan", home / "pretrain.py", "--preset=tiny", "--model.vocab-size", "99", "--topology", "local")
+    assert outcome.code == 0, outcome.err
+    found = json.loads((tmp_path / "plan-local.json").read_text())
+    assert found["phases"][0]["bytes_per_chip"]["parameters"] > 4 * 2 * 12 * 128**2
+
+
+def test_what_does_not_fit_is_told_with_what_would(plan, monkeypatch):
+    short = program.Program(False, 40 << 30, 1 << 30, 0, 15 << 30, 0.0, 0.0, (), 1.0)
+    monkeypatch.setattr("bertjax.plan.verb.compiled", lambda *_, **__: short)
+    outcome, found = plan("--topology", "local", "--mesh.data", "1", "--batch-size", "64", "--micro-batches", "1")
+    assert outcome.code == 0 and found["phases"][0]["short_by_bytes"] == 26 << 30
+    assert "does NOT fit: needs 41.00 GiB of 15.00, 26.00 too many" in outcome.out
+    assert "--micro-batches 4" in outcome.out and "--remat blocks" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "missing: --topology"),
+        (("--topology", "v5f:2x4"), "chip 'v5f'; did you mean 'v5"),
+        (("--topology", "v5e"), "after the chip comes its shape, as in v5e:16x16"),
+        (("--topology", "v5p:9999x9999x9999"), "no pod has over 8,960 chips"),
+        (("--topology", "local", "--batch-size", "12", "--mesh.data", "8"), "batch_size=12 does not divide"),
+    ],
+)
+def test_mistakes(plan, options, message):
+    outcome, _ = plan(*options)
+    assert outcome.code == 2 and message in outcome.err
+
+
+def test_without_libtpu_the_install_line(plan, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("no TPU")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", fail)
+    monkeypatch.setattr(topology, "_has_libtpu", lambda: False)
+    outcome, _ = plan("--topology", "v5e:2x4")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert "pip install 'bertjax[tpu]'" in outcome.err
+
+
+def on_tpu(home, tmp_path, *options):
+    """In a process of its own: libtpu is loaded once and for all."""
+    command = [
+        sys.executable,
+        "-m",
+        "bertjax",
+        "plan",
+        home / "pretrain.py",
+        "--out",
+        tmp_path / "plan.json",
+        "--quick",
+    ]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((tmp_path / "plan.json").read_text()), done.stdout
+
+
+@NEEDS_LIBTPU
+def test_a_topology(home, tmp_path):
+    options = ["--topology", "v5e:2x4", "--mesh.data", "4", "--mesh.fsdp", "2", "--batch-size", "32"]
+    found, shown = on_tpu(home, tmp_path, *options, "--micro-batches", "1")
+    (phase,) = found["phases"]
+    assert found["devices"] == 8 and phase["fits"] and phase["bytes_per_chip"]["available"] == 16 << 30
+    assert phase["estimate"]["binds"] in ("compute", "memory", "links") and "estimate" in shown
+    crossed = {tuple(one["axes"]) for one in phase["collectives_per_step"]}
+    assert ("fsdp",) in crossed and crossed <= {("fsdp",), ("data",), ("data", "fsdp")}
+
+
+@NEEDS_LIBTPU
+def test_more_than_a_chip_has(home, tmp_path):
+    options = ["--topology", "v5e:1x1", "--preset", "base", "--mesh.data", "1", "--batch-size", "8192"]
+    found, shown = on_tpu(home, tmp_path, *options, "--micro-batches", "1", "--model.layers", "1")
+    (phase,) = found["phases"]
+    assert not phase["fits"] and phase["short_by_bytes"] > 0 and "does NOT fit" in shown
+    assert phase["would_mend_it"][0].startswith("--micro-batches ")
