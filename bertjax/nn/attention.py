@@ -14,7 +14,7 @@ class Attention(nn.Module):
     """Self-attention f[B,L,D] -> f[B,L,D]; dropout on the probabilities.
 
     The three projections are three products. Made into one by hand they took as long on a CPU (mini 8 x 128: 0.67 CPU-s
-    a step either way), and by XLA's estimate for v5e 13% more cycles (BERT-base, 64 x 128 a chip, forward and backward).
+    a step either way), and by XLA's estimate for v5e 13% more cycles (BERT-base, 64 x 128 a chip, both ways).
     """
 
     width: int
