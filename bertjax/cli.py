@@ -1,6 +1,7 @@
 """The command line: `bertjax VERB ...` -> run.py. Importing this module does not import jax."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ VERBS = {
     "predict": "RUN: predictions for a file of texts",
     "embed": "RUN: a vector for each line of a text file",
     "convert": "a run -> a Hugging Face directory; such a directory or a bert_model.ckpt -> a run",
+    "doctor": "what would keep a run from going well on this machine or cluster, and the cures",
     "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
     "report": "RUN ...: how runs did, side by side",
     "list": "[models|objectives|tasks|presets]: what there is to choose from",
@@ -31,7 +33,15 @@ CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    hosts = sys.modules.get("bertjax.train.hosts")
+    if hosts:
+        hosts.leave(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -45,14 +55,19 @@ def run(arguments: Sequence[str]) -> int:
             raise ConfigError(f"there is no command {verb!r}{closest(verb, VERBS)}")
         return _verb(verb, rest)
     except UserError as error:
-        print(f"bertjax {verb}: {error}", file=sys.stderr)
-        return 2
+        return _tell(verb, str(error), 2)
     except (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        print(f"bertjax {verb}: {error.filename}: {error.strerror}; give another path", file=sys.stderr)
-        return 2
+        return _tell(verb, f"{error.filename}: {error.strerror}; give another path", 2)
     except KeyboardInterrupt:
-        print(f"bertjax {verb}: interrupted", file=sys.stderr)
-        return 130
+        return _tell(verb, "interrupted", 130)
+
+
+def _tell(verb: str, message: str, code: int) -> int:
+    """One message, from one of several processes where all agree."""
+    hosts = sys.modules.get("bertjax.train.hosts")
+    if not hosts or hosts.tells():
+        print(f"bertjax {verb}{hosts.whose() if hosts else ''}: {message}", file=sys.stderr)
+    return code
 
 
 def _verb(verb: str, rest: list[str]) -> int:
@@ -61,8 +76,11 @@ def _verb(verb: str, rest: list[str]) -> int:
     from bertjax import api, config, report, run, suite, use
     from bertjax.compiled import keep_compiled
     from bertjax.convert import convert
+    from bertjax.doctor import doctor
     from bertjax.plan.verb import plan
-    from bertjax.train.loop import Interrupted
+    from bertjax.preparation import prepare
+    from bertjax.train import hosts
+    from bertjax.train.stop import Interrupted
 
     keep_compiled()
 
@@ -75,6 +93,7 @@ def _verb(verb: str, rest: list[str]) -> int:
         "predict": use.Predict,
         "embed": use.Embed,
         "convert": use.Convert,
+        "doctor": use.Doctor,
     }
     kind, default = kinds[verb], kinds[verb]()
     dry = verb == "pretrain" and "--dry-run" in rest
@@ -85,21 +104,25 @@ def _verb(verb: str, rest: list[str]) -> int:
         raise ConfigError(f"the first argument is a recipe: bertjax {verb} configs/NAME.py ...")
     if verb in ("pretrain", "plan"):
         default, rest = _preset(default, rest)
-    chosen = _parse(kind, default, rest, verb)
+    chosen, process = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
+    use.check_paths(chosen)
+    if process and not dry and verb != "doctor":
+        hosts.join(process)
     try:
         acts: dict[str, Callable[[Any], None]] = {
+            "prepare": prepare,
             "finetune": suite.finetune,
             "evaluate": suite.evaluate,
             "embed": api.embed,
             "convert": convert,
             "plan": plan,
+            "doctor": lambda config: doctor(config, process),
         }
         act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
         act(chosen)
     except Interrupted as stopped:
-        print(f"bertjax {verb}: {stopped}", file=sys.stderr)
-        return 130
+        return _tell(verb, str(stopped), 130)
     return 0
 
 
@@ -114,6 +137,7 @@ REQUIRED = {
     "predict": ("run", "input", "out"),
     "embed": ("run", "input", "out"),
     "convert": ("source", "to"),
+    "doctor": (),
 }
 
 ABOUT = {
@@ -148,20 +172,28 @@ def _preset(default: Any, rest: list[str]) -> tuple[Any, list[str]]:  # noqa: AN
     return replace(default, model=presets[name]), rest[:at] + rest[end:]
 
 
-def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> Any:  # noqa: ANN401 (a config dataclass)
-    """The config from the command line; what is not said there stays as in `default`."""
+def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[Any, Any]:  # noqa: ANN401 (a dataclass)
+    """The config from the command line, and which process this is (None: the verb is for one alone).
+
+    What is not said there stays as in `default`.
+    """
     import tyro
+
+    from bertjax.train.hosts import HostsConfig
 
     special = {
         "source": Annotated[str, tyro.conf.arg(name="from")],
         "run": Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
     }
-    ours = [(f.name, special[f.name], field(default="")) for f in fields(kind) if f.name in special]
+    ours: list[Any] = [(f.name, special[f.name], field(default="")) for f in fields(kind) if f.name in special]
+    several = verb in ("pretrain", "finetune", "evaluate", "predict", "doctor")
+    if several:
+        ours.append(("hosts", HostsConfig, field(default_factory=HostsConfig)))
     command = make_dataclass(kind.__name__, ours, bases=(kind,), frozen=True)
     values = {f.name: getattr(default, f.name) for f in fields(kind)}
     about = (kind.__doc__ or "") + ABOUT.get(verb, "")
     parsed = tyro.cli(command, args=rest, default=command(**values), prog=f"bertjax {verb}", description=about)
-    return kind(**{name: getattr(parsed, name) for name in values})
+    return kind(**{name: getattr(parsed, name) for name in values}), parsed.hosts if several else None
 
 
 def _look(verb: str, rest: list[str]) -> int:
@@ -178,8 +210,10 @@ def _look(verb: str, rest: list[str]) -> int:
     most = {"inspect": 1, "list": 1, "report": 99}[verb]
     if wrong or len(rest) > most or (verb != "list" and not rest):
         raise ConfigError(f"{wrong or ' '.join(rest) or 'nothing'} is not what it takes; see `bertjax {verb} --help`")
-    from bertjax import report
+    from bertjax import report, use
 
+    for path in rest:
+        use.check_path(verb, path)
     if verb == "inspect":
         report.inspect(rest[0])
     elif verb == "report":

@@ -1,35 +1,28 @@
 """The verbs: each wires corpus or task, objective and tokenizer together and hands them on."""
 
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from bertjax import scoring, session, tasks
-from bertjax.config import Finetune, PhaseConfig, Prepare, Pretrain, check_length, with_vocabulary
+from bertjax.config import Finetune, PhaseConfig, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Compute, Params, Task
-from bertjax.data import corpus, shards
-from bertjax.data.journal import Journal
-from bertjax.data.lines import BYTES
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture, shares
-from bertjax.data.sentences import split_sentences
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.jsonio import write_json
 from bertjax.saved import SavedRun, head, open_run
 from bertjax.tasks._tfidf import tfidf_scores
+from bertjax.train import hosts
 from bertjax.train.log import averages, console
 from bertjax.train.loop import Every, Hook, mean_metrics
 from bertjax.train.mesh import local_rows, make_mesh
@@ -37,79 +30,15 @@ from bertjax.train.step import make_eval_step
 from bertjax.use import Evaluate, Predict
 
 
-def prepare(config: Prepare) -> None:
-    """Text files -> tokenizer and token shards."""
-    counts: Counter[str] = Counter()
-    sources = corpus.identities(config.corpus, config.data_dir)
-    given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
-    journal = Journal(Path(config.out), _inputs(config, sources, given))
-    if journal.entries:
-        console.print(f"prepare: goes on from {len(journal.entries)} whole shards in {config.out}")
-    elif journal.foreign:
-        console.print(f"prepare: removes what a preparation of other text or with other options left in {config.out}")
-    with _progress() as progress:
-        bar = progress.add_task("training the vocabulary", total=sum(size for _, size, _ in sources), figures="")
-
-        def documents() -> Iterator[list[str]]:
-            counts.clear()
-            for document in corpus.documents(
-                config.corpus,
-                wrapped=config.wrapped,
-                text_column=config.text_column,
-                caps=corpus.Caps(config.max_line, config.max_document),
-                deduplicate=config.deduplicate,
-                data_dir=config.data_dir,
-                counts=counts,
-            ):
-                progress.update(bar, completed=counts[BYTES])
-                yield document
-
-        tokenizer = given or journal.tokenizer()
-        if tokenizer is None:
-            tokenizer = Tokenizer.train(
-                chain.from_iterable(documents()),
-                config.vocab_size,
-                lowercase=config.lowercase,
-                kind=config.tokenizer_kind,
-                sentences=split_sentences,
-                sample=config.sample_characters,
-                workers=config.workers,
-            )
-        progress.update(bar, description="tokenising")
-        meta = shards.write(
-            documents(),
-            tokenizer,
-            config.out,
-            held_out=config.held_out,
-            seed=config.seed,
-            counts=counts,
-            sentences=corpus.sentences,
-            shard_tokens=config.shard_tokens,
-            workers=config.workers,
-            journal=journal,
-            progress=lambda done, tokens: progress.update(bar, figures=f"{done:,} documents  {tokens:,} tokens"),
-        )
-    for split in meta.splits:
-        done, tokens = meta.total(split, "documents"), meta.total(split, "tokens")
-        console.print(f"prepare: {config.out} {split}: {done:,} documents, {tokens:,} tokens")
-    console.print(f"prepare: vocabulary of {meta.vocab_size:,}; what is in the corpus: {config.out}/report.html")
-    for reason, count in sorted(counts.items()):
-        console.print(f"prepare: {reason}: {count:,}")
-
-
-def _inputs(config: Prepare, sources: Sequence[tuple[str, int, int]], tokenizer: Tokenizer | None) -> str:
-    """A hash of all that a preparation depends on."""
-    options = {**asdict(config), "out": "", "workers": 0, "tokenizer": tokenizer and tokenizer.hash}
-    return hashlib.sha256(json.dumps([options, sources]).encode()).hexdigest()
-
-
-def _progress() -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[figures]}"), console=console, transient=True)
-
-
 def pretrain(config: Pretrain) -> None:
     """A prepared corpus -> RUN with checkpoints and metrics."""
+    with hosts.together():
+        prepared = pretraining(config)
+    session.train(prepared)
+
+
+def pretraining(config: Pretrain) -> session.Session:
+    """What `pretrain` trains, and on what."""
     tokenizer, config = resolve(config)
     objective = config.objective.build(config.model)
     held_out = pretraining_batches(config, tokenizer, "valid", config.phases[0])
@@ -120,25 +49,21 @@ def pretrain(config: Pretrain) -> None:
         batches = list(islice(one_epoch(held_out, config.steps, rows), config.eval_batches))
         return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
 
-    session.train(
-        session.Session(
-            command="pretrain",
-            config=config,
-            model=config.model,
-            objective=objective,
-            tokenizer=tokenizer,
-            data_hash=" ".join(Meta.load(folder).content_hash for folder in config.data),
-            phases=[(phase.steps, pretraining_batches(config, tokenizer, "train", phase)) for phase in config.phases],
-            every=Every(config.log_every, config.eval_every, config.save_every),
-            best="-loss",
-            keep_last=config.keep_last,
-            workers=config.workers,
-            evaluation=evaluation,
-            flops_per_token=lambda length: config.model.flops_per_token(
-                length, config.objective.masked_fraction(length)
-            ),
-            trained_parts=lambda mesh: {},
-        )
+    return session.Session(
+        command="pretrain",
+        config=config,
+        model=config.model,
+        objective=objective,
+        tokenizer=tokenizer,
+        data_hash=" ".join(Meta.load(folder).content_hash for folder in config.data),
+        phases=[(phase.steps, pretraining_batches(config, tokenizer, "train", phase)) for phase in config.phases],
+        every=Every(config.log_every, config.eval_every, config.save_every),
+        best="-loss",
+        keep_last=config.keep_last,
+        workers=config.workers,
+        evaluation=evaluation,
+        flops_per_token=lambda length: config.model.flops_per_token(length, config.objective.masked_fraction(length)),
+        trained_parts=lambda mesh: {},
     )
 
 
@@ -198,20 +123,20 @@ def one_epoch(mixture: Mixture, step: int, rows: np.ndarray) -> Iterator[Mapping
 
 def finetune(config: Finetune) -> None:
     """A run and a task -> RUN2 with checkpoints and the scores of the best one on dev."""
-    config = replace(config, columns=tasks.resolved(config.task, config.columns, config.data))
-    saved, out = open_run(config.source), Path(config.out)
-    task = tasks.with_settings(tasks.find(config.task, config.columns), config.task_settings)
-    check_length(config.length, saved.model)
-    rows = {split: task.read(config.data, split) for split in ("train", "dev")}
-    kept, faults = scoring.trainable(task, rows["train"])
-    rows["train"] = scoring.draw(kept, config.train_rows, config.seed)
-    baseline = {}
-    if config.baseline == "tfidf":
-        baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}}
-    also = {split: task.read(config.data, split) for split in task.also}
-    objective = head(task, config).build(saved.model)
-    source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
-    steps = source.batches(0, 0)
+    with hosts.together():
+        config = replace(config, columns=tasks.resolved(config.task, config.columns, config.data))
+        saved, out = open_run(config.source), Path(config.out)
+        task = tasks.with_settings(tasks.find(config.task, config.columns), config.task_settings)
+        check_length(config.length, saved.model)
+        rows = {split: task.read(config.data, split) for split in ("train", "dev")}
+        kept, faults = scoring.trainable(task, rows["train"])
+        rows["train"] = scoring.draw(kept, config.train_rows, config.seed)
+        tfidf = config.baseline == "tfidf"
+        baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}} if tfidf else {}
+        also = {split: task.read(config.data, split) for split in task.also}
+        objective = head(task, config).build(saved.model)
+        source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
+        steps = source.batches(0, 0)
 
     @cache
     def scorer(mesh: Mesh) -> scoring.Scorer:
@@ -243,18 +168,18 @@ def finetune(config: Finetune) -> None:
             frozen=("encoder",) if config.frozen else (),
         )
     )
-    best = open_run(config.out)
-    if faults:
-        write_json(out / scoring.NOT_TRAINED_ON, faults)
-    if task.writes:
-        mesh = make_mesh(config.mesh)
-        predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures)
-        scoring.write_files(out, "", task, predictions, rows["dev"])
+    best, mesh = open_run(config.out), make_mesh(config.mesh)
     about: dict[str, Any] = {
         "also": {name: _score(best, task, part) for name, part in also.items()},
         **{"epoch": best.step / steps, "encoder": config.encoder, "from": config.source, "seed": config.seed},
     }
-    scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows | also, about | baseline)
+    predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures) if task.writes else []
+    if hosts.first():
+        if faults:
+            write_json(out / scoring.NOT_TRAINED_ON, faults)
+        scoring.write_files(out, "", task, predictions, rows["dev"] if predictions else [])
+        scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows | also, about | baseline)
+    hosts.meet("scores")  # which the rest of a suite reads
 
 
 def _score(saved: SavedRun, task: Task, rows: Sequence[Any]) -> dict[str, float]:
@@ -263,12 +188,15 @@ def _score(saved: SavedRun, task: Task, rows: Sequence[Any]) -> dict[str, float]
 
 def evaluate(config: Evaluate) -> None:
     """A fine-tuned run on a split of its task -> scores on the screen and in a file."""
-    saved = open_run(config.run, "finetune")
-    task, split = saved.task(config.task), config.split
+    with hosts.together():
+        saved = open_run(config.run, "finetune")
+        task, split = saved.task(config.task), config.split
+        rows = task.read(config.data, split)
+    predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
+    if not hosts.first():
+        return
     other = isinstance(saved.config, Finetune) and config.task not in ("", saved.config.task)
     name = f"{config.task}-{split}" if other else split
-    rows = task.read(config.data, split)
-    predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
     out = Path(config.out or saved.path / f"scores-{name}.json")
     if scoring.write_submission(out.parent, task, split, predictions) and rows[0].label is None:
         return
@@ -279,10 +207,13 @@ def evaluate(config: Evaluate) -> None:
 
 def predict(config: Predict) -> None:
     """A fine-tuned run on a file of the user's -> a prediction of every row, and how sure the model is."""
-    saved = open_run(config.run, "finetune")
-    task = saved.task(config.task)
-    predictions = scoring.predictions_of(saved, task, task.read_inputs(config.input), config.batch_size)
+    with hosts.together():
+        saved = open_run(config.run, "finetune")
+        task = saved.task(config.task)
+        rows = task.read_inputs(config.input)
+    predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
     if config.top:
         predictions = scoring.shortened(predictions, config.top, task.name)
-    scoring.write_predictions(Path(config.out), task, predictions)
-    console.print(f"predict: {len(predictions):,} predictions in {config.out}")
+    if hosts.first():
+        scoring.write_predictions(Path(config.out), task, predictions)
+        console.print(f"predict: {len(predictions):,} predictions in {config.out}")

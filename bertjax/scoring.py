@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.table import Table
 
 from bertjax.config import Finetune
@@ -21,7 +21,7 @@ from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
 from bertjax.saved import SavedRun, versions
 from bertjax.train.log import answers, console
-from bertjax.train.mesh import MeshConfig, make_mesh, put_batch, row_ways
+from bertjax.train.mesh import MeshConfig, local_rows, make_mesh, put_batch, row_ways
 from bertjax.train.step import TrainState
 
 NOT_TRAINED_ON = "not_trained_on.json"  # in the folder of a run
@@ -100,19 +100,24 @@ class Scorer:
         attention: AttentionKind = "auto",
     ) -> None:
         ways = row_ways(mesh)
+        batch_size = -(-batch_size // ways) * ways
         self._task, self._rows, self._mesh = task, rows, mesh
         self._examples = task.encode(rows, tokenizer, length)
         self._source = ExampleSource(
             self._examples,
-            batch_size=-(-batch_size // ways) * ways,
+            batch_size=batch_size,
             length=length,
             pad=tokenizer.pad_id,
             shuffle=False,
             drop_last=False,
             buckets=buckets,
         )
+        self._own = local_rows(batch_size, mesh)
         objective = objective.using(Compute(attention=attention, mesh=mesh))
-        self._step = jax.jit(lambda params, batch: objective.apply({"params": params}, batch, method="logits"))
+        self._step = jax.jit(
+            lambda params, batch: objective.apply({"params": params}, batch, method="logits"),
+            out_shardings=NamedSharding(mesh, PartitionSpec()),  # every process has them all
+        )
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """The metrics, and what is tuned on these rows."""
@@ -130,7 +135,7 @@ class Scorer:
 
     def _outputs(self, params: Params) -> list[Output]:
         """The logits of every example, in their order whatever the order of the batches."""
-        batches = (self._source.batch(Position(0, 0, i)) for i in range(self._source.batches(0, 0)))
+        batches = (self._source.batch(Position(0, 0, i), self._own) for i in range(self._source.batches(0, 0)))
         made = (row for batch in batches for row in np.asarray(self._step(params, put_batch(batch, self._mesh))))
         outputs = dict(zip(self._source.order(0).tolist(), made, strict=False))  # rows of weight 0 come last
         return [outputs[number] for number in range(len(self._examples))]

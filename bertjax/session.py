@@ -1,5 +1,6 @@
 """What pretraining and fine-tuning have in common: a run folder that is begun or resumed, and trained to the end."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
 from bertjax.resume import check_resume
 from bertjax.saved import versions
+from bertjax.train import hosts
 from bertjax.train.checkpoint import Checkpoints, Saver
 from bertjax.train.log import Writer, console
 from bertjax.train.loop import Every, Fit, Hook, fit
@@ -59,10 +61,8 @@ def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
-    mesh = mesh_of(config, session.model, session.objective, optimizer)
-    for _, mixture in session.phases:
-        check_batch(mixture.batch_size, config.micro_batches, mesh)
-    number, extra = _resume(session, run) or (0, {"loader": [], "window": {}, "leader": []})
+    mesh, number = _agree(session, run, optimizer)
+    extra = _resume(session, run, number) if number else {"loader": [], "window": {}, "leader": []}
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     if number:
         state = Checkpoints(run).state(number, abstract_state(state))
@@ -120,25 +120,37 @@ def _merged(random: Params, trained: Params) -> Params:
     }
 
 
+def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, int]:
+    """The mesh, and the step to go on from (0: none), in which all processes must agree."""
+    config, steps = session.config, run / "checkpoints"
+    hosts.check_shared(run)
+    with hosts.together() as facts:
+        mesh = mesh_of(config, session.model, session.objective, optimizer)
+        for _, mixture in session.phases:
+            check_batch(mixture.batch_size, config.micro_batches, mesh)
+        begun = steps.is_dir() and any(entry.name.isdigit() for entry in steps.iterdir())
+        number = Checkpoints(run).latest if begun else 0
+        options = to_json(replace(config, data=(), out=""))  # type: ignore[arg-type]
+        facts += [json.dumps([options, dict(mesh.shape), number]), session.tokenizer.hash, session.data_hash]
+    return mesh, number
+
+
 def _describe(session: Session, run: Path) -> dict[str, Any]:
     """Writes RUN/config.json and RUN/tokenizer; gives what goes into every checkpoint of the run."""
     config = {"command": session.command, "config": to_json(session.config), "model": to_json(session.model)}
-    write_json(run / "config.json", {**config, "versions": versions()})
-    session.tokenizer.save(run / "tokenizer")
+    if hosts.first():
+        write_json(run / "config.json", {**config, "versions": versions()})
+        session.tokenizer.save(run / "tokenizer")
     return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash}
 
 
-def _resume(session: Session, run: Path) -> tuple[int, dict[str, Any]] | None:
-    """The step and the `extra` to go on from, where this folder has a checkpoint; it must be of the same run."""
-    folder = run / "checkpoints"
-    if not folder.is_dir() or not any(entry.name.isdigit() for entry in folder.iterdir()):
-        return None
-    checkpoints = Checkpoints(run)
-    number = checkpoints.latest
-    extra = checkpoints.extra(number)
+def _resume(session: Session, run: Path, number: int) -> dict[str, Any]:
+    """The `extra` of the step to go on from; it must be of the same run."""
+    extra = Checkpoints(run).extra(number)
     if extra["command"] != session.command:
         raise ConfigError(f"{run} is a {extra['command']} run; give another --out")
-    check_resume(from_json(type(session.config), extra["config"], f"{folder}/{number}"), session.config, str(run))
+    stored = from_json(type(session.config), extra["config"], f"{run}/checkpoints/{number}")
+    check_resume(stored, session.config, str(run))
     if Tokenizer.from_json(extra["tokenizer"]).hash != session.tokenizer.hash:
         raise ConfigError(
             f"{run} was trained with another vocabulary than this; prepare the data with --tokenizer {run}/tokenizer, "
@@ -147,4 +159,4 @@ def _resume(session: Session, run: Path) -> tuple[int, dict[str, Any]] | None:
     if extra["data_hash"] != session.data_hash:
         raise ConfigError(f"{run} was begun with other data than what --data holds now; give that, or another --out")
     console.print(f"{session.command}: {run} resumes after step {number} of {session.total_steps}")
-    return number, extra
+    return extra

@@ -17,6 +17,7 @@ from bertjax.errors import ConfigError, DataError, MissingData
 from bertjax.jsonio import read_json, to_json, write_json
 from bertjax.saved import versions
 from bertjax.tasks.glue import SUBMISSION, SUITES, GlueTask
+from bertjax.train import hosts
 from bertjax.train.log import answers, console
 from bertjax.use import Evaluate
 
@@ -131,7 +132,9 @@ def _write(config: Finetune, chosen: Mapping[str, list[Path]], missing: Sequence
     about = {"task": config.task, "split": "dev", "from": config.source, "seeds": list(seeds), "grid": config.grid}
     result = {"average": average, "formula": formula, "spread": "best - worst", "tasks": found}
     path = Path(config.out) / "scores.json"
-    write_json(path, about | result | {"missing": list(missing), "config": to_json(config), "versions": versions()})
+    result |= {"missing": list(missing), "config": to_json(config), "versions": versions()}
+    if hosts.first():
+        write_json(path, about | result)
     answers.print(table)
     answers.print(f"average: {formula}; spread: best - worst")
     console.print(f"scores in {path}")
@@ -160,7 +163,8 @@ def evaluate(config: Evaluate) -> None:
                 run.evaluate(one)
             except MissingData as error:
                 console.print(f"{other}: left out: {error}")
-    _pack(out)
+    if hosts.first():
+        _pack(out)
 
 
 def _parts(name: str, split: str) -> list[tuple[str, str]]:

@@ -1,9 +1,12 @@
 """What is done with a run: one frozen dataclass a verb, as in `config`."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
-from bertjax.config import at_least
+from bertjax.config import SPELLED, at_least
+from bertjax.errors import ConfigError
 from bertjax.nn.heads import Features, Pooling
+from bertjax.train.mesh import MeshConfig
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,43 @@ class Convert:
     """run, or a folder with config.json, model.safetensors and a tokenizer's files; or Google's bert_model.ckpt"""
     to: str = ""
     """folder to write: a run for such a directory, such a directory for a run"""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Whether this machine, or every host of a cluster, is ready for a run. Exit code 0, or 2 where one would fail."""
+
+    out: str = ""
+    """folder of the run"""
+    data: tuple[str, ...] = ()
+    """folders made by prepare"""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+READ = ("data", "source", "run", "input", "tokenizer")
+WRITTEN = ("out", "to")
+FETCH = {
+    "gs": "gcloud storage cp --recursive {} FOLDER",
+    "s3": "aws s3 cp --recursive {} FOLDER",
+    "file": "drop file://",
+}
+
+
+def check_paths(config: object) -> None:
+    """Raises for a path of a config that is not one of this machine."""
+    for name in (*READ, *WRITTEN):
+        value = getattr(config, name, "")
+        for path in (value,) if isinstance(value, str) else value:
+            check_path(SPELLED.get(name, f"--{name}"), path, written=name in WRITTEN)
+
+
+def check_path(option: str, path: str, *, written: bool = False) -> None:
+    """Raises for a path with a scheme, such as gs://, with the way to get it here."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", path)
+    if scheme:
+        fetch = FETCH.get(scheme[1].lower(), "fetch {} into a FOLDER").format(path)
+        cure = "copy the run there when it is done" if written else f"first: {fetch}"
+        raise ConfigError(
+            f"{option} {path}: paths are those of this machine; {cure}; or mount it: a share by NFS (Filestore), or a "
+            "bucket with a hierarchical namespace by gcsfuse"
+        )

@@ -8,6 +8,6 @@ cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
 mypy
-shellcheck launch/*.sh .ci/run
+shellcheck launch/*.sh launch/slurm.sbatch .ci/run
 pytest --numprocesses 2 --dist loadfile "$@"
 [ $# -gt 0 ] || exec launch/parity.sh

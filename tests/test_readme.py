@@ -30,6 +30,7 @@ def test_the_commands_step_by_step(tmp_path):
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len((tmp_path / "runs/predictions.tsv").read_text().splitlines()) == 3
+    assert (tmp_path / "runs/both/checkpoints/4").is_dir(), done.stderr[-3000:]  # by two processes
     assert "masked accuracy" in done.stdout + done.stderr
     assert len(re.findall(r"^0\.\d{3}  he looked at the ", done.stdout, re.MULTILINE)) == 5
 

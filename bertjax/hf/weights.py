@@ -57,7 +57,7 @@ class Weights:
         def read(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
             array = self._tensors.read(self._found[names.their_name(path_of(path), self._names)])
             ours = np.ascontiguousarray(names.to_ours(path_of(path), array, leaf.shape))
-            return jax.device_put(ours, leaf.sharding)
+            return jax.make_array_from_callback(ours.shape, leaf.sharding, lambda part: ours[part])
 
         return jax.tree_util.tree_map_with_path(read, like)
 

@@ -34,6 +34,7 @@ def _manager(run: Path, *, keep_last: int = 0, read_only: bool) -> ocp.Checkpoin
         best_fn=_score,
         preservation_policy=None if read_only else AnyPreservationPolicy([LatestN(keep_last), best]),
         read_only=read_only,
+        create=not read_only,
         cleanup_tmp_directories=not read_only,
         enable_async_checkpointing=not read_only,
     )
@@ -119,7 +120,11 @@ class Checkpoints:
 
     def extra(self, step: int) -> dict[str, Any]:
         """Config, tokenizer, places in the data, metrics window and evaluation figures of a step."""
-        return self._restore(step, {"extra": ocp.args.JsonRestore()})["extra"]
+        folder = (self.run / "checkpoints" / str(step) / "extra").absolute()
+        try:  # by the handler alone: a manager would wait for other processes, which may have errors of their own
+            return ocp.JsonCheckpointHandler().restore(epath.Path(folder), ocp.args.JsonRestore())
+        except Exception as error:  # Orbax raises many kinds, plain Exception among them
+            raise self._damaged(step, error) from error
 
     def parts(self, step: int) -> list[str]:
         """Names of the top-level parameters kept in a step: encoder, pooler, ..."""

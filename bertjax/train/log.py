@@ -1,4 +1,4 @@
-"""What a run says: metrics as JSON lines in a file, and one live line on the console."""
+"""What a run says: metrics as JSON lines in a file, one live line on the console; of several processes one."""
 
 import json
 import os
@@ -51,10 +51,12 @@ class Writer:
     def __init__(self, run: Path, *, total_steps: int, start_step: int, title: str) -> None:
         """Lines written after step `start_step` by a run that was cut off are dropped: they come again."""
         self._path = run / "metrics.jsonl"
+        self._first = jax.process_index() == 0
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self._path)
+        if self._first:
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            os.replace(temporary, self._path)
         self._seconds_before = max((line["seconds"] for line in kept), default=0.0)
         self._began = time.perf_counter()
         self._progress = Progress(
@@ -64,7 +66,7 @@ class Writer:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[figures]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal and self._first),
         )
         self._task = self._progress.add_task(title, total=total_steps, completed=start_step, figures="compiling")
         self._total_steps, self._start_step = total_steps, start_step
@@ -73,6 +75,8 @@ class Writer:
     def write(self, step: int, figures: dict[str, float], *, split: str = "train") -> None:
         """One line in the file; training lines go to the live line, evaluation lines stay on the screen."""
         seconds = time.perf_counter() - self._began
+        if not self._first:
+            return
         line = {"step": step, "split": split, **figures, "seconds": round(self._seconds_before + seconds, 3)}
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")

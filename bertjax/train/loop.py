@@ -1,11 +1,9 @@
 """The loop: batches in, a trained state out; what happens now and then is a hook."""
 
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Protocol
 
 import jax
@@ -14,11 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bertjax.contracts import Batch, Metrics
+from bertjax.train import hosts
 from bertjax.train.checkpoint import Saver
 from bertjax.train.log import Writer, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
 from bertjax.train.step import TrainState, TrainStep
+from bertjax.train.stop import Interrupted, StopSignal
 from bertjax.train.window import LateLog, Rates, Window, diverged, sum_metrics
 
 Hook = Callable[[TrainState], dict[str, float]]  # an evaluation: figures to write and to choose checkpoints by
@@ -37,10 +37,6 @@ class Batches(Protocol):
         ...
 
 
-class Interrupted(Exception):
-    """The run was asked to stop; its last step is saved."""
-
-
 @dataclass(frozen=True)
 class Every:
     """How often things happen, in steps."""
@@ -48,28 +44,6 @@ class Every:
     log: int
     evaluate: int
     save: int
-
-
-class _StopSignal:
-    """Turns SIGTERM and SIGINT into a flag that is read between two steps; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._old[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.name:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
 
 
 _finite = jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))
@@ -99,7 +73,7 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
     if done == 0:
         _evaluate(run, state, done, writer, window)
     late = LateLog(writer, run.rates, run.loss_terms)
-    with _StopSignal() as stop, late, run.profiler:
+    with StopSignal() as stop, late, run.profiler:
         ahead = _on_devices(batches, run.mesh, run.total_steps - done)
         for number, (tokens, batch, places) in enumerate(ahead, start=done + 1):
             with run.profiler.before(number - done):
@@ -107,9 +81,9 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
             run.profiler.after(number - done, state)
             late.flush(window)
             window.add(metrics, tokens, tokens * run.flops_per_token(batch["tokens"].shape[-1]))
-            last = number == run.total_steps
+            last, stopped_by = number == run.total_steps, stop.after(number)
             evaluates = last or number % run.every.evaluate == 0
-            saves = evaluates or bool(stop.name) or number % run.every.save == 0
+            saves = evaluates or stopped_by or number % run.every.save == 0
             if last or number % run.every.log == 0:
                 window = late.put(number, window)
             if saves:
@@ -122,9 +96,10 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
                 break
-            if stop.name and saves:
+            if stopped_by:
                 saver.wait()
-                raise Interrupted(f"{stop.name}: stopped after step {number} and saved it; the same command goes on")
+                hosts.stopped_together()
+                raise Interrupted(f"{stopped_by}: stopped after step {number} and saved it; the same command goes on")
     saver.wait()
     return state
 

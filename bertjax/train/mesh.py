@@ -77,6 +77,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] = ()) -> Mesh:
             f"mesh {config} needs {max(count, rest)} devices, here are {len(devices)} ({devices[0].platform}); "
             "lower one of its sizes"
         )
+    if count < len(devices) and jax.process_count() > 1 and devices[0] in jax.devices():
+        raise ConfigError(
+            f"mesh {config} leaves {len(devices) - count} of the {len(devices)} devices of {jax.process_count()} "
+            "processes without work; give --mesh.data -1"
+        )
     shape = (dcn, data, max(1, config.fsdp), config.seq, config.tensor)
     return Mesh(_arranged(shape, devices[:count]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bertjax.contracts import Metrics
 from bertjax.errors import DataError
@@ -39,7 +40,7 @@ class Window:
     @classmethod
     def from_json(cls, saved: dict[str, list[float]]) -> "Window":
         """The inverse of `to_json`; time and tokens count anew."""
-        metrics = {name: (jnp.float32(t), jnp.float32(w)) for name, (t, w) in saved.items()}
+        metrics: Any = {name: (np.float32(t), np.float32(w)) for name, (t, w) in saved.items()}
         return cls(metrics, began=time.perf_counter())
 
 

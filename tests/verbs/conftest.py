@@ -12,6 +12,7 @@ import pytest
 
 from bertjax import cli, run, session
 from bertjax.config import Prepare, Pretrain
+from bertjax.preparation import prepare
 from bertjax.recipe import load_recipe
 
 WORDS = re.findall(
@@ -88,9 +89,7 @@ def home(tmp_path_factory):
 def data(home):
     """The prepared corpus: several shards, two windows an epoch."""
     out = home / "data"
-    run.prepare(
-        Prepare(corpus=(str(home / "corpus.txt"),), out=str(out), vocab_size=120, held_out=0.15, shard_tokens=150)
-    )
+    prepare(Prepare(corpus=(str(home / "corpus.txt"),), out=str(out), vocab_size=120, held_out=0.15, shard_tokens=150))
     return out
 
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from bertjax import api, run
+from bertjax import api
 from bertjax.config import Prepare
+from bertjax.preparation import prepare
 
 # {home}, {data}, {pretrained}, {finetuned} are made by the fixtures, {tmp} is empty and {new} is not there.
 PREPARE = "prepare --out {new} --corpus"
@@ -277,7 +278,7 @@ def copied(pretrained, tmp_path):
 def test_data_of_another_tokenizer(refused, unchanged, home, pretrained, tmp_path, copied):
     other = tmp_path / "other"
     corpus = (str(home / "corpus.txt"),)
-    run.prepare(Prepare(corpus=corpus, out=str(other), vocab_size=70, held_out=0.15, shard_tokens=150))
+    prepare(Prepare(corpus=corpus, out=str(other), vocab_size=70, held_out=0.15, shard_tokens=150))
     same = unchanged(copied)
     refused("pretrain {home}/pretrain.py --data {other} --out {copied}", ["vocab"], other=other, copied=copied)
     same()
@@ -290,7 +291,7 @@ def test_the_same_size_but_other_pieces(refused, unchanged, home, data, tmp_path
     (tmp_path / "vocab.txt").write_text("\n".join(pieces))
     other = tmp_path / "other"
     corpus = (str(home / "corpus.txt"),)
-    run.prepare(Prepare(corpus=corpus, out=str(other), tokenizer=str(tmp_path / "vocab.txt"), held_out=0.15))
+    prepare(Prepare(corpus=corpus, out=str(other), tokenizer=str(tmp_path / "vocab.txt"), held_out=0.15))
     same = unchanged(copied)
     command = "pretrain {home}/pretrain.py --data {other} --out {copied}"
     refused(command, ["another vocabulary", f"--tokenizer {copied}/tokenizer"], other=other, copied=copied)
@@ -300,7 +301,7 @@ def test_the_same_size_but_other_pieces(refused, unchanged, home, data, tmp_path
 def test_other_data_of_the_same_tokenizer(refused, unchanged, home, data, tmp_path, copied):
     other = tmp_path / "other"
     corpus = (str(home / "corpus.txt"),)
-    run.prepare(Prepare(corpus=corpus, out=str(other), tokenizer=str(data / "tokenizer"), held_out=0.15, seed=9))
+    prepare(Prepare(corpus=corpus, out=str(other), tokenizer=str(data / "tokenizer"), held_out=0.15, seed=9))
     same = unchanged(copied)
     refused("pretrain {home}/pretrain.py --data {other} --out {copied}", ["other data"], other=other, copied=copied)
     same()

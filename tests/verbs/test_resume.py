@@ -21,8 +21,8 @@ from bertjax.objectives import mlm
 from bertjax.recipe import load_recipe
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
-from bertjax.train.loop import Interrupted
 from bertjax.train.mesh import MeshConfig
+from bertjax.train.stop import Interrupted
 
 VARIES = ("seconds", "tokens_per_second", "gflops_per_second")
 

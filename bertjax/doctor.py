@@ -1,0 +1,230 @@
+"""`bertjax doctor`: whether this machine, or every host of a cluster, is ready for a run; what is not, and its cure."""
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from rich.table import Table
+
+from bertjax.data.meta import Meta, file_hash
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import ConfigError, UserError
+from bertjax.jsonio import read_json
+from bertjax.train import hosts
+from bertjax.train.log import answers
+from bertjax.train.mesh import make_mesh
+from bertjax.use import Doctor
+
+LOCK = Path("/tmp/libtpu_lockfile")
+CHIPS = {"TPU": ("/dev/accel0", "/dev/vfio/0"), "GPU": ("/dev/nvidia0",)}
+OURS = r"config\.json|metrics\.jsonl|checkpoints|tokenizer|scores.*\.json|predictions.*|submission|not_trained_on\.json"
+OURS += r"|(null_odds|nbest).*\.json|profile|compiled|report\..*|README\.md|parity\.json"
+STALE = r".*\.tmp|\.shared-.*|.*orbax-checkpoint-tmp.*"
+ENOUGH = 10 << 30  # bytes that a run and its checkpoints should find free, where nothing is known of their size
+BUSY = 60.0  # seconds after which a log that nobody writes is at rest
+
+
+class Finding(NamedTuple):
+    """One line: "ok", "warn" or "fail", what was looked at, what was seen, and what to do."""
+
+    state: str
+    what: str
+    seen: str
+    cure: str = ""
+
+
+def doctor(config: Doctor, process: hosts.HostsConfig) -> None:
+    """Looks at everything; raises where something will make a run fail."""
+    findings = list(_machine(process))
+    alone = findings[-1].state == "fail"  # without the others there are no devices either
+    if not alone:
+        findings += _devices(config)
+    for folder in config.data:
+        findings += _data(Path(folder))
+    if not alone:
+        findings += _run(Path(config.out)) if config.out else []
+        findings += _of_others(findings)
+    if alone or hosts.first():
+        _show(findings)
+    failed = sum(finding.state == "fail" for finding in findings)
+    if failed and not alone:
+        hosts.stopped_together()
+    if failed:
+        raise ConfigError(f"{failed} of {len(findings)} checks failed: see the cures in the table")
+
+
+def _machine(process: hosts.HostsConfig) -> Iterator[Finding]:
+    yield Finding("ok", "python", f"{sys.version.split()[0]}, bertjax {version('bertjax')}")
+    yield _versions()
+    if LOCK.exists() and not os.access(LOCK, os.W_OK):
+        yield Finding("fail", "TPU lock", f"{LOCK} belongs to another user", f"end their run, or: sudo rm -f {LOCK}")
+    try:
+        hosts.join(process)
+    except UserError as error:
+        yield Finding("fail", "cluster", hosts.cluster() or "as told", str(error))
+        return
+    count = jax.process_count()
+    seen = f"process {jax.process_index()} of {count}" if count > 1 else "one process alone"
+    yield Finding("ok", "cluster", seen + (f", found by {found}" if (found := hosts.cluster()) else ""))
+
+
+def _versions() -> Finding:
+    """jax, jaxlib and what drives the chips must be of one release."""
+    installed = {"jax": version("jax"), "jaxlib": version("jaxlib")}
+    wanted = {"jaxlib": installed["jax"]}
+    for line in requires("jax") or ():
+        if found := re.match(r"(libtpu|jax-cuda\d+-plugin)[^=]*==([\w.]+)", line):
+            name, number = found[1], found[2].removesuffix(".").removesuffix(".*")
+            try:
+                installed[name] = version(name)
+                wanted[name] = number
+            except PackageNotFoundError:
+                continue
+    wrong = [name for name, number in wanted.items() if not f"{installed[name]}.".startswith(f"{number}.")]
+    seen = ", ".join(f"{name} {number}" for name, number in installed.items())
+    if not wrong:
+        return Finding("ok", "versions", seen)
+    cure = " ".join(f"'{name}=={wanted[name]}'" for name in wrong)
+    return Finding("fail", "versions", seen, f"pip install {cure} (what jax {installed['jax']} goes with)")
+
+
+def _devices(config: Doctor) -> Iterator[Finding]:
+    try:
+        devices = jax.devices()
+        mesh = make_mesh(config.mesh)
+    except ConfigError as error:
+        yield Finding("fail", "mesh", f"{len(devices)} devices", str(error))
+        return
+    except RuntimeError as error:
+        cure = f"end what else uses them (sudo lsof -w /dev/accel* /dev/vfio/*), then: sudo rm -f {LOCK}"
+        yield Finding("fail", "devices", str(error)[:300], cure)
+        return
+    here = f"{len(jax.local_devices())} here, {len(devices)} in all: {devices[0].device_kind}"
+    unused = [kind for kind, paths in CHIPS.items() if any(Path(path).exists() for path in paths)]
+    if devices[0].platform == "cpu" and unused:
+        extra = "tpu" if "TPU" in unused else "cuda"
+        yield Finding(
+            "fail", "devices", f"{here}, but the machine has a {unused[0]}", f"pip install 'bertjax[{extra}]'"
+        )
+    else:
+        yield Finding("ok", "devices", here)
+    yield Finding("ok", "mesh", ", ".join(f"{name} {size}" for name, size in mesh.shape.items()))
+
+
+def _data(folder: Path) -> Iterator[Finding]:
+    what = f"data {folder}"
+    try:
+        meta = Meta.load(folder)
+        tokenizer = Tokenizer.load(folder / "tokenizer")
+    except UserError as error:
+        yield Finding("fail", what, "cannot be used", str(error))
+        return
+    shards = [shard for files in meta.splits.values() for shard in files]
+    bad = [shard.name for shard in shards if not os.access(folder / shard.name, os.R_OK)]
+    if tokenizer.hash != meta.tokenizer_hash:
+        yield Finding("fail", what, "another tokenizer than that of its shards", "run `bertjax prepare` again")
+    elif bad:
+        yield Finding(
+            "fail", what, f"{len(bad)} of {len(shards)} shards are not there or not readable: {bad[0]}", AGAIN
+        )
+    else:
+        smallest = min(shards, key=lambda shard: shard.tokens)
+        whole = file_hash(folder / smallest.name) == smallest.sha256
+        seen = f"{len(shards)} shards, {sum(shard.tokens for shard in shards):,} tokens"
+        yield Finding("ok", what, seen) if whole else Finding("fail", what, f"{smallest.name} is damaged", AGAIN)
+
+
+AGAIN = "copy the folder again, or run `bertjax prepare` again"
+
+
+def _run(folder: Path) -> Iterator[Finding]:
+    what = f"run {folder}"
+    try:
+        hosts.check_shared(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"bertjax")
+    except (OSError, UserError) as error:
+        yield Finding("fail", what, f"cannot be written: {error}", "give a folder that you, on all hosts, may write")
+        return
+    yield _begun(folder, what)
+    if found := _files(folder, STALE):
+        yield Finding(
+            "warn", "stale files", ", ".join(found), "of a run that was killed: what is begun anew removes them"
+        )
+    names = [entry.name for entry in sorted(folder.iterdir())]
+    if foreign := [name for name in names if not re.fullmatch(f"{OURS}|{STALE}", name)]:
+        yield Finding(
+            "warn", "foreign files", ", ".join(foreign[:5]), "not of a run of bertjax; is it the right folder?"
+        )
+    yield _space(folder)
+
+
+def _begun(folder: Path, what: str) -> Finding:
+    log, steps = folder / "metrics.jsonl", folder / "checkpoints"
+    if log.exists() and time.time() - log.stat().st_mtime < BUSY:
+        cure = "two runs in one folder spoil each other; wait a minute and ask again if there is no other"
+        return Finding("warn", what, f"written less than {BUSY:.0f} seconds ago: by a run that goes on?", cure)
+    if not (folder / "config.json").exists():
+        return Finding("ok", what, "can be written; nothing is begun")
+    try:
+        command = read_json(folder / "config.json", "pretrain and finetune").get("command", "?")
+    except UserError as error:
+        return Finding("fail", what, "config.json is damaged", f"{error}; delete it: the next start writes it anew")
+    done = [int(entry.name) for entry in steps.iterdir() if entry.name.isdigit()] if steps.is_dir() else []
+    seen = f"a {command} run, last checkpoint of step {max(done)}" if done else f"a {command} run without a checkpoint"
+    return Finding("ok", what, f"{seen}; the same command goes on")
+
+
+def _files(folder: Path, pattern: str) -> list[str]:
+    places = [folder, folder / "checkpoints"]
+    return [e.name for place in places if place.is_dir() for e in place.iterdir() if re.fullmatch(pattern, e.name)]
+
+
+def _space(folder: Path) -> Finding:
+    """Room for two more checkpoints like the largest there is."""
+    steps = [entry for entry in (folder / "checkpoints").glob("[0-9]*") if entry.name.isdigit()]
+    sizes = [sum(file.stat().st_size for file in step.rglob("*") if file.is_file()) for step in steps]
+    needed, free = 2 * max(sizes, default=0), shutil.disk_usage(folder).free
+    seen = f"{free / 2**30:,.1f} GiB free" + (f", {needed / 2**30:,.2f} for two checkpoints" if needed else "")
+    if free < max(needed, 64 << 20):
+        return Finding("fail", "disk", seen, "make room, or give --out on another disk")
+    low = free < ENOUGH and not needed
+    return (
+        Finding("warn", "disk", seen, "a checkpoint of BERT-base takes 1.3 GiB") if low else Finding("ok", "disk", seen)
+    )
+
+
+def _of_others(findings: list[Finding]) -> list[Finding]:
+    """What is not well in the other processes."""
+    bad = [finding for finding in findings if finding.state != "ok"]
+    if jax.process_count() == 1:
+        return []
+    said = [
+        json.loads(text) for text in hosts.gather(json.dumps([[part[:200] for part in finding] for finding in bad[:2]]))
+    ]
+    own = jax.process_index()
+    return [
+        Finding(state, f"process {number}: {what}", seen, cure)
+        for number, others in enumerate(said)
+        if number != own
+        for state, what, seen, cure in others
+    ]
+
+
+def _show(findings: list[Finding]) -> None:
+    table = Table("", "what", "seen", "cure")
+    for column in table.columns[1:]:
+        column.overflow = "fold"
+    for finding in findings:
+        table.add_row(*finding)
+    answers.print(table)

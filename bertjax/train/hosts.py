@@ -1,0 +1,261 @@
+"""Several processes as one program, by jax.distributed: which of them this is, and what all of them agree on."""
+
+import hashlib
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bertjax.errors import ConfigError, UserError
+from bertjax.train.log import answers, console
+
+LONGEST = 2_000  # bytes of a message from one process to the others
+GRACE = 60  # seconds until jax gives up after us
+SEEN_WITHIN = 20.0  # seconds until a network file system shows on one host what another has written
+
+
+@dataclass(frozen=True)
+class HostsConfig:
+    """Which of several processes this is. TPU pods, srun and mpirun say it themselves."""
+
+    coordinator: str = ""
+    """HOST:PORT of process 0; without it JAX_COORDINATOR_ADDRESS"""
+    processes: int = 0
+    """how many there are; without it JAX_NUM_PROCESSES. 1: this one alone, wherever it runs"""
+    process: int = -1
+    """the number of this one, from 0; without it JAX_PROCESS_ID"""
+    start_timeout: int = 120
+    """seconds that processes wait for each other to start and to end"""
+    heartbeat: int = 30
+    """seconds without a sign of life after which a process counts as lost, and the others stop"""
+
+    def __post_init__(self) -> None:
+        if min(self.start_timeout, self.heartbeat) < 1:
+            raise ConfigError(f"hosts.start_timeout={self.start_timeout} and heartbeat={self.heartbeat}: at least 1")
+
+
+class Told(UserError):
+    """What another process has told."""
+
+
+_agreed = True  # whether all processes know how this one ends
+_own = ""  # which of several processes this is, for messages
+
+
+def join(config: HostsConfig) -> None:
+    """Makes this process one of several where it is one; to be called before anything touches a device."""
+    global _agreed, _own
+    if jax.distributed.is_initialized():
+        return
+    address, count, number = _given(config)
+    if count == 1 or not (count or cluster()):
+        return
+    whole = bool(address and count and number >= 0)
+    if whole:
+        _own = f" (process {number} of {count})"
+    _agreed = False
+    cure = (
+        "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
+        f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
+    )
+    patience = threading.Timer(config.start_timeout, _give_up, [cure])
+    patience.daemon = True
+    patience.start()
+    try:
+        jax.distributed.initialize(
+            address or None,
+            count or None,
+            number if number >= 0 else None,
+            cluster_detection_method="deactivate" if whole else None,
+            initialization_timeout=config.start_timeout + GRACE,
+            heartbeat_timeout_seconds=config.heartbeat,
+            shutdown_timeout_seconds=config.start_timeout,
+        )
+    except Exception as error:  # jax raises many kinds, those of gRPC, HTTP and the cluster's library among them
+        why = f"{type(error).__name__}: {str(error)[:300]}"
+        raise ConfigError(f"{VAIN} ({why}); {cure}") from error
+    finally:
+        patience.cancel()
+    _agreed = jax.process_count() == 1
+    _own = f" (process {jax.process_index()} of {jax.process_count()})"
+    console.quiet = answers.quiet = not first()
+    console.print(f"{jax.process_count()} processes, {len(jax.devices())} devices")
+
+
+VAIN = "the processes of this run did not find each other"
+
+
+def _give_up(cure: str) -> None:
+    """Ends the process with a message; left alone, jax ends it with none that says what to do."""
+    print(f"bertjax{_own}: {VAIN}; {cure}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
+def _given(config: HostsConfig) -> tuple[str, int, int]:
+    """Coordinator, number of processes and number of this one, as far as options and environment say."""
+    address = config.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    count = config.processes or _number("JAX_NUM_PROCESSES", 0)
+    number = config.process if config.process >= 0 else _number("JAX_PROCESS_ID", -1)
+    if count == 1:
+        return "", 1, 0
+    missing = [
+        option
+        for option, there in (
+            ("--hosts.coordinator or JAX_COORDINATOR_ADDRESS", ":" in address),
+            ("--hosts.processes or JAX_NUM_PROCESSES", count > 1),
+            ("--hosts.process or JAX_PROCESS_ID (from 0, below the number of processes)", 0 <= number < (count or 1)),
+        )
+        if not there
+    ]
+    if missing and (count or number >= 0 or address) and not cluster():
+        raise ConfigError(f"one of several processes, but without {'; '.join(missing)}: give them, or none of them")
+    return address, count, number
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.lstrip("-").isdigit():
+        raise ConfigError(f"{name}={text!r} in the environment is not a number; mend or unset it")
+    return int(text)
+
+
+def cluster() -> str:
+    """What jax.distributed would find more than one process by, from the environment alone; "" for nothing.
+
+    A shell inside an allocation of Slurm (`salloc`, `sbatch` without `srun`) is one process, whatever the allocation.
+    """
+    here = os.environ
+    if {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"} <= here.keys():
+        tasks = here.get("SLURM_STEP_NUM_TASKS", here["SLURM_NTASKS"])
+        return "slurm" if min(int(tasks), int(here["SLURM_NTASKS"])) > 1 else ""
+    if "OMPI_MCA_orte_hnp_uri" in here:
+        return "ompi" if int(here.get("OMPI_COMM_WORLD_SIZE", "1")) > 1 else ""
+    if "tpu" in (jax.config.jax_platforms or "").split(","):  # type: ignore[attr-defined]
+        workers = here.get("TPU_PROCESS_ADDRESSES") or here.get("TPU_WORKER_HOSTNAMES") or ""
+        if workers:
+            return "tpu" if "," in workers or int(here.get("MEGASCALE_NUM_SLICES") or 1) > 1 else ""
+        return "" if here.get("TPU_SKIP_MDS_QUERY") else "tpu"  # only Google's metadata server knows
+    if "KUBERNETES_SERVICE_HOST" in here and "JOB_COMPLETION_INDEX" in here:
+        if find_spec("kubernetes"):
+            return "kubernetes"
+        console.print(
+            "a pod of an indexed job runs alone: pip install 'jax[k8s]', or set JAX_NUM_PROCESSES and the like"
+        )
+    return ""
+
+
+def first() -> bool:
+    """Whether this is the process that writes files and talks."""
+    return jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """Returns when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def together() -> Iterator[list[str]]:
+    """All processes do what is inside, each for itself; an error of one ends them all, and is told once.
+
+    What is added to the list must be the same everywhere.
+    """
+    facts: list[str] = []
+    if jax.process_count() == 1:
+        yield facts
+        return
+    error: Exception | None = None
+    try:
+        yield facts
+    except Exception as raised:
+        error = raised
+    seen = hashlib.sha256("\0".join(facts).encode()).hexdigest()
+    said = gather(f"{type(error).__name__}: {error}" if error else f"={seen}")
+    number = next((i for i, text in enumerate(said) if text[0] != "="), None)
+    if number is None:
+        number = next((i for i, text in enumerate(said) if text != said[0]), None)
+        if number is None:
+            return
+        what = "it has another configuration, other data or other checkpoints before it than process 0; " + SAME
+    else:
+        what = said[number].partition(": ")[2] if isinstance(error, UserError) else said[number]
+    global _agreed
+    _agreed = True
+    if error:
+        raise error
+    if first():
+        raise ConfigError(f"process {number} of {len(said)} stops all: {what}")
+    raise Told
+
+
+SAME = "give every process the same command, and a --out folder that all of them see"
+
+
+def check_shared(folder: Path) -> None:
+    """Raises where the processes do not all see the same folder; makes it."""
+    if jax.process_count() == 1:
+        return
+    marker = folder / f".shared-{gather(secrets.token_hex(8))[0]}"
+    with together():
+        if first():
+            folder.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+    with together():
+        end = time.monotonic() + SEEN_WITHIN
+        while not marker.exists():
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"{folder} here is not the folder of process 0: checkpoints are written by all processes together; "
+                    "give --out on a file system that they share"
+                )
+            time.sleep(0.2)
+    if first():
+        marker.unlink()
+
+
+def gather(text: str) -> list[str]:
+    """A text of every process, cut to LONGEST bytes."""
+    here = np.zeros(LONGEST, np.uint8)
+    data = np.frombuffer(text.encode()[:LONGEST], np.uint8)
+    here[: len(data)] = data
+    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in multihost_utils.process_allgather(here)]
+
+
+def whose() -> str:
+    """Which of several processes this is, for a message that not all agreed on; else nothing."""
+    return "" if _agreed else _own
+
+
+def tells() -> bool:
+    """Whether messages are this process's to tell: where all agree, process 0 tells them."""
+    return not _agreed or not _own or _own.startswith(" (process 0 ")
+
+
+def stopped_together() -> None:
+    """All processes stop here, and know it."""
+    global _agreed
+    _agreed = True
+
+
+def leave(code: int) -> None:
+    """Ends the process at once where the others do not know that it does; they see it by the heartbeat.
+
+    The orderly end, which jax arranges, waits for all: not for those that wait for this one.
+    """
+    if code and not _agreed:
+        if _own.startswith(" (process 0 "):  # all end with it at once: first those that have the same error tell it
+            time.sleep(2)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,88 @@
+"""Programs of clouds and clusters that are not here: calls are kept, answers are read from files."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+# `describe` takes its answers from states.json, the last one again and again. `ssh` runs in a folder for each worker,
+# two of them, all but the installation. `delete` takes what ran there with it, and what was on the disks.
+GCLOUD = """
+import json, os, signal, subprocess, sys
+from pathlib import Path
+
+here, arguments = Path(os.environ["STUBS"]), sys.argv[1:]
+workers = sorted(here.glob("worker-*"))
+with (here / "gcloud.jsonl").open("a") as calls:
+    calls.write(json.dumps(arguments) + "\\n")
+states = here / "states.json"
+if "describe" in arguments:
+    first, *rest = json.loads(states.read_text())
+    states.write_text(json.dumps(rest or [first]))
+    sys.exit("ERROR: NOT_FOUND: no such queued resource") if first == "MISSING" else print(first)
+elif "delete" in arguments:
+    for worker in workers:
+        if (worker / "bertjax.pid").exists():
+            subprocess.run(["pkill", "-KILL", "-P", (worker / "bertjax.pid").read_text().strip()])
+        for name in ("bertjax.pid", "bertjax.exit"):
+            (worker / name).unlink(missing_ok=True)
+elif "ssh" in arguments:
+    command = next(a for a in arguments if a.startswith("--command=")).removeprefix("--command=")
+    if "uv pip" not in command:
+        run = [subprocess.run(["bash", "-c", command], cwd=w, env={**os.environ, "HOME": str(w)}) for w in workers]
+        sys.exit(max(one.returncode for one in run))
+"""
+
+# Exits as exits.json says for this start of it; "wait": only when it gets SIGTERM.
+BERTJAX = """
+import json, os, signal, sys
+from pathlib import Path
+
+here = Path(os.environ["STUBS"])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+with (here / "bertjax.jsonl").open("a") as calls:
+    seen = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+    calls.write(json.dumps([os.getcwd(), sys.argv[1:], seen]) + "\\n")
+starts = Path("starts")
+number = int(starts.read_text()) if starts.exists() else 0
+starts.write_text(str(number + 1))
+exits = json.loads((here / "exits.json").read_text())
+if exits[number] == "wait":
+    signal.sigwait([signal.SIGTERM])
+    sys.exit(130)
+sys.exit(exits[number])
+"""
+
+RECORD = """
+import json, os, sys
+from pathlib import Path
+
+name = Path(sys.argv[0]).name
+with (Path(os.environ["STUBS"]) / f"{name}.jsonl").open("a") as calls:
+    calls.write(json.dumps(sys.argv[1:]) + "\\n")
+if name == "srun":
+    sys.exit(int(os.environ["SRUN_EXIT"]))
+"""
+
+
+def install(folder, *, states=(), exits=(0,), **programs):
+    """Writes the programs; the environment in which they are found before those of the machine."""
+    programs = {"gcloud": GCLOUD, "bertjax": BERTJAX, "sudo": '#!/bin/sh\nexec "$@"\n', **programs}
+    (folder / "bin").mkdir()
+    for name, text in programs.items():
+        path = folder / "bin" / name
+        path.write_text(text if text.startswith("#!") else f"#!{sys.executable}\n{text}")
+        path.chmod(0o755)
+    for number in range(2):
+        (folder / f"worker-{number}/bertjax").mkdir(parents=True)
+    (folder / "states.json").write_text(json.dumps(states))
+    (folder / "exits.json").write_text(json.dumps(exits))
+    return {**os.environ, "STUBS": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+def calls(folder, program):
+    """The arguments of every call of a program."""
+    path = folder / f"{program}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,0 +1,170 @@
+"""`bertjax doctor`: every ill it knows is provoked, and told with its cure."""
+
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from bertjax import doctor
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def examined(bertjax):
+    """examined(*arguments) -> exit code, and of each line of the table what it says of something: (state, rest)."""
+
+    def call(*arguments):
+        outcome = bertjax("doctor", *arguments)
+        cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in outcome.out.splitlines() if "│" in line]
+        rows = []
+        for state, what, seen, cure in cells:  # long texts go on in the next lines
+            if state:
+                rows.append(["", "", "", ""])
+            for i, text in enumerate((state, what, f" {seen}", f" {cure}")):
+                rows[-1][i] += text
+        found = {what.partition("/")[0].strip(): (state, seen + cure) for state, what, seen, cure in rows}
+        assert ("checks failed" in outcome.err) == (outcome.code == 2)
+        return outcome.code, found
+
+    return call
+
+
+@pytest.fixture
+def copied(pretrained, tmp_path):
+    """A finished run at rest that may be spoilt."""
+    folder = shutil.copytree(pretrained, tmp_path / "run")
+    settle(folder)
+    return folder
+
+
+def settle(folder):
+    import os
+
+    os.utime(folder / "metrics.jsonl", (0, 0))
+
+
+def squeezed(text):
+    return "".join(text.split())
+
+
+def test_all_is_well(examined, copied, data):
+    code, found = examined("--out", copied, "--data", data, "--mesh.fsdp", 2)
+    assert code == 0
+    assert {state for state, _ in found.values()} == {"ok"}, found
+    assert "8 here, 8 in all: cpu" in found["devices"][1] and "data 4, fsdp 2" in found["mesh"][1]
+    assert "one process alone" in found["cluster"][1] and "two checkpoints" in found["disk"][1]
+    assert "lastcheckpointofstep16;thesamecommandgoeson" in squeezed(found["run"][1])
+
+
+def test_a_new_folder_is_made_and_nothing_left_in_it(examined, tmp_path):
+    code, found = examined("--out", tmp_path / "new")
+    assert code == 0 and "nothing is begun" in found["run"][1]
+    assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: (folder / "meta.json").unlink(), "not a prepared corpus"),
+        (lambda folder: next(folder.glob("*.array_record")).unlink(), "not there or not readable"),
+        (lambda folder: [damage(path) for path in folder.glob("*.array_record")], "is damaged"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer"),
+    ],
+)
+def test_data_that_cannot_be_used(examined, data, tmp_path, spoil, told):
+    folder = shutil.copytree(data, tmp_path / "data")
+    spoil(folder)
+    code, found = examined("--data", folder)
+    state, text = found["data"]
+    assert (code, state) == (2, "fail") and squeezed(told) in squeezed(text), text
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_folder_that_cannot_be_written(examined, home):
+    code, found = examined("--out", home / "dev.tsv" / "run")
+    assert code == 2 and found["run"][0] == "fail"
+
+
+def test_what_others_left_in_the_folder(examined, copied):
+    (copied / "checkpoints/17.orbax-checkpoint-tmp").mkdir()
+    (copied / "config.json.tmp").touch()
+    (copied / "holiday.jpg").touch()
+    code, found = examined("--out", copied)
+    assert code == 0
+    assert found["stale files"][0] == found["foreign files"][0] == "warn"
+    assert (
+        "17.orbax-checkpoint-tmp" in squeezed(found["stale files"][1]) and "config.json.tmp" in found["stale files"][1]
+    )
+    assert "holiday.jpg" in found["foreign files"][1]
+
+
+def test_a_folder_in_use(examined, copied):
+    (copied / "metrics.jsonl").touch()
+    code, found = examined("--out", copied)
+    assert code == 0 and found["run"][0] == "warn"
+
+
+def test_a_damaged_config(examined, copied):
+    (copied / "config.json").write_text("{")
+    code, found = examined("--out", copied)
+    assert code == 2 and found["run"][0] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("free", "begun", "state"), [(1 << 10, True, "fail"), (1 << 30, False, "warn"), (1 << 30, True, "ok")]
+)
+def test_room_on_the_disk(examined, copied, tmp_path, monkeypatch, free, begun, state):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, free))
+    code, found = examined("--out", copied if begun else tmp_path / "new")
+    assert found["disk"][0] == state and code == (2 if state == "fail" else 0)
+
+
+def test_a_mesh_that_does_not_fit(examined):
+    code, found = examined("--mesh.fsdp", 3, "--mesh.tensor", 3)
+    assert code == 2 and found["mesh"][0] == "fail" and "needs 9 devices" in found["mesh"][1]
+
+
+def test_chips_that_jax_does_not_see(examined, tmp_path, monkeypatch):
+    (tmp_path / "accel0").touch()
+    monkeypatch.setattr(doctor, "CHIPS", {"TPU": (str(tmp_path / "accel0"),)})
+    code, found = examined()
+    assert code == 2 and found["devices"][0] == "fail" and "bertjax[tpu]" in found["devices"][1]
+
+
+def test_a_lock_of_someone_else(examined, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "LOCK", tmp_path / "lock")
+    (tmp_path / "lock").touch()
+    assert examined()[0] == 0
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    code, found = examined()
+    assert code == 2 and "sudo rm -f" in found["TPU lock"][1]
+
+
+def test_versions_that_do_not_go_together(examined, monkeypatch):
+    numbers = {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.31", "bertjax": "1"}
+    real = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: numbers[name] if name in numbers else real(name))
+    monkeypatch.setattr(doctor, "requires", lambda name: ["libtpu==0.0.31.* ; extra == 'tpu'"])
+    assert examined()[0] == 0
+    for name, number in {"jaxlib": "0.10.1", "libtpu": "0.0.3"}.items():
+        before, numbers[name] = numbers[name], number
+        code, found = examined()
+        assert code == 2 and name in found["versions"][1] and f"'{name}=={before}" in squeezed(found["versions"][1])
+        numbers[name] = before
+
+
+def test_a_cluster_told_by_halves(examined):
+    code, found = examined("--hosts.processes", 2)
+    assert code == 2 and found["cluster"][0] == "fail" and "--hosts.coordinator" in found["cluster"][1]
+    assert "devices" not in found
+
+
+def test_help_names_the_options(bertjax):
+    outcome = bertjax("doctor", "--help")
+    assert outcome.code == 0 and all(option in outcome.out for option in ("--out", "--data", "--mesh.fsdp", "--hosts"))
