@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bertjax.contracts import Batch, Metrics, Objective, Params
+from bertjax.contracts import Batch, Compute, Metrics, Objective, Params
 from bertjax.train.mesh import ROWS, shardings
 
 Update = optax.GradientTransformation
@@ -64,13 +64,13 @@ def place(tree: Any, where: Any) -> Any:  # noqa: ANN401 (any pytree)
 
 
 def init_params(objective: Objective, key: jax.Array) -> Params:
-    """Random parameters; their shapes do not depend on a batch, so the smallest one serves."""
+    """Random parameters; they depend neither on a batch, so the smallest one serves, nor on how an encoder is run."""
     ids, ones = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
     batch = {name: ids for name in ("tokens", "types", "sequence", "positions", "first_tokens")}
     batch |= {"masked_positions": ids, "masked_targets": ids, "masked_weights": ones}
     batch |= {"next_labels": ids, "next_weights": ones, "labels": ids[0], "weights": ones[0]}
     batch |= {"spans": jnp.zeros((1, 2), jnp.int32), "tags": ids}
-    return objective.init(key, batch, train=False)["params"]
+    return objective.using(Compute()).init(key, batch, train=False)["params"]
 
 
 def abstract_state(state: TrainState) -> TrainState:
