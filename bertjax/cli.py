@@ -74,12 +74,15 @@ def _verb(verb: str, rest: list[str]) -> int:
     if verb in ("inspect", "report", "list"):
         return _look(verb, rest)
     from bertjax import api, config, report, run, suite, use
+    from bertjax.compiled import keep_compiled
     from bertjax.convert import convert
     from bertjax.doctor import doctor
     from bertjax.plan.verb import plan
     from bertjax.preparation import prepare
     from bertjax.train import hosts
     from bertjax.train.stop import Interrupted
+
+    keep_compiled()
 
     kinds: dict[str, type[Any]] = {
         "prepare": config.Prepare,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from bertjax import tasks
-from bertjax.contracts import ModelConfig, ObjectiveConfig, Remat
+from bertjax.contracts import AttentionKind, ModelConfig, ObjectiveConfig, Remat
 from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.nn.heads import Features
@@ -95,6 +95,9 @@ class Pretrain:
     remat: Remat = "none"
     """what the backward pass computes again, to save memory, in place of keeping it: nothing; layers (blocks: a third
     more work); what is cheap in them, all but the products with weights (dots). The gradient stays the same"""
+    attention: AttentionKind = "auto"
+    """the fused kernel of the machine where it can be used, which needs model.attention_dropout=0: cudnn on GPUs (with
+    bfloat16), splash on TPUs (rows of 512 and more); einsum else. Results are the same up to rounding"""
     length: int = 128
     """tokens in a row"""
     later_phases: tuple[tuple[float, int, int], ...] = ()
@@ -193,6 +196,8 @@ class Finetune:
     micro_batches: int = 1
     remat: Remat = "none"
     """as in pretraining: blocks or dots save memory and change no result"""
+    attention: AttentionKind = "auto"
+    """as in pretraining; the model's dropout is that of its run"""
     length: int = 128
     """tokens in a row; longer texts are cut, contexts of questions seen in windows"""
     buckets: tuple[int, ...] = ()

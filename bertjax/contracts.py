@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVa
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 # tokens i32[B,L]; types i32[B,L] (token_type_ids); sequence i32[B,L]: 0 padding, 1..S which packed sequence;
 # positions i32[B,L], restarting in every sequence; first_tokens i32[B,S]: where each sequence starts.
@@ -39,6 +40,8 @@ class Encoded(NamedTuple):
 
 
 Remat = Literal["none", "blocks", "dots"]
+AttentionKind = Literal["auto", "einsum", "cudnn", "splash"]
+Window = tuple[int, int] | None  # how many tokens before and after it a token sees; None: all
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Compute:
     remat: Remat = "none"
     """what the backward pass computes again to save memory: nothing; all but the layers' inputs (blocks); all but
     these and the products with weights (dots)"""
+    attention: AttentionKind = "auto"
+    """see nn/attend.py"""
+    mesh: Mesh | None = None
+    """of the program; without it kernels that have to be told where arrays lie (splash) are not used"""
 
 
 class Encoder(Protocol):

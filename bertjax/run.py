@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from bertjax import scoring, session, tasks
 from bertjax.config import Finetune, PhaseConfig, Pretrain, check_length, with_vocabulary
-from bertjax.contracts import Params, Task
+from bertjax.contracts import Compute, Params, Task
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture, shares
@@ -44,7 +44,7 @@ def pretraining(config: Pretrain) -> session.Session:
     held_out = pretraining_batches(config, tokenizer, "valid", config.phases[0])
 
     def evaluation(mesh: Mesh) -> Hook:
-        step = make_eval_step(objective)
+        step = make_eval_step(objective.using(Compute(attention=config.attention, mesh=mesh)))
         rows = local_rows(held_out.batch_size, mesh)
         batches = list(islice(one_epoch(held_out, config.steps, rows), config.eval_batches))
         return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
@@ -140,9 +140,8 @@ def finetune(config: Finetune) -> None:
 
     @cache
     def scorer(mesh: Mesh) -> scoring.Scorer:
-        return scoring.Scorer(
-            task, rows["dev"], saved.tokenizer, objective, mesh, length=config.length, buckets=config.buckets
-        )
+        how: dict[str, Any] = {name: getattr(config, name) for name in ("length", "buckets", "attention")}
+        return scoring.Scorer(task, rows["dev"], saved.tokenizer, objective, mesh, **how)
 
     def trained_parts(mesh: Mesh) -> Params:
         if config.encoder == "random":

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.table import Table
 
 from bertjax.config import Finetune
-from bertjax.contracts import Example, Objective, Output, Params, Prediction, Task
+from bertjax.contracts import AttentionKind, Compute, Example, Objective, Output, Params, Prediction, Task
 from bertjax.data.examples import ExampleSource
 from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
@@ -97,6 +97,7 @@ class Scorer:
         length: int,
         buckets: Sequence[int] = (),
         batch_size: int = ROWS,
+        attention: AttentionKind = "auto",
     ) -> None:
         ways = row_ways(mesh)
         batch_size = -(-batch_size // ways) * ways
@@ -112,6 +113,7 @@ class Scorer:
             buckets=buckets,
         )
         self._own = local_rows(batch_size, mesh)
+        objective = objective.using(Compute(attention=attention, mesh=mesh))
         self._step = jax.jit(
             lambda params, batch: objective.apply({"params": params}, batch, method="logits"),
             out_shardings=NamedSharding(mesh, PartitionSpec()),  # every process has them all

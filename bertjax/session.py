@@ -102,7 +102,8 @@ def train(session: Session) -> TrainState:
 
 def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:
     """The step of a run: what is planned, shown and trained."""
-    return make_train_step(objective.using(Compute(config.remat)), optimizer, mesh, micro_batches=config.micro_batches)
+    objective = objective.using(Compute(config.remat, config.attention, mesh))
+    return make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
 
 
 def _peak_flops(mesh: Mesh) -> float:

@@ -14,7 +14,7 @@ FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
 SQUAD = Finetune(task="squad", source="run", data="squad", out="out")
 TEXT = Finetune(task="text", source="run", data="texts", out="out")
 PRETRAIN = Pretrain(data=("data",), out="out")
-OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop", "remat": "dots", "profile": "2:3"}  # fmt: skip  # noqa: E501
+OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop", "remat": "dots", "attention": "einsum", "profile": "2:3"}  # fmt: skip  # noqa: E501
 TUPLES = {
     "header": ("label", "text"),
     "files": ("a.tsv", "b.tsv"),

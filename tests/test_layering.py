@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
     ("errors",),
-    ("contracts", "registry", "recipe", "chips"),
+    ("contracts", "registry", "recipe", "chips", "compiled"),
     ("nn", "data"),
     ("models", "train"),
     ("objectives", "tasks"),

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from bertjax.contracts import Batch, Compute, Encoded, ModelConfig, Remat
 from bertjax.errors import ConfigError, closest
-from bertjax.nn.attention import same_sequence
 from bertjax.nn.blocks import PostNormLayer, run_layer
 from bertjax.nn.dense import truncated_normal
 from bertjax.nn.embed import Embeddings
@@ -179,15 +178,15 @@ class Encoder(nn.Module):
                 norm_epsilon=c.norm_epsilon,
                 initializer=init,
                 dtype=dtype,
+                compute=self.compute,
             )
             for _ in range(c.layers)
         ]
 
     def __call__(self, batch: Batch, *, train: bool) -> Encoded:
         layers = [self.embed(batch, train=train)]
-        visible = same_sequence(batch["sequence"])
         for layer in self.layer:
-            layers.append(run_layer(layer, layers[-1], visible, train=train, remat=self.compute.remat))
+            layers.append(run_layer(layer, layers[-1], batch["sequence"], train=train, remat=self.compute.remat))
         return Encoded(layers[-1], tuple(layers))
 
     def attend(self, hidden: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bertjax.contracts import Remat
+from bertjax.contracts import Compute, Remat
 from bertjax.nn.attention import Attention
 from bertjax.nn.dense import Initializer, LayerNorm
 from bertjax.nn.dropout import Dropout
@@ -23,17 +23,20 @@ class PostNormLayer(nn.Module):
     norm_epsilon: float
     initializer: Initializer
     dtype: jnp.dtype
+    compute: Compute = Compute()
 
     def setup(self) -> None:
-        self.attn = Attention(self.width, self.heads, self.attention_dropout, self.initializer, self.dtype)
+        self.attn = Attention(
+            self.width, self.heads, self.attention_dropout, self.initializer, self.dtype, compute=self.compute
+        )
         self.attn_norm = LayerNorm(self.norm_epsilon, self.dtype)
         self.mlp = Mlp(self.width, self.mlp_width, self.activation, self.initializer, self.dtype)
         self.mlp_norm = LayerNorm(self.norm_epsilon, self.dtype)
         self.drop_attn = Dropout(self.dropout)
         self.drop_mlp = Dropout(self.dropout)
 
-    def __call__(self, x: jax.Array, visible: jax.Array, *, train: bool) -> jax.Array:
-        x = self.attn_norm(x + self.drop_attn(self.attn(x, visible, train=train), train=train))
+    def __call__(self, x: jax.Array, sequence: jax.Array, *, train: bool) -> jax.Array:
+        x = self.attn_norm(x + self.drop_attn(self.attn(x, sequence, train=train), train=train))
         return self.mlp_norm(x + self.drop_mlp(self.mlp(x), train=train))
 
 
@@ -44,11 +47,11 @@ KEPT = {
 }
 
 
-def run_layer(layer: nn.Module, x: jax.Array, visible: jax.Array, *, train: bool, remat: Remat) -> jax.Array:
-    """layer(x, visible), with less kept for the backward pass where `remat` says so (Chen et al. 2016)."""
+def run_layer(layer: nn.Module, x: jax.Array, sequence: jax.Array, *, train: bool, remat: Remat) -> jax.Array:
+    """layer(x, sequence), with less kept for the backward pass where `remat` says so (Chen et al. 2016)."""
 
-    def call(layer: nn.Module, x: jax.Array, visible: jax.Array) -> jax.Array:
-        return layer(x, visible, train=train)
+    def call(layer: nn.Module, x: jax.Array, sequence: jax.Array) -> jax.Array:
+        return layer(x, sequence, train=train)
 
     run = call if remat == "none" else nn.remat(call, policy=KEPT[remat])
-    return run(layer, x, visible)
+    return run(layer, x, sequence)

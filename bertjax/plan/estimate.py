@@ -1,9 +1,10 @@
 """What follows from a compiled step and a chip: how long a step takes at least, and what would mend too much memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bertjax.chips import Chip
+from bertjax.contracts import Remat
 from bertjax.plan.hlo import SLICES
 from bertjax.plan.program import Program
 
@@ -43,23 +44,32 @@ class Shape(NamedTuple):
 
     batch_size: int
     micro_batches: int
-    remat: str
+    remat: Remat
     rows: int  # devices over which the rows of a batch are cut
     fsdp: int
     state: int  # bytes of state on a device
     gradient: int  # bytes of the gradient on a device
+    activations: Mapping[Remat, float]  # about the bytes on a device for a whole batch, by what is kept of them
+
+
+MORE_WORK: dict[Remat, str] = {
+    "none": "the gradient stays the same",
+    "dots": "somewhat more work",
+    "blocks": "a third more work",
+}
 
 
 def cures(shape: Shape, program: Program, available: int) -> list[str]:
-    """Options each of which would make a step fit, by proportion: to be planned before they are believed."""
+    """Options each of which would make a step fit, as far as a formula can tell: to be planned to be sure."""
     found = []
-    parts = _parts(shape, program, available)
-    if parts:
-        found.append(f"--micro-batches {parts} (the gradient stays the same)")
-        smaller = shape.batch_size * shape.micro_batches // parts
-        found.append(f"--batch-size {smaller}")
-        if shape.remat != "blocks":
-            found.append("--remat blocks (a third more work), alone or with fewer micro-batches")
+    for remat, why in MORE_WORK.items():
+        parts = _parts(shape, remat, program, available)
+        if parts and list(MORE_WORK).index(remat) >= list(MORE_WORK).index(shape.remat):
+            options = [] if remat == shape.remat else [f"--remat {remat}"]
+            options += [f"--micro-batches {parts}"] if parts > shape.micro_batches else []
+            found.append(f"{' '.join(options)} ({why})")
+            if remat == shape.remat:
+                found.append(f"--batch-size {shape.batch_size * shape.micro_batches // parts}")
     most = shape.rows // shape.fsdp  # devices that could cut the state besides those that do
     ways = next((n for n in _powers(most) if (shape.state + shape.gradient) / n <= available / 2), 0)
     if shape.state > available / 4 and ways > 1:
@@ -67,13 +77,17 @@ def cures(shape: Shape, program: Program, available: int) -> list[str]:
     return found or ["more chips, with --mesh.fsdp, or chips with more memory"]
 
 
-def _parts(shape: Shape, program: Program, available: int) -> int:
-    """Micro-batches that the batch would have to be cut into; 0: no number of them is enough."""
-    room = available - program.arguments - program.code - 2 * shape.gradient  # that of a micro-batch, and their sum
-    activations = max(0, program.temporaries - shape.gradient)
+def _parts(shape: Shape, remat: Remat, program: Program, available: int) -> int:
+    """Micro-batches, those of now or more, that the batch would have to be cut into; 0: no number of them is enough."""
+    room = available - program.arguments - program.code - shape.gradient
+    activations = shape.activations[remat]
+    if remat == shape.remat:  # the compiler knows better, unless it has already done what it could to save memory
+        activations = max(activations, (program.temporaries - shape.gradient) * shape.micro_batches)
     most = shape.batch_size // shape.rows
-    parts = (n for n in range(shape.micro_batches + 1, most + 1) if most % n == 0)
-    return next((n for n in parts if activations * shape.micro_batches / n <= room), 0)
+    first = shape.micro_batches + (remat == shape.remat)
+    parts = (n for n in range(first, most + 1) if most % n == 0)
+    # Several micro-batches have a sum of their gradients too.
+    return next((n for n in parts if activations / n + (n > 1) * shape.gradient <= room), 0)
 
 
 def _powers(most: int) -> Sequence[int]:

@@ -36,7 +36,7 @@ def _memory(phase: dict[str, Any]) -> None:
     if not phase["fits"]:
         answers.print(
             f"does NOT fit: needs {needed:,.2f} GiB of {available:,.2f}, {needed - available:,.2f} too many. "
-            "By proportion, each of these would mend it (plan it to be sure):"
+            "Each of these should mend it (plan it to be sure):"
         )
         for cure in phase["would_mend_it"]:
             answers.print(f"  {cure}")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 from jax.sharding import Mesh
@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from bertjax.automesh import mesh_of
 from bertjax.chips import Chip
 from bertjax.config import PhaseConfig, Plan, Pretrain
-from bertjax.contracts import Objective
+from bertjax.contracts import Objective, Remat
 from bertjax.data.shapes import made_up_row, made_up_vocab
 from bertjax.jsonio import write_json
 from bertjax.plan import tables
@@ -121,6 +121,8 @@ def _estimate(config: Plan, tokens: int, flops: float, mesh: Mesh, program: Prog
 
 
 def _cures(config: Plan, phase: PhaseConfig, mesh: Mesh, state: TrainState, program: Program) -> list[str]:
+    masked = config.objective.masked_fraction(phase.length)
+    tokens = phase.batch_size * phase.length / (row_ways(mesh) * mesh.shape["seq"] * mesh.shape["tensor"])
     shape = Shape(
         batch_size=phase.batch_size,
         micro_batches=config.micro_batches,
@@ -129,5 +131,8 @@ def _cures(config: Plan, phase: PhaseConfig, mesh: Mesh, state: TrainState, prog
         fsdp=mesh.shape["fsdp"],
         state=bytes_on_device(state),
         gradient=bytes_on_device(state.params),
+        activations={
+            remat: tokens * config.model.activation_bytes(phase.length, masked, remat) for remat in get_args(Remat)
+        },
     )
     return cures(shape, program, program.available)

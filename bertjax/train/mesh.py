@@ -87,8 +87,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] = ()) -> Mesh:
 
 
 def slices_of(devices: Sequence[Any]) -> int:
-    """How many slices devices are in; those of a single one, and others than TPUs, do not say."""
-    return len({getattr(device, "slice_index", None) for device in devices})
+    """How many slices TPUs are in, of which those of a single one do not say; others than TPUs are in one."""
+    return len({getattr(device, "slice_index", None) for device in devices}) if devices[0].platform == "tpu" else 1
 
 
 def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:

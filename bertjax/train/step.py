@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bertjax.contracts import Batch, Metrics, Objective, Params
-from bertjax.train.mesh import shardings
+from bertjax.contracts import Batch, Compute, Metrics, Objective, Params
+from bertjax.train.mesh import ROWS, shardings
 
 Update = optax.GradientTransformation
 
@@ -64,13 +64,13 @@ def place(tree: Any, where: Any) -> Any:  # noqa: ANN401 (any pytree)
 
 
 def init_params(objective: Objective, key: jax.Array) -> Params:
-    """Random parameters; their shapes do not depend on a batch, so the smallest one serves."""
+    """Random parameters; they depend neither on a batch, so the smallest one serves, nor on how an encoder is run."""
     ids, ones = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
     batch = {name: ids for name in ("tokens", "types", "sequence", "positions", "first_tokens")}
     batch |= {"masked_positions": ids, "masked_targets": ids, "masked_weights": ones}
     batch |= {"next_labels": ids, "next_weights": ones, "labels": ids[0], "weights": ones[0]}
     batch |= {"spans": jnp.zeros((1, 2), jnp.int32), "tags": ids}
-    return objective.init(key, batch, train=False)["params"]
+    return objective.using(Compute()).init(key, batch, train=False)["params"]
 
 
 def abstract_state(state: TrainState) -> TrainState:
@@ -90,6 +90,47 @@ def make_train_step(
     The loss is the sum over the objective's terms of total / weight with the weights of the whole batch, so the
     gradient does not depend on `micro_batches`.
     """
+    gradient = _gradient(objective, mesh, micro_batches)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        gradients, metrics = gradient(state.params, batch, key)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {**metrics, "grad_norm": (optax.tree.norm(gradients), jnp.ones(()))}
+        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    placed = shardings(planned_state(objective, optimizer, mesh), mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=(placed, None), out_shardings=(placed, everywhere))
+
+
+Gradient = Callable[[Params, Batch, jax.Array], tuple[Params, Metrics]]
+
+
+def _gradient(objective: Objective, mesh: Mesh, micro_batches: int) -> Gradient:
+    """(params, batch, key) -> gradient and metrics of a batch."""
+    summed = _summed(objective, micro_batches)
+
+    def whole(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
+        return summed(params, batch, objective.loss_weights(batch), key)
+
+    def reduced(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
+        weights = jax.lax.psum(objective.loss_weights(batch), ROWS[0])
+        return jax.lax.psum(summed(params, batch, weights, key), ROWS[0])
+
+    if mesh.size == 1 or mesh.shape["dcn"] * mesh.shape["data"] < mesh.size:
+        return whole
+    # Each device has all parameters: it sums the gradient of its rows, and all of it is reduced once, in float32. Left
+    # to XLA that of the token table is reduced twice, and everything once for each micro-batch.
+    nothing = PartitionSpec()
+    return jax.shard_map(reduced, mesh=mesh, in_specs=(nothing, ROWS, nothing), out_specs=nothing, check_vma=False)
+
+
+def _summed(
+    objective: Objective, micro_batches: int
+) -> Callable[[Params, Batch, dict[str, jax.Array], jax.Array], tuple[Params, Metrics]]:
+    """(params, rows, weights of the whole batch, key) -> gradient and metrics of these rows."""
 
     def loss_and_metrics(
         params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array
@@ -98,12 +139,12 @@ def make_train_step(
         return jnp.stack([_mean(metrics[name][0], weight) for name, weight in weights.items()]).sum(), metrics
 
     gradient = jax.grad(loss_and_metrics, has_aux=True)
+    if micro_batches == 1:
+        return gradient
 
-    def accumulate(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
-        weights = objective.loss_weights(batch)
-        if micro_batches == 1:
-            return gradient(params, batch, weights, key)
-
+    def accumulate(
+        params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[Params, Metrics]:
         def add(total: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, None]:  # noqa: ANN401 (a pytree)
             index, micro = numbered
             return jax.tree.map(jnp.add, total, gradient(params, micro, weights, jax.random.fold_in(key, index))), None
@@ -114,17 +155,7 @@ def make_train_step(
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), micro))[0]
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        gradients, metrics = accumulate(state.params, batch, key)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {**metrics, "grad_norm": (optax.tree.norm(gradients), jnp.ones(()))}
-        return TrainState(state.step + 1, params, opt_state, state.key), metrics
-
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    placed = shardings(planned_state(objective, optimizer, mesh), mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(placed, None), out_shardings=(placed, everywhere))
+    return accumulate
 
 
 def _mean(total: jax.Array, weight: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import BF16, F32, apply, init
 
-from bertjax.nn.attention import Attention, attend, same_sequence
+from bertjax.nn.attend import probabilities, same_sequence
+from bertjax.nn.attention import Attention
 from bertjax.nn.dense import truncated_normal
 
 WIDTH, HEADS = 16, 2
@@ -15,11 +16,11 @@ LAYER = Attention(WIDTH, HEADS, 0.0, truncated_normal(0.5), F32)
 
 @pytest.fixture(scope="module")
 def params():
-    return init(LAYER, jnp.zeros((1, 2, WIDTH)), jnp.ones((1, 1, 2, 2), bool), train=False)["params"]
+    return init(LAYER, jnp.zeros((1, 2, WIDTH)), jnp.ones((1, 2), int), train=False)["params"]
 
 
 def run(params, x, sequence):
-    return np.asarray(apply(LAYER, {"params": params}, x, same_sequence(jnp.asarray(sequence)), train=False))
+    return np.asarray(apply(LAYER, {"params": params}, x, jnp.asarray(sequence), train=False))
 
 
 def random(*shape, seed=0):
@@ -38,7 +39,7 @@ def test_attend_is_the_softmax_of_scaled_products():
     scores = np.einsum("bqnh,bknh->bnqk", np.float64(query), np.float64(key)) / np.sqrt(4)
     weights = np.exp(scores) * (sequence > 0)[:, None, None, :]
     weights /= weights.sum(-1, keepdims=True)
-    got = np.asarray(attend(query, key, same_sequence(jnp.asarray(sequence))))
+    got = np.asarray(probabilities(query, key, same_sequence(jnp.asarray(sequence))))
     np.testing.assert_allclose(got[0], weights[0], rtol=1e-5)
     np.testing.assert_allclose(got[1, :, :2], weights[1, :, :2], rtol=1e-5)
     assert (got[1, :, :2, 2] == 0).all()
@@ -46,7 +47,7 @@ def test_attend_is_the_softmax_of_scaled_products():
 
 def test_probabilities_are_float32_whatever_comes_in():
     query = jnp.asarray(random(1, 3, HEADS, 4), jnp.bfloat16)
-    weights = attend(query, query, same_sequence(jnp.ones((1, 3), int)))
+    weights = probabilities(query, query, same_sequence(jnp.ones((1, 3), int)))
     assert weights.dtype == F32
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
 
@@ -84,10 +85,10 @@ def test_packed_sequences_are_as_if_alone(params):
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_a_row_of_padding_gives_no_nan(params, dtype):
     layer = LAYER.clone(dtype=dtype)
-    visible = same_sequence(jnp.array([[0, 0, 0], [1, 1, 0]]))
+    sequence = jnp.array([[0, 0, 0], [1, 1, 0]])
 
     def total(params, x):
-        return layer.apply({"params": params}, x, visible, train=False).astype(F32).sum()
+        return layer.apply({"params": params}, x, sequence, train=False).astype(F32).sum()
 
     value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(params, random(2, 3, WIDTH) * 100)
     assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in (value, *jax.tree.leaves(gradients)))
@@ -95,13 +96,13 @@ def test_a_row_of_padding_gives_no_nan(params, dtype):
 
 def test_dropout_is_on_the_probabilities(params):
     layer = LAYER.clone(dropout=0.5)
-    x, visible = random(4, 8, WIDTH), same_sequence(jnp.ones((4, 8), int))
+    x, sequence = random(4, 8, WIDTH), jnp.ones((4, 8), int)
 
     def train(key):
-        return layer.apply({"params": params}, x, visible, train=True, rngs={"dropout": jax.random.key(key)})
+        return layer.apply({"params": params}, x, sequence, train=True, rngs={"dropout": jax.random.key(key)})
 
     np.testing.assert_array_equal(
-        layer.apply({"params": params}, x, visible, train=False), run(params, x, [[1] * 8] * 4)
+        layer.apply({"params": params}, x, sequence, train=False), run(params, x, [[1] * 8] * 4)
     )
     assert not np.allclose(train(0), train(1))
     # On the output whole elements would be zero.

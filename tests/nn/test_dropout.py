@@ -1,9 +1,11 @@
 """The counter hash must be as good as random bits, and the same on every mesh."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import DROPOUT, make_batch, random_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -61,8 +63,6 @@ def test_no_pattern_in_counts_per_row_and_column():
 
 
 def test_sites_of_a_model_differ():
-    import flax.linen as nn
-
     class Two(nn.Module):
         def setup(self):
             self.first, self.second = Dropout(0.5), Dropout(0.5)
@@ -72,6 +72,13 @@ def test_sites_of_a_model_differ():
 
     first, second = Two().apply({}, jnp.ones(SHAPE), rngs={"dropout": KEY})
     assert correlation(first, second) < 5 / np.sqrt(first.size)
+
+
+def test_written_for_one_device_of_many_the_mask_is_that_of_its_rows():
+    mesh = make_mesh(MeshConfig(4, dcn=2))
+    rows = P(("dcn", "data"))
+    one = jax.shard_map(lambda key: hash_bits(key, (2, 6)), mesh=mesh, in_specs=P(), out_specs=rows, check_vma=False)
+    np.testing.assert_array_equal(jax.jit(one)(KEY), hash_bits(KEY, (16, 6)))
 
 
 @pytest.mark.parametrize("spec", [P("data"), P(("data", "fsdp"), "tensor"), P(None, None, ("data", "fsdp", "tensor"))])
@@ -101,3 +108,40 @@ def test_kept_elements_and_their_gradients_are_scaled(dtype):
 def test_expectation_is_kept():
     mean = np.mean([np.asarray(dropped(0.3, jnp.ones(SHAPE), jax.random.key(i))) for i in range(8)])
     assert abs(mean - 1) < 5 * np.sqrt(0.3 / 0.7 / (8 * np.prod(SHAPE)))
+
+
+def masks_of_an_encoder(seed, step):
+    """(site, layer and all) -> which of the first elements are kept there, in a training step of a model."""
+    batch = {name: jnp.asarray(value) for name, value in make_batch(rows=32, length=32).items()}
+    encoder, found = DROPOUT.build(), {}
+
+    def note(call, arguments, options, context):
+        if not isinstance(context.module, Dropout):
+            return call(*arguments, **options)
+        scaled = call(jnp.ones_like(arguments[0]), **options)
+        found["/".join(context.module.path)] = np.asarray(scaled).ravel()[: 1 << 15] != 0
+        return arguments[0] * scaled
+
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    params = random_params(jax.eval_shape(lambda: encoder.init(jax.random.key(0), batch, train=False)))
+    with nn.intercept_methods(note):
+        encoder.apply(params, batch, train=True, rngs={"dropout": key})
+    return {(seed, step, site): mask for site, mask in found.items()}
+
+
+def test_masks_of_seeds_steps_layers_and_sites_are_independent():
+    masks = {}
+    for seed in (0, 1):
+        for step in (0, 1):
+            masks |= masks_of_an_encoder(seed, step)
+    assert len(masks) == 2 * 2 * (1 + 3 * DROPOUT.layers)
+    kept = np.stack([mask for mask in masks.values() if mask.size == 1 << 15]).astype(np.float64)
+    assert len(kept) == len(masks)
+    count, rate = kept.shape[1], 1 - DROPOUT.dropout
+    # The keep rate of each: chi-square with a degree of freedom; 25 is five sigma.
+    assert (np.square(kept.sum(1) - count * rate) / (count * rate * (1 - rate)) < 25).all()
+    # Of each pair the 2 x 2 table of kept and dropped: the phi coefficient squared, times the count, is its chi-square.
+    pairs = np.square(np.corrcoef(kept))[np.triu_indices(len(kept), 1)] * count
+    assert pairs.max() < 25
+    # And all of them together are distributed as they should be: mean 1, variance 2.
+    assert abs(pairs.mean() - 1) < 5 * np.sqrt(2 / len(pairs))

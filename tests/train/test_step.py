@@ -9,9 +9,11 @@ import optax
 import pytest
 from helpers import DROPOUT, TINY, losses, make_batch, parts
 
-from bertjax.train.mesh import put_batch
+from bertjax.contracts import Compute
+from bertjax.objectives import mlm
+from bertjax.train.mesh import MeshConfig, abstract_batch, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
-from bertjax.train.step import make_eval_step
+from bertjax.train.step import make_eval_step, make_train_step, planned_state
 
 SMALL = replace(TINY, layers=1)
 # Leaves the parameters alone and keeps the last gradient as its state.
@@ -146,3 +148,12 @@ def test_eval_step_has_no_dropout(plain, random):
     for name in off:
         np.testing.assert_array_equal(on[name], again[name])
         np.testing.assert_allclose(on[name], off[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", [MeshConfig(8), MeshConfig(2, 2, seq=2)], ids=["data", "data fsdp seq"])
+def test_kernels_are_part_of_the_step_on_any_mesh(config):
+    mesh = make_mesh(config)
+    objective = mlm.Config().build(replace(SMALL, max_length=256)).using(Compute(attention="splash", mesh=mesh))
+    state = planned_state(objective, Optimizer().build(10), mesh)
+    batch = abstract_batch(make_batch(length=256), 16, mesh)
+    assert make_train_step(objective, Optimizer().build(10), mesh).lower(state, batch).as_text().count("while") >= 3

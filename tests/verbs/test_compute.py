@@ -71,3 +71,21 @@ def test_work_is_that_of_the_real_tokens(pretrained, tiny, monkeypatch, tmp_path
     line = next(line for line in read_metrics(tmp_path / "run") if line["split"] == "train")
     assert 0 <= line["mfu"] < 1 and "gflops_per_second" not in line
     assert session._peak_flops(make_mesh(MeshConfig(data=4))) == 4 * 197e12
+
+
+def test_a_run_goes_on_with_another_way_to_attend(bertjax, computed, stop_after, home, data, tmp_path):
+    command = ["pretrain", home / "pretrain.py", "--data", data, "--steps", "4", "--eval-every", "4"]
+    # The splash kernel takes multiples of 128 and drops no probabilities; on a CPU it is interpreted.
+    command += ["--model.max-length", "128", "--length", "128", "--model.attention-dropout", "0"]
+    assert bertjax(*command, "--out", tmp_path / "plain").code == 0
+    stop_after(2)
+    assert bertjax(*command, "--out", tmp_path / "run", "--attention", "splash").code == 130
+    assert bertjax(*command, "--out", tmp_path / "run", "--attention", "einsum").code == 0
+    assert [compute.attention for compute in computed] == ["auto", "splash", "einsum"]
+    same_losses(tmp_path / "plain", tmp_path / "run")
+
+
+def test_fine_tuning_attends_as_it_is_told(bertjax, pretrained, home, tmp_path):
+    options = ["--task", "sms_spam", "--from", pretrained, "--data", home, "--out", tmp_path / "run"]
+    told = bertjax("finetune", home / "finetune.py", *options, "--attention", "cudnn")
+    assert told.code == 2 and "attention=cudnn: needs an NVIDIA GPU" in told.err

@@ -144,6 +144,35 @@ def test_a_topology(home, tmp_path):
 
 
 @NEEDS_LIBTPU
+@pytest.mark.parametrize("slices", ["1", "2"])
+def test_data_parallelism_sends_the_gradient_once(home, tmp_path, slices):
+    options = [
+        "--topology",
+        "v5e:2x4",
+        "--mesh.dcn",
+        slices,
+        "--mesh.data",
+        "-1",
+        "--mesh.fsdp",
+        "1",
+        "--batch-size",
+        "32",
+    ]
+    found, _ = on_tpu(home, tmp_path, *options, "--model.vocab-size", "1024", "--model.dtype", "bfloat16")
+    (phase,) = found["phases"]  # of two micro-batches
+    count, sent = phase["bytes_per_chip"]["parameters"] // 4, phase["collectives_per_step"]
+    inside = [one for one in sent if one["axes"] == ["data"]]
+    if slices == "1":
+        assert inside == sent and {one["kind"] for one in sent} == {"all-reduce"}
+        assert sum(one["times"] for one in sent) == 2
+        assert count < sum(one["elements"] for one in sent) <= count + 16
+    else:  # scattered inside each slice, reduced across, gathered: each chip sends an eighth over the network
+        across = sum(one["elements"] for one in sent if one["axes"] == ["dcn"])
+        assert count / 8 < across < count / 2
+        assert {one["kind"] for one in inside} >= {"reduce-scatter", "all-gather"}
+
+
+@NEEDS_LIBTPU
 def test_more_than_a_chip_has(home, tmp_path):
     options = ["--topology", "v5e:1x1", "--preset", "base", "--mesh.data", "1", "--batch-size", "8192"]
     found, shown = on_tpu(home, tmp_path, *options, "--micro-batches", "1", "--model.layers", "1")

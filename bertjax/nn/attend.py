@@ -1,0 +1,187 @@
+"""The ways to attend: einsum anywhere, cuDNN's fused kernel on GPUs, the splash kernel on TPUs.
+
+All take query, key, value f[B,L,N,H] and sequence i32[B,L], and give f[B,L,N,H]: a token sees those of its own packed
+sequence, with a window (left, right) only so many before and after it. What padding gets is finite and means nothing.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
+
+from bertjax.contracts import Compute, Window
+from bertjax.errors import ConfigError
+
+LONG = 512  # tokens from which the scores f32[N,L,L] of a row move more bytes than all else in a layer
+BLOCK = 128  # the splash kernel's rows are cut into blocks of so many tokens, or of more
+
+Heads = Float[Array, "B L N H"]
+Drop = Callable[[jax.Array], jax.Array]
+
+
+def same_sequence(sequence: Int[Array, "B L"], window: Window = None) -> Bool[Array, "B 1 L L"]:
+    """Which token may see which: those of its own sequence and window; padding (0) is seen by none."""
+    same = sequence[:, :, None] == sequence[:, None, :]
+    visible = (same & (sequence > 0)[:, None, :])[:, None]
+    if window is None:
+        return visible
+    places = jnp.arange(sequence.shape[1])
+    ahead = places[None, :] - places[:, None]
+    return visible & (ahead >= -window[0]) & (ahead <= window[1])
+
+
+def probabilities(query: Heads, key: Heads, visible: Bool[Array, "B 1 L L"]) -> Float[Array, "B N L L"]:
+    """Attention probabilities in float32; a row that sees nothing (padding) is uniform, never NaN."""
+    scores = jnp.einsum("bqnh,bknh->bnqk", query, key, preferred_element_type=jnp.float32)
+    scores = scores * query.shape[-1] ** -0.5
+    return jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(jnp.float32).min), axis=-1)
+
+
+def einsum(
+    query: Heads, key: Heads, value: Heads, sequence: Int[Array, "B L"], *, window: Window = None, drop: Drop
+) -> Heads:
+    """Plain products with the probabilities in memory; `drop` is applied to these."""
+    weights = drop(probabilities(query, key, same_sequence(sequence, window)).astype(value.dtype))
+    return jnp.einsum("bnqk,bknh->bqnh", weights, value)
+
+
+def cudnn(query: Heads, key: Heads, value: Heads, sequence: Int[Array, "B L"], *, window: Window = None) -> Heads:
+    """cuDNN's flash attention, which takes the packed sequences as a mask bool[B,1,L,L]."""
+    mask = same_sequence(sequence, window)
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+
+
+def splash(
+    query: Heads,
+    key: Heads,
+    value: Heads,
+    sequence: Int[Array, "B L"],
+    *,
+    mesh: Mesh,
+    window: Window = None,
+) -> Heads:
+    """The Pallas kernel for TPUs, which skips what a window leaves out; on a CPU it is interpreted, for tests.
+
+    A kernel cannot be cut by the compiler: each device runs it on its own rows and heads and, where a mesh cuts rows,
+    its own queries.
+    """
+    here = partial(_splash, window=window, interpret=platform_of(mesh) == "cpu")
+    if jax.sharding.get_abstract_mesh().manual_axes:  # written for one device of many already
+        return here(query, key, value, sequence, sequence)
+    shards = dict(mesh.shape)
+    queries, tensor = shards.pop("seq", 1), shards.pop("tensor", 1)
+    rows = tuple(shards) if query.shape[0] % math.prod(shards.values()) == 0 else None
+    heads = "tensor" if tensor > 1 and query.shape[2] % tensor == 0 else None
+    length = "seq" if queries > 1 else None
+    q, kv = P(rows, length, heads), P(rows, None, heads)
+    local = jax.shard_map(
+        here,
+        mesh=mesh,
+        in_specs=(q, kv, kv, P(rows, length), P(rows, None)),
+        out_specs=q,
+        check_vma=False,
+    )
+    return local(query, key, value, sequence, sequence)
+
+
+def _splash(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    q_ids: jax.Array,
+    kv_ids: jax.Array,
+    *,
+    window: Window,
+    interpret: bool,
+) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    shape = query.shape[1], key.shape[1]
+    mask: Any = masks.FullMask(shape) if window is None else masks.LocalMask(shape, window, offset=0)
+    block, across = (max(n for n in (128, 256, 512) if size % n == 0) for size in shape)
+    sizes = kernels.BlockSizes(block, across, across, block, across, across, block, across)
+    kernel = kernels.make_splash_mha(
+        masks.MultiHeadMask([mask] * query.shape[2]),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    by_head = [jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value)]
+    attended = jax.vmap(lambda q, k, v, *ids: kernel(q, k, v, segment_ids=kernels.SegmentIds(*ids)))
+    return jnp.swapaxes(attended(*by_head, q_ids, kv_ids), 1, 2).astype(value.dtype)
+
+
+def choose(
+    compute: Compute, *, length: int, head_width: int, dtype: jnp.dtype, dropped: bool, window: Window = None
+) -> str:
+    """einsum, cudnn or splash: what was asked for, or what suits the machine; ConfigError where that cannot be.
+
+    `dropped` says whether attention probabilities are to be dropped, which the fused kernels cannot do.
+    """
+    obstacles = {
+        "cudnn": _without_cudnn(compute, head_width, dtype, dropped, window, length),
+        "splash": _without_splash(compute, length, dropped, window),
+    }
+    if compute.attention in obstacles:
+        obstacle = obstacles[compute.attention]
+        if obstacle:
+            raise ConfigError(f"attention={compute.attention}: {obstacle}; or leave --attention to auto")
+        return compute.attention
+    platform = platform_of(compute.mesh)
+    suits = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "einsum")
+    if compute.attention == "einsum" or suits == "einsum" or (suits == "splash" and length < LONG):
+        return "einsum"
+    if obstacles[suits]:
+        _say_once(f"attention: einsum, not {suits}: {obstacles[suits]}")
+        return "einsum"
+    return suits
+
+
+def _without_cudnn(
+    compute: Compute, head_width: int, dtype: jnp.dtype, dropped: bool, window: Window, length: int
+) -> str:
+    device = compute.mesh.devices.flat[0] if compute.mesh else jax.devices()[0]
+    capability = str(getattr(device, "compute_capability", "0"))
+    if platform_of(compute.mesh) != "gpu" or not capability.replace(".", "").isdigit() or float(capability) < 8:
+        return f"needs an NVIDIA GPU from Ampere on, here is {device.device_kind}"
+    if dtype != jnp.bfloat16:
+        return f"needs --model.dtype bfloat16, is {dtype}"
+    if head_width % 8 or head_width > 128:
+        return f"needs heads of a multiple of 8 units, at most 128; they have {head_width}"
+    if length % 2:
+        return f"needs an even length, is {length}"
+    return _DROPPED if dropped else ""
+
+
+def _without_splash(compute: Compute, length: int, dropped: bool, window: Window) -> str:
+    if platform_of(compute.mesh) not in ("tpu", "cpu") or compute.mesh is None:
+        return "needs TPUs"
+    seq = compute.mesh.shape.get("seq", 1)
+    if length % (BLOCK * seq):
+        return f"needs a length that is a multiple of {BLOCK * seq}, is {length}"
+    if window is not None and seq > 1:
+        return "has no windows on a mesh with seq above 1"
+    return _DROPPED if dropped else ""
+
+
+_DROPPED = "cannot drop attention probabilities: set --model.attention-dropout 0"
+
+
+def platform_of(mesh: Mesh | None) -> str:
+    """cpu, gpu or tpu: of a mesh's devices, which need not be here, or of this program's."""
+    platform: str = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+    return "gpu" if platform == "cuda" else platform
+
+
+@cache
+def _say_once(text: str) -> None:
+    logging.getLogger("bertjax").warning(text)

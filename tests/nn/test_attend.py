@@ -1,0 +1,235 @@
+"""The ways to attend give the same, and each is taken where it can be."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import BF16, F32
+from jax.sharding import AxisType, Mesh
+
+from bertjax.contracts import Compute
+from bertjax.errors import ConfigError
+from bertjax.nn import attend
+
+AXES = ("data", "fsdp", "seq", "tensor")
+WINDOWS = [None, (70, 70), (200, 3)]
+
+
+def mesh(*sizes):
+    devices = np.asarray(jax.devices()[: int(np.prod(sizes))]).reshape(sizes)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def arrays(rows=4, length=256, heads=2, width=64):
+    """query, key, value, and rows of one, two, three sequences with padding behind."""
+    rng = np.random.default_rng(0)
+    made = [jnp.asarray(rng.normal(size=(rows, length, heads, width)), jnp.float32) for _ in range(3)]
+    sequence = np.ones((rows, length), np.int32)
+    for row, ends in enumerate([(256,), (100, 256), (90, 150, 230), (130, 250)][:rows]):
+        sequence[row] = 1 + np.searchsorted(ends, np.arange(length), side="right")
+        sequence[row, ends[-1] :] = 0
+    return made, jnp.asarray(sequence)
+
+
+def plain(query, key, value, sequence, window):
+    """float64, a loop over rows."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros(query.shape)
+    ahead = np.arange(query.shape[1])[None] - np.arange(query.shape[1])[:, None]
+    for row, ids in enumerate(np.asarray(sequence)):
+        seen = (ids[:, None] == ids[None]) & (ids > 0)[None]
+        if window:
+            seen &= (ahead >= -window[0]) & (ahead <= window[1])
+        scores = np.einsum("qnh,knh->nqk", query[row], key[row]) / np.sqrt(query.shape[-1])
+        weights = np.exp(scores - scores.max(-1, keepdims=True)) * seen
+        weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
+        out[row] = np.einsum("nqk,knh->qnh", weights, value[row])
+    return out
+
+
+def einsum(*arrays, window=None):
+    return attend.einsum(*arrays, window=window, drop=lambda weights: weights)
+
+
+def with_gradients(path, heads, sequence, window):
+    """What a path gives of the real tokens, and the gradients of a sum over them that weighs each differently."""
+    real = (sequence > 0)[:, :, None, None]
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=heads[0].shape), jnp.float32)
+
+    def total(*heads):
+        out = jnp.where(real, path(*heads, sequence, window=window), 0)
+        return jnp.sum(out * weights), out
+
+    gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*heads)
+    return (out, *gradients)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_einsum_against_plain_numpy(window):
+    heads, sequence = arrays()
+    real = np.asarray(sequence > 0)
+    np.testing.assert_allclose(
+        np.asarray(einsum(*heads, sequence, window=window))[real],
+        plain(*heads, sequence, window)[real],
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_window_is_so_many_before_and_after(window):
+    sequence = jnp.array([[1, 1, 1, 1, 2, 2, 2, 0]])
+    seen = np.asarray(attend.same_sequence(sequence, (1, 2)))[0, 0]
+    expected = [[0, 1, 2], [0, 1, 2, 3], [1, 2, 3], [2, 3], [4, 5, 6], [4, 5, 6], [5, 6], []]
+    assert [np.flatnonzero(row).tolist() for row in seen] == expected
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (2, 2, 1, 2)])
+def test_splash_gives_what_einsum_gives_and_the_same_gradients(window, sizes):
+    if window and sizes[0] > 1:
+        pytest.skip("once on a mesh is enough: it is interpreted, which takes its time")
+    heads, sequence = arrays()
+    expected = with_gradients(einsum, heads, sequence, window)
+    got = with_gradients(partial(attend.splash, mesh=mesh(*sizes)), heads, sequence, window)
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
+
+
+def test_splash_where_a_mesh_cuts_rows():
+    heads, sequence = arrays(rows=2)
+    cut = partial(attend.splash, mesh=mesh(1, 1, 2, 1))
+    for ours, theirs in zip(
+        with_gradients(cut, heads, sequence, None), with_gradients(einsum, heads, sequence, None), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_cudnn_is_given_the_mask_and_no_other_scale(window, monkeypatch):
+    # The kernel itself needs a GPU (bench/gpu.py); XLA's implementation of the same call stands in for it.
+    real = jax.nn.dot_product_attention
+
+    def stand_in(*heads, implementation, **options):
+        assert implementation == "cudnn"
+        return real(*heads, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    heads, sequence = arrays()
+    expected = with_gradients(einsum, heads, sequence, window)
+    for ours, theirs in zip(with_gradients(attend.cudnn, heads, sequence, window), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
+
+
+class Elsewhere(Mesh):
+    """A mesh of devices that are not here."""
+
+    def __new__(cls, device, shape):
+        return object.__new__(cls)
+
+    def __init__(self, device, shape):
+        self.__dict__.update(devices=np.array([device], object), sizes=shape)
+
+    shape = property(lambda self: self.sizes)
+    __repr__ = object.__repr__
+
+
+def machine(platform, capability=None, **shape):
+    return Elsewhere(SimpleNamespace(platform=platform, device_kind=platform, compute_capability=capability), shape)
+
+
+H100, V100, TPU, CPU = machine("gpu", "9.0"), machine("gpu", "7.0"), machine("tpu"), machine("cpu")
+TRAIN = {"length": 512, "head_width": 64, "dtype": BF16, "dropped": False}
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "way"),
+    [
+        (H100, {}, "cudnn"),
+        (machine("cuda", "8.0"), {"length": 128}, "cudnn"),
+        (H100, {"window": (64, 64)}, "cudnn"),
+        (H100, {"dtype": F32}, "einsum"),
+        (H100, {"dropped": True}, "einsum"),
+        (H100, {"head_width": 20}, "einsum"),
+        (H100, {"length": 127}, "einsum"),
+        (V100, {}, "einsum"),
+        (TPU, {}, "splash"),
+        (TPU, {"window": (64, 64)}, "splash"),
+        (TPU, {"length": 384}, "einsum"),
+        (TPU, {"length": 1000}, "einsum"),
+        (TPU, {"dropped": True}, "einsum"),
+        (machine("tpu", seq=8), {}, "einsum"),
+        (machine("tpu", seq=4), {}, "splash"),
+        (machine("tpu", seq=4), {"window": (64, 64)}, "einsum"),
+        (CPU, {}, "einsum"),
+        (None, {}, "einsum"),
+    ],
+)
+def test_what_suits_the_machine(where, change, way):
+    assert attend.choose(Compute(mesh=where), **{**TRAIN, **change}) == way
+    assert attend.choose(Compute(attention="einsum", mesh=where), **{**TRAIN, **change}) == "einsum"
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "change", "message"),
+    [
+        ("cudnn", CPU, {}, "needs an NVIDIA GPU from Ampere on, here is cpu"),
+        ("cudnn", V100, {}, "from Ampere on"),
+        ("cudnn", H100, {"dtype": F32}, "needs --model.dtype bfloat16, is float32"),
+        ("cudnn", H100, {"dropped": True}, "set --model.attention-dropout 0"),
+        ("splash", H100, {}, "needs TPUs"),
+        ("splash", TPU, {"dropped": True}, "set --model.attention-dropout 0"),
+        ("splash", TPU, {"length": 500}, "a multiple of 128, is 500"),
+        ("splash", None, {}, "needs TPUs"),
+    ],
+)
+def test_what_cannot_be_done_is_told(kind, where, change, message):
+    with pytest.raises(ConfigError, match=f"attention={kind}: .*{message}"):
+        attend.choose(Compute(attention=kind, mesh=where), **{**TRAIN, **change})
+
+
+def test_why_a_kernel_is_not_taken_is_said_once(caplog):
+    attend._say_once.cache_clear()
+    for _ in range(3):
+        attend.choose(Compute(mesh=H100), **{**TRAIN, "dropped": True})
+    (said,) = [record.message for record in caplog.records]
+    assert said == (
+        "attention: einsum, not cudnn: cannot drop attention probabilities: set --model.attention-dropout 0"
+    )
+
+
+AHEAD_OF_TIME = """
+import jax, numpy as np, jax.numpy as jnp
+from functools import partial
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from bertjax.nn import attend
+devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
+for sizes, window in (((2, 2, 1, 2), None), ((4, 1, 2, 1), None), ((8, 1, 1, 1), (64, 64))):
+    mesh = Mesh(np.array(devices).reshape(sizes), ("data", "fsdp", "seq", "tensor"), axis_types=(AxisType.Auto,) * 4)
+    rows = NamedSharding(mesh, P(("data", "fsdp"), "seq"))
+    heads = [jax.ShapeDtypeStruct((8, 1024, 4, 64), jnp.bfloat16, sharding=rows)] * 3
+    ids = jax.ShapeDtypeStruct((8, 1024), jnp.int32, sharding=rows)
+    def total(q, k, v, ids):
+        return attend.splash(q, k, v, ids, mesh=mesh, window=window).astype(jnp.float32).sum()
+    traced = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(*heads, ids)
+    print(traced.lower(lowering_platforms=("tpu",)).compile().as_text().count("tpu_custom_call"))
+"""
+
+
+@pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is not installed (bertjax[tpu])")
+def test_splash_compiles_for_tpus():
+    environment = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    done = subprocess.run(
+        [sys.executable, "-c", AHEAD_OF_TIME], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    # Forward, and backward for the queries and for keys and values: a kernel each.
+    assert [int(count) >= 3 for count in done.stdout.split()] == [True] * 3

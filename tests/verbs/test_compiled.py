@@ -1,0 +1,81 @@
+"""The cache of compiled programs: on by default, in the user's folder, and bit-exact."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bertjax.train.log import read_metrics
+
+# A command in a process of its own; the last line tells how often a program was looked for and not found.
+PROGRAM = """
+import json, sys
+import jax
+from bertjax import cli
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event.rsplit("/", 1)[-1]))
+code = cli.run(sys.argv[1:])
+print(json.dumps({name: events.count(name) for name in ("compile_requests_use_cache", "cache_misses", "cache_hits")}))
+sys.exit(code)
+"""
+
+
+def without_cache():
+    """The environment as a user has it."""
+    return {n: v for n, v in os.environ.items() if not n.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
+
+
+@pytest.fixture
+def start(home, data):
+    """start(cache folder, out) -> how many programs a short run asked for, compiled, and found."""
+
+    def run(cache, out):
+        command = [sys.executable, "-c", PROGRAM, "pretrain", home / "pretrain.py", "--data", data, "--out", out]
+        done = subprocess.run(
+            [*map(str, command), "--steps", "3", "--eval-every", "2"],
+            env={**without_cache(), "XDG_CACHE_HOME": str(cache)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def losses(folder):
+    return [line["loss"].hex() for line in read_metrics(folder)]
+
+
+def test_a_second_start_compiles_nothing_and_logs_the_same_bits(start, tmp_path):
+    cold = start(tmp_path, tmp_path / "cold")
+    warm = start(tmp_path, tmp_path / "warm")
+    assert (tmp_path / "bertjax" / "compiled").is_dir()
+    assert cold["cache_misses"] > 3 and warm["cache_misses"] == 0
+    assert warm["cache_hits"] == warm["compile_requests_use_cache"] > 3
+    assert losses(tmp_path / "cold") == losses(tmp_path / "warm") and len(losses(tmp_path / "cold")) == 6
+
+
+def folder(**variables):
+    """Where a process would keep its programs."""
+    program = "import jax; from bertjax.compiled import keep_compiled; keep_compiled();"
+    program += "print(jax.config.jax_compilation_cache_dir, jax.config.jax_compilation_cache_max_size)"
+    environment = {**without_cache(), **{name: str(value) for name, value in variables.items()}}
+    return subprocess.check_output([sys.executable, "-c", program], env=environment, text=True).split()
+
+
+def test_the_folder_is_the_users_and_bounded(tmp_path):
+    assert folder(XDG_CACHE_HOME=tmp_path) == [f"{tmp_path}/bertjax/compiled", str(4 << 30)]
+    assert folder(HOME=tmp_path, XDG_CACHE_HOME="") == [f"{tmp_path}/.cache/bertjax/compiled", str(4 << 30)]
+
+
+def test_the_users_own_choice_stands(tmp_path):
+    assert folder(XDG_CACHE_HOME=tmp_path / "unused", JAX_COMPILATION_CACHE_DIR=tmp_path)[0] == str(tmp_path)
+    assert not (tmp_path / "unused").exists()
+
+
+def test_a_home_that_cannot_be_written_is_no_fault(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert folder(XDG_CACHE_HOME=tmp_path / "file")[0] == "None"
