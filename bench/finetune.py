@@ -5,10 +5,11 @@
 
 HF_DIR is a BERT encoder in Hugging Face's format; TASKS holds the published files in glue/, squad/, conll2003/ and
 semeval2010_task8/; PYTHON is one of an environment of its own with torch and transformers. Both sides are given the
-batches that `bertjax finetune` makes (with length buckets), and so differ in their numerics, their dropout and the
-first values of the head. They run in turn (A B A B ...), each in a process of its own. Scored are `dev` rows after the
-last epoch. Seconds are those of an epoch in which every shape has been seen before (ours: is compiled); `padded` is
-torch on the rows of the first seed all padded to the length of the recipe, as its run_glue.py and run_qa.py do.
+batches that `bertjax finetune` makes (with length buckets) and the same first values of the head, and so differ in
+their numerics and their dropout. They run in turn (A B A B ...), each in a process of its own. Scored are `dev` rows
+after the last epoch. Seconds are those of an epoch in which every shape has been seen before (ours: is compiled);
+`padded` is torch on the rows of the first seed all padded to the length of the recipe, as its run_glue.py and run_qa.py
+do.
 """
 
 import argparse
@@ -130,6 +131,7 @@ def write(arguments: argparse.Namespace) -> None:
     from bertjax.config import Finetune
     from bertjax.data.examples import ExampleSource
     from bertjax.data.sources import Position
+    from bertjax.saved import open_run
 
     recipe = RECIPES[arguments.task]
     task, tokenizer, rows, dev = prepared(arguments)
@@ -139,6 +141,9 @@ def write(arguments: argparse.Namespace) -> None:
     shape = {"batch_size": 32, "length": recipe.length, "pad": tokenizer.pad_id, "buckets": recipe.buckets}
     scored = ExampleSource(task.encode(dev, tokenizer, recipe.length), **shape, shuffle=False, drop_last=False)
     np.save(f"{arguments.folder}/order.npy", scored.order(0))
+    outputs = 2 if task.head == "span" else max(1, len(task.labels))
+    width = open_run(arguments.model).model.width
+    np.save(f"{arguments.folder}/head.npy", np.random.default_rng(arguments.seed).normal(0, 0.02, (width, outputs)))
     for name, source, epochs in (("train", train, recipe.epochs), ("padded", padded, 1), ("dev", scored, 1)):
         places = [Position(epoch, 0, batch) for epoch in range(epochs) for batch in range(source.batches(0, 0))]
         for number, place in enumerate(places):
@@ -205,6 +210,8 @@ def train_ours(arguments: argparse.Namespace) -> dict[str, float]:
     optimizer = recipe.build(len(batches))
     state = init_state(objective, optimizer, seed=arguments.seed, mesh=mesh)
     state.params.update(saved.encoder_params(objective, mesh))
+    head = state.params[task.head]
+    head["kernel"] = jax.device_put(np.load(f"{arguments.folder}/head.npy").astype(np.float32), head["kernel"].sharding)
     step, clock = make_train_step(objective, optimizer, mesh, micro_batches=1), Clock()
 
     for batch in batches:
@@ -230,11 +237,13 @@ def train_theirs(arguments: argparse.Namespace) -> dict[str, float]:
     padded = arguments.worker == "padded"
     batches = read(arguments, "padded" if padded else "train")
     kind, answers = next((k, a) for a, k in PEERS.items() if a in batches[0])
-    regression = batches[0][answers].dtype == np.float32
-    classes = 1 if regression else int(max(batch[answers].max() for batch in batches)) + 1
+    regression, head = batches[0][answers].dtype == np.float32, np.load(f"{arguments.folder}/head.npy")
     model = getattr(transformers, kind).from_pretrained(
-        arguments.model, num_labels=2 if answers == "spans" else classes, classifier_dropout=DROPOUT
+        arguments.model, num_labels=head.shape[1], classifier_dropout=DROPOUT
     )
+    layer = model.qa_outputs if answers == "spans" else model.classifier
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head.T.copy()))
     plain = [p for name, p in model.named_parameters() if "LayerNorm" in name or name.endswith("bias")]
     decayed = [p for name, p in model.named_parameters() if not ("LayerNorm" in name or name.endswith("bias"))]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
