@@ -108,7 +108,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     config.require(chosen, *REQUIRED[verb])
     use.check_paths(chosen)
     if process and not dry and verb != "doctor":
-        hosts.join(process)
+        hosts.join(process, trains=verb in ("pretrain", "finetune"))
     try:
         acts: dict[str, Callable[[Any], None]] = {
             "prepare": prepare,

@@ -9,27 +9,37 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Runs commands one after the other; keeps the rows of every batch that goes to the devices.
+# Runs commands one after the other; keeps the rows of every batch that goes to the devices. In one of the commands it
+# gets SIGTERM after a few batches, and goes slowly from there on: that there is something left to stop.
 DRIVER = """
-import json, sys
+import json, os, signal, sys, time
 import numpy as np
 from bertjax import cli
 from bertjax.train import loop
 from bertjax.train.mesh import local_rows
 
-folder, number, commands = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-put, kept = loop.put_batch, []
+folder, number, commands, stopped = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+put, kept, codes = loop.put_batch, {}, []
 
 def keep(batch, mesh):
     made = put(batch, mesh)
+    mine = kept.setdefault(len(codes), [])
     if "masked_targets" in batch:
-        kept.append((local_rows(len(made["tokens"]), mesh), batch["tokens"], batch["masked_targets"]))
+        mine.append((local_rows(len(made["tokens"]), mesh), batch["tokens"], batch["masked_targets"]))
+    if len(codes) == stopped and len(mine) >= 6:
+        time.sleep(0.3)
+        if len(mine) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
     return made
 
 loop.put_batch = keep
-codes = [cli.run(command) for command in commands]
+for command in commands:
+    codes.append(cli.run(command))
+    print("=" * 9, len(codes), file=sys.stderr)
 names = ("rows", "tokens", "targets")
-np.savez(f"{folder}/{number}.npz", **{f"{n}{i}": a for i, arrays in enumerate(kept) for n, a in zip(names, arrays)})
+for command, batches in kept.items():
+    arrays = {f"{name}{i}": array for i, batch in enumerate(batches) for name, array in zip(names, batch)}
+    np.savez(f"{folder}/{number}-{command}.npz", **arrays)
 print(json.dumps(codes))
 """
 
@@ -77,19 +87,20 @@ def finish(processes, seconds=300):
             process.kill()
 
 
-def drive(folder, commands, *, devices=1):
-    """The same commands in as many processes as there are lists of them; their exit codes, and what was said."""
-    programs = [
-        ["-c", DRIVER, folder, n, json.dumps([list(map(str, c)) for c in own])] for n, own in enumerate(commands)
-    ]
+def drive(folder, commands, *, devices=1, stopped=-1):
+    """The commands of each process: their exit codes, and what was said. In one of them the last process is stopped."""
+    programs = []
+    for number, own in enumerate(commands):
+        text = json.dumps([list(map(str, command)) for command in own])
+        programs.append(["-c", DRIVER, folder, number, text, stopped if number == len(commands) - 1 else -1])
     said = finish(start(programs, devices=devices))
     assert all(one.code == 0 for one in said), said
     return [json.loads(one.out.splitlines()[-1]) for one in said], said
 
 
-def batches(folder, count):
-    """The batches that `count` processes put together, each once: (tokens, targets), in their order."""
-    parts = [dict(np.load(folder / f"{number}.npz")) for number in range(count)]
+def batches(folder, count, command):
+    """The batches that `count` processes put together in a command, each once: (tokens, targets), in their order."""
+    parts = [dict(np.load(folder / f"{number}-{command}.npz")) for number in range(count)]
     made = []
     for i in range(len(parts[0]) // 3):
         rows = np.concatenate([part[f"rows{i}"] for part in parts])

@@ -52,8 +52,11 @@ _agreed = True  # whether all processes know how this one ends
 _own = ""  # which of several processes this is, for messages
 
 
-def join(config: HostsConfig) -> None:
-    """Makes this process one of several where it is one; to be called before anything touches a device."""
+def join(config: HostsConfig, *, trains: bool = False) -> None:
+    """Makes this process one of several where it is one; to be called before anything touches a device.
+
+    Where it `trains`, jax takes SIGTERM from then on, for a `StopSignal` to see.
+    """
     global _agreed, _own
     if jax.distributed.is_initialized():
         return
@@ -64,6 +67,7 @@ def join(config: HostsConfig) -> None:
     if whole:
         _own = f" (process {number} of {count})"
     _agreed = False
+    jax.config.update("jax_enable_preemption_service", trains)
     cure = (
         "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
         f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"

@@ -81,15 +81,15 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
             run.profiler.after(number - done, state)
             late.flush(window)
             window.add(metrics, tokens, tokens * run.flops_per_token(batch["tokens"].shape[-1]))
-            last, stopped_by = number == run.total_steps, stop.after(number)
-            evaluates = last or number % run.every.evaluate == 0
-            saves = evaluates or stopped_by or number % run.every.save == 0
+            last, figures = number == run.total_steps, None
             if last or number % run.every.log == 0:
                 window = late.put(number, window)
-            if saves:
+            if last or number % run.every.evaluate == 0:
                 late.flush(window)
-            figures = _evaluate(run, state, number, writer, window) if evaluates else None
-            if saves:
+                figures = _evaluate(run, state, number, writer, window)
+            stopped_by = stop.after(number)
+            if last or figures or stopped_by or number % run.every.save == 0:
+                late.flush(window)
                 if not _finite(state.params):
                     raise diverged("the parameters are not finite", number)
                 saver.save(state, loader=places, window=window.to_json(), figures=figures)

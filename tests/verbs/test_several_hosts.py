@@ -62,7 +62,8 @@ def after_step(processes, out, step):
         time.sleep(0.02)
 
 
-def test_two_processes_stop_after_the_same_step_and_one_goes_on(tiny, home, tmp_path):
+@pytest.mark.slow
+def test_processes_on_their_own_stop_after_the_same_step_and_one_goes_on(tiny, home, tmp_path):
     out = tmp_path / "run"
     few = {"steps": 160, "eval_every": 80, "save_every": 100, "log_every": 4}
     slow = replace(tiny, **few, optimizer=replace(tiny.optimizer, peak_lr=3e-4))  # no spikes, which differences grow in
@@ -103,9 +104,10 @@ def two(tiny, pretrained, home, tmp_path_factory):
         [["finetune", home / "finetune.py", *task, *both]] * 2,
         [["evaluate", folder / "tuned", "--data", home]] * 2,
         [["predict", folder / "tuned", "--input", home / "texts.tsv", "--out", folder / "predictions.tsv"]] * 2,
+        [pretraining(home, *tiny.data, folder / "stopped")] * 2,  # the last: jax does not forget a signal
     ]
     (home / "texts.tsv").write_text("text\nfree prize now\nsee you later\nthe cat\n")
-    codes, said = drive(folder, [[command[number] for command in commands] for number in range(2)])
+    codes, said = drive(folder, [[command[number] for command in commands] for number in range(2)], stopped=8)
     return folder, codes, said
 
 
@@ -132,14 +134,29 @@ def test_examples_masks_and_losses_are_those_of_one_process(two, pretrained, tin
     same_losses(folder / "run", pretrained)
     run.pretrain(replace(tiny, out=str(tmp_path / "run")))
     assert len(kept) == tiny.steps + 3 * tiny.eval_batches
-    same_batches(batches(folder, 2), kept)
+    same_batches(batches(folder, 2, command=4), kept)
     stored, ours = (json.loads((path / "config.json").read_text()) for path in (folder / "run", pretrained))
     assert stored["config"]["steps"] == ours["config"]["steps"] and "hosts" not in stored["config"]
 
 
+def test_a_signal_to_one_stops_all_after_the_same_step_and_one_process_goes_on(two, pretrained, tiny, tmp_path):
+    folder, codes, said = two
+    assert [own[8] for own in codes] == [130, 130]
+    out = shutil.copytree(folder / "stopped", tmp_path / "run")
+    stopped = Checkpoints(out).latest
+    assert 3 <= stopped < tiny.steps
+    assert f"SIGTERM: stopped after step {stopped} and saved it; the same command goes on" in said[0].err
+    assert [line["step"] for line in read_metrics(out) if line["split"] == "train"] == list(range(1, stopped + 1))
+    assert said[0].err.count("step 3/16") == 2 and "2 processes, 2 devices" in said[0].err
+    assert not any(word in said[1].err + said[1].out for word in ("pretrain", "step", "mesh")), said[1]
+    assert not list(folder.glob("**/.shared-*"))
+    run.pretrain(replace(tiny, out=str(out)))
+    same_losses(out, pretrained)
+
+
 def test_fine_tuned_evaluated_and_predicted_together(two, finetuned):
     folder, codes, said = two
-    assert [own[5:] for own in codes] == [[0, 0, 0]] * 2
+    assert [own[5:8] for own in codes] == [[0, 0, 0]] * 2
     same_losses(folder / "tuned", finetuned, rtol=1e-3)
     scores = [path / "scores.json" for path in (finetuned, folder / "tuned")] + [folder / "tuned/scores-dev.json"]
     first, *others = [json.loads(path.read_text())["metrics"] for path in scores]

@@ -1,0 +1,108 @@
+"""What the training loop itself costs a step on the host: everything but making the batch and the step on the device.
+
+    python bench/host_overhead.py [--rows 256] [--length 128] [--steps 300] [--rounds 5]
+
+The loop of `bertjax pretrain` runs with a step that gives back what it was given, and with batches that are there
+already: what is left is handing the batch to the device, the call, summing metrics, the log every 100 steps. Beside it
+the same batches are handed over alone. CPU-seconds, A B A B, medians.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from peers import save_rows
+
+from bertjax.train.log import Writer
+from bertjax.train.loop import Every, Fit, fit
+from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
+from bertjax.train.profile import Profiler
+from bertjax.train.step import TrainState
+from bertjax.train.window import Rates, Window
+
+
+class Ready:
+    """Batches that cost nothing."""
+
+    places = ((0, 0, 0),)
+
+    def __init__(self, batch: dict[str, np.ndarray]) -> None:
+        self._batch = batch
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return self._batch
+
+
+class Unsaved:
+    """Keeps no checkpoint, not even the last."""
+
+    leader = ()
+
+    def save(self, state: TrainState, **about: Any) -> None:  # noqa: ANN401 (what a Saver is given)
+        """Does nothing."""
+
+    def wait(self) -> None:
+        """There is nothing to wait for."""
+
+
+def main() -> None:
+    """Prints both medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    mesh = make_mesh(MeshConfig(data=1))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "batch.npz"
+        rows = [[arguments.length]] * arguments.rows
+        save_rows(file, rows, arguments.length, 30_522, np.random.default_rng(0))
+        batch = dict(np.load(file))
+    loop: list[float] = []
+    alone: list[float] = []
+    for _ in range(arguments.rounds):
+        loop.append(run_loop(batch, mesh, arguments.steps))
+        began = time.process_time()
+        for _ in range(arguments.steps):
+            jax.block_until_ready(put_batch(batch, mesh))
+        alone.append((time.process_time() - began) / arguments.steps)
+    shape = f"{arguments.rows} x {arguments.length}"
+    print(f"{shape}: loop {statistics.median(loop) * 1e3:.2f} CPU-ms a step", end="")
+    print(f", of which handing over the batch takes {statistics.median(alone) * 1e3:.2f}")
+
+
+def run_loop(batch: dict[str, np.ndarray], mesh: Any, steps: int) -> float:  # noqa: ANN401 (a Mesh)
+    """CPU-seconds a step."""
+    numbers = {name: (jnp.ones(()), jnp.ones(())) for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy")}
+    state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.ones(8)}, {}, jnp.zeros(2, jnp.uint32))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        run = Fit(
+            step=lambda state, batch: (state, numbers),  # type: ignore[arg-type]
+            mesh=mesh,
+            loss_terms=("mlm_loss", "nsp_loss"),
+            evaluate=lambda state: {"loss": 1.0},
+            every=Every(log=100, evaluate=10 * steps, save=10 * steps),
+            total_steps=steps,
+            rates=Rates(lambda step: 1e-4, peak_flops=0),
+            flops_per_token=lambda length: 1e9,
+            profiler=Profiler(0, 0, out / "profile"),
+        )
+        writer = Writer(out, total_steps=steps, start_step=0, title="bench")
+        began = time.process_time()
+        window = Window({}, began=time.perf_counter())
+        fit(run, state, Ready(batch), window=window, saver=Unsaved(), writer=writer)  # type: ignore[arg-type]
+        spent = time.process_time() - began
+        writer.close()
+    return spent / steps
+
+
+if __name__ == "__main__":
+    main()
