@@ -74,8 +74,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] = ()) -> Mesh:
     count = data * rest
     if not 1 <= count <= len(devices):
         raise ConfigError(
-            f"mesh {config} needs {max(count, rest)} devices, here are {len(devices)} ({devices[0].platform}); "
-            "lower one of its sizes"
+            f"mesh {config} needs {max(count, rest)} devices, here are {len(devices)} ({devices[0].platform}); lower "
+            + " or ".join(f"--mesh.{f.name}" for f in fields(config) if getattr(config, f.name) > 1)
         )
     if count < len(devices) and jax.process_count() > 1 and devices[0] in jax.devices():
         raise ConfigError(

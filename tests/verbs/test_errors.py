@@ -21,7 +21,7 @@ PREDICT = "predict {finetuned} --out {new}/p.tsv --input"
 OPTIONS = [
     ("", ["usage: bertjax VERB", "pretrain"]),
     ("pretrian", ["'pretrian'", "did you mean 'pretrain'?"]),
-    ("bogus", ["'bogus'", "choose from: convert, embed, evaluate"]),
+    ("bogus", ["'bogus'", "choose from: convert, doctor, embed, evaluate"]),
     (PRETRAIN + " --stepz 3", ["--stepz", "--steps"]),
     (PRETRAIN + " --modl.width 64", ["--modl.width", "--model.width"]),
     (PRETRAIN + " surplus", ["surplus", "--help"]),
