@@ -47,7 +47,11 @@ def probabilities(query: Heads, key: Heads, visible: Bool[Array, "B 1 L L"]) -> 
 def einsum(
     query: Heads, key: Heads, value: Heads, sequence: Int[Array, "B L"], *, window: Window = None, drop: Drop
 ) -> Heads:
-    """Plain products with the probabilities in memory; `drop` is applied to these."""
+    """Plain products with the probabilities in memory; `drop` is applied to these.
+
+    On a CPU it is 5% of a layer of BERT-base (32 x 128, without gradients), where products with weights bind: another
+    layout, and scaling the query before or the sum after the product in place of the scores, took within 2% of it.
+    """
     weights = drop(probabilities(query, key, same_sequence(sequence, window)).astype(value.dtype))
     return jnp.einsum("bnqk,bknh->bqnh", weights, value)
 
