@@ -12,6 +12,18 @@ from collections.abc import Callable
 from typing import Any
 
 Spec = dict[str, Any]
+SIZES = {  # of transformers' BertConfig, by our names
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+}
+
+
+def their_sizes(spec: Spec) -> dict[str, int]:
+    """What BertConfig is made with."""
+    return {theirs: spec["model"][ours] for ours, theirs in SIZES.items()}
 
 
 def serve(make: Callable[[Spec], Callable[[], Any]]) -> None:

@@ -8,20 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from serve import Spec, serve
+from serve import Spec, serve, their_sizes
 from transformers import BertConfig, FlaxBertForPreTraining
 
 
 def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
     """One training step, or one pass of the encoder."""
-    m, batch = spec["model"], {name: jnp.asarray(x) for name, x in np.load(spec["batch"]).items()}
-    config = BertConfig(
-        vocab_size=m["vocab_size"],
-        hidden_size=m["width"],
-        num_hidden_layers=m["layers"],
-        num_attention_heads=m["heads"],
-        intermediate_size=m["mlp_width"],
-    )
+    batch = {name: jnp.asarray(x) for name, x in np.load(spec["batch"]).items()}
+    config = BertConfig(**their_sizes(spec))
     model = FlaxBertForPreTraining(config, seed=0)
     inputs = {
         "input_ids": batch["tokens"],
@@ -38,7 +32,7 @@ def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
 
     def loss(params, key):  # noqa: ANN001, ANN202 (arrays)
         out = model(**inputs, params=params, dropout_rng=key, train=True)
-        one_hot = jax.nn.one_hot(targets, m["vocab_size"])
+        one_hot = jax.nn.one_hot(targets, config.vocab_size)
         mlm = optax.softmax_cross_entropy(out.prediction_logits, one_hot) * masked
         nsp = optax.softmax_cross_entropy_with_integer_labels(out.seq_relationship_logits, batch["next_labels"][:, 0])
         return mlm.sum() / masked.sum() + nsp.mean()

@@ -6,22 +6,15 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import numpy as np
 import torch
-from serve import Spec, serve
+from serve import Spec, serve, their_sizes
 from transformers import BertConfig, BertForPreTraining, BertModel
 
 
 def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
     """One training step, or one pass of the encoder, perhaps compiled."""
     torch.set_num_threads(len(spec["cores"]))
-    m, batch = spec["model"], np.load(spec["batch"])
-    config = BertConfig(
-        vocab_size=m["vocab_size"],
-        hidden_size=m["width"],
-        num_hidden_layers=m["layers"],
-        num_attention_heads=m["heads"],
-        intermediate_size=m["mlp_width"],
-        attn_implementation="sdpa",
-    )
+    batch = np.load(spec["batch"])
+    config = BertConfig(**their_sizes(spec), attn_implementation="sdpa")
     given = {"input_ids": "tokens", "token_type_ids": "types", "attention_mask": "sequence"}
     inputs = {theirs: torch.from_numpy(batch[ours]).long() for theirs, ours in given.items()}
     if spec["what"] == "inference":
