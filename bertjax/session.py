@@ -130,7 +130,7 @@ def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, int]:
             check_batch(mixture.batch_size, config.micro_batches, mesh)
         begun = steps.is_dir() and any(entry.name.isdigit() for entry in steps.iterdir())
         number = Checkpoints(run).latest if begun else 0
-        options = to_json(replace(config, data=(), out=""))  # type: ignore[arg-type]
+        options = {name: value for name, value in to_json(config).items() if name not in ("data", "out")}
         facts += [json.dumps([options, dict(mesh.shape), number]), session.tokenizer.hash, session.data_hash]
     return mesh, number
 
