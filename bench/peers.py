@@ -90,7 +90,7 @@ def main() -> None:
             found = alternate(there, pythons, spec, table.steps, arguments.rounds)
     figures = {
         "table": arguments.table,
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *(word if word not in pythons.values() else "PYTHON" for word in sys.argv)]),
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
         "versions": {name: versions(pythons[PEERS[name].option]) for name in there},
         "real_tokens": real,
@@ -131,7 +131,7 @@ def paragraph_lengths(most: int) -> np.ndarray:
     """Tokens of the paragraphs of two novels with [CLS] and [SEP], cut at `most`: a paragraph a row (line by line)."""
     text = gzip.decompress((Path(__file__).parents[1] / "sample_data/novels.txt.gz").read_bytes()).decode()
     paragraphs = [line for line in text.split("\n") if line.strip()]
-    tokenizer = Tokenizer.train(paragraphs, 8_192)
+    tokenizer = Tokenizer.train(paragraphs, 8_192, lowercase=True)
     return np.minimum([len(ids) + 2 for ids in tokenizer.encode_batch(paragraphs)], most)
 
 
