@@ -163,7 +163,7 @@ def evaluate(config: Evaluate) -> None:
                 run.evaluate(one)
             except MissingData as error:
                 console.print(f"{other}: left out: {error}")
-    if hosts.first():
+    if config.split == "test" and hosts.first():
         _pack(out)
 
 

@@ -132,7 +132,7 @@ def choose(
     `dropped` says whether attention probabilities are to be dropped, which the fused kernels cannot do.
     """
     obstacles = {
-        "cudnn": _without_cudnn(compute, head_width, dtype, dropped, window, length),
+        "cudnn": _without_cudnn(compute, head_width, dtype, dropped, length),
         "splash": _without_splash(compute, length, dropped, window),
     }
     if compute.attention in obstacles:
@@ -150,9 +150,7 @@ def choose(
     return suits
 
 
-def _without_cudnn(
-    compute: Compute, head_width: int, dtype: jnp.dtype, dropped: bool, window: Window, length: int
-) -> str:
+def _without_cudnn(compute: Compute, head_width: int, dtype: jnp.dtype, dropped: bool, length: int) -> str:
     device = compute.mesh.devices.flat[0] if compute.mesh else jax.devices()[0]
     capability = str(getattr(device, "compute_capability", "0"))
     if platform_of(compute.mesh) != "gpu" or not capability.replace(".", "").isdigit() or float(capability) < 8:

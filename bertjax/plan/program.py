@@ -16,6 +16,7 @@ import jax
 from jax.sharding import Mesh
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from bertjax.compiled import cache_folder
 from bertjax.jsonio import write_json
 from bertjax.plan.hlo import Collective, collectives
 from bertjax.train.log import console
@@ -47,8 +48,9 @@ class Program:
 
 def compiled(lowered: Any, mesh: Mesh, arguments: int, *, quick: bool, about: str) -> Program:  # noqa: ANN401 (a jax.stages.Lowered)
     """Compiles, or reads what an earlier compilation of the same program found; `arguments` are its bytes a device."""
-    path = _folder() / f"{_hash(lowered, mesh, quick)}.json"
-    known = _read(path)
+    folder = cache_folder("plans")
+    path = folder / f"{_hash(lowered, mesh, quick)}.json" if folder else None
+    known = path and _read(path)
     if known:
         return known
     began = time.perf_counter()
@@ -63,7 +65,8 @@ def compiled(lowered: Any, mesh: Mesh, arguments: int, *, quick: bool, about: st
         else:
             found = _program(made, mesh)
     found = replace(found, seconds=round(time.perf_counter() - began, 1))
-    write_json(path, {**vars(found), "collectives": [one._asdict() for one in found.collectives]})
+    if path:
+        write_json(path, {**vars(found), "collectives": [one._asdict() for one in found.collectives]})
     return found
 
 
@@ -108,10 +111,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertjax" / "plans"
 
 
 def _read(path: Path) -> Program | None:

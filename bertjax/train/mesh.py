@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -164,10 +165,13 @@ def check_batch(batch_size: int, micro_batches: int, mesh: Mesh) -> None:
         )
 
 
+@lru_cache  # every array of every batch asks
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     """Which rows of a batch this host's devices have, ascending: i64[b]; all of them where there is one host."""
     slices = NamedSharding(mesh, ROWS).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
+    rows = np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
+    rows.flags.writeable = False
+    return rows
 
 
 def batch_sharding(name: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:

@@ -110,3 +110,10 @@ def test_the_planned_batch_is_cut_over_the_mesh():
     batch = planned_batch(config, config.phases[0], mesh)
     assert batch["tokens"].shape == (16, 32) and batch["tokens"].sharding.shard_shape((16, 32)) == (2, 32)
     assert batch["masked_weights"].dtype == np.float32
+
+
+def test_where_nothing_can_be_kept_the_answer_is_not_lost(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    assert not compiled(lowered()).cached and not compiled(lowered()).cached
