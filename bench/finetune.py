@@ -42,13 +42,13 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "mrpc": Recipe("glue", 640, 2, 128, (32, 48, 64, 96)),
-    "cola": Recipe("glue", 1_280, 2, 128, (8, 16, 24, 48)),
+    "mrpc": Recipe("glue", 640, 3, 128, (32, 48, 64, 96)),
+    "cola": Recipe("glue", 1_280, 4, 128, (8, 16, 24, 48)),
     "rte": Recipe("glue", 480, 2, 256, (64, 96, 128)),
-    "stsb": Recipe("glue", 800, 2, 128, (24, 32, 48, 64)),
+    "stsb": Recipe("glue", 800, 4, 128, (24, 32, 48, 64)),
     "squad": Recipe("squad", 320, 2, 384, (128, 192, 256), dev=200),
     "conll2003": Recipe("conll2003", 1_280, 2, 128, (16, 32, 64)),
-    "semeval2010": Recipe("semeval2010_task8", 1_280, 2, 128, (24, 32, 48, 64)),
+    "semeval2010": Recipe("semeval2010_task8", 1_280, 4, 128, (24, 32, 48, 64)),
 }
 SIDES = ("bertjax", "torch", "padded")
 
