@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
             raise ConfigError(f"there is no command {verb!r}{closest(verb, VERBS)}")
         return _verb(verb, rest)
     except UserError as error:
-        return _tell(verb, str(error), 2)
+        return _tell(verb, str(error), error.code)
     except (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         return _tell(verb, f"{error.filename}: {error.strerror}; give another path", 2)
     except KeyboardInterrupt:

@@ -1,11 +1,18 @@
-"""What a user can do wrong: one message that says what, where and how to mend it; the command line exits with 2."""
+"""What can go wrong without a fault of ours: one message that says what, where and how to mend it, and an exit code."""
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
+
+AGAIN = 42  # asked to stop: what is done is kept, and the same command goes on
+HUNG = 75  # nothing moved for too long: the same command goes on from the last checkpoint
+KILLED = 130  # interrupted at once
 
 
 class UserError(Exception):
-    """The user's mistake, not ours: shown as one message without a traceback."""
+    """Shown as one message without a traceback; the command line exits with `code`."""
+
+    code: ClassVar[int] = 2  # the user's mistake: the same command would fail again
 
 
 class ConfigError(UserError):
@@ -18,6 +25,12 @@ class DataError(UserError):
 
 class MissingData(DataError):
     """A data set of which no files are there."""
+
+
+class StorageError(UserError):
+    """A disk that is full, read-only or broken: with room again the same command goes on."""
+
+    code = 3
 
 
 def closest(name: str, names: Iterable[str]) -> str:
