@@ -212,3 +212,23 @@ def test_several_processes_stop_after_the_same_step(zygote, tiny, home, tmp_path
     if long:  # resumed after a save: test_several_hosts
         run.pretrain(replace(tiny, out=str(out)))
         assert [line["step"] for line in read_metrics(out) if line["split"] == "train"] == list(range(1, 17))
+
+
+@pytest.mark.parametrize(
+    ("count", "killed"), [(2, 1), pytest.param(2, 0, marks=SLOW), pytest.param(4, 3, marks=SLOW)], ids=str
+)
+def test_where_a_process_is_lost_the_others_say_which_and_end(zygote, tiny, home, tmp_path, count, killed):
+    out, heartbeat = tmp_path / "run", 4
+    many = ["--mesh.data", -1, "--steps", 100_000, "--eval-every", 50_000, "--hosts.heartbeat", heartbeat]
+    children = zygote.several(count, *pretrain(home, tiny, out, *many), port=free_port())
+    children[0].until((out / "checkpoints/5").exists)
+    began = time.monotonic()
+    children[killed].send_signal(signal.SIGKILL)
+    codes = [child.ended()[0] for child in children]
+    seconds, said = time.monotonic() - began, [child.err for child in children]
+    assert codes == [-signal.SIGKILL if number == killed else 42 for number in range(count)], said
+    assert seconds < 2 * heartbeat, said
+    first = said[0 if killed else 1]
+    told = f"process {killed} of {count} is lost, and so this run ends; the last checkpoint is of step "
+    assert told in first and f"{out}: go on with\n  bertjax pretrain " in first, first
+    assert sum("is lost" in text for text in said) == 1, said
