@@ -6,7 +6,7 @@ from bertjax.config import SPELLED
 from bertjax.errors import ConfigError
 
 # What may differ when a run is taken up again; all else would make another run of it.
-MAY_CHANGE = {"data", "out", "mesh", "workers", "baseline", "remat", "attention", "profile"}
+MAY_CHANGE = {"data", "out", "mesh", "workers", "baseline", "remat", "attention", "profile", "guard"}
 MAY_CHANGE |= {"seeds", "grid", "from_mnli"}  # of a suite, not of its runs
 MAY_CHANGE |= {"log_every", "eval_every", "eval_batches", "save_every", "keep_last"}
 
