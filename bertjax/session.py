@@ -25,7 +25,7 @@ from bertjax.saved import versions
 from bertjax.train import hosts
 from bertjax.train.checkpoint import Checkpoints, Saver, saved_in
 from bertjax.train.guard import Diverged
-from bertjax.train.log import ROLLED_BACK, Writer, console
+from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.profile import Profiler, profiled
@@ -135,7 +135,8 @@ def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> dict[
     why = why or ("a length phase begins in between" if _phase(session, number) != _phase(session, bad.last) else "")
     if why:
         raise Diverged(f"{bad} Not rolled back, as {why}.", bad.first, bad.last, bad.after) from bad
-    about = {"from": bad.last, "why": str(bad)}
+    told = [line for line in read_metrics(run) if line["step"] > number and "examples" in line]
+    about = {"from": bad.last, "why": str(bad), "steps": told}
     text = f"goes on from here after the failure in steps {bad.first} to {bad.last}, with the data after it"
     places = [[*place[:3], number] for place in bad.after]
     assert checkpoints
