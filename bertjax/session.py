@@ -20,7 +20,7 @@ from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
-from bertjax.resume import check_resume
+from bertjax.resume import check_fingerprint, check_resume, fingerprint
 from bertjax.saved import versions
 from bertjax.train import hosts
 from bertjax.train.checkpoint import Checkpoints, Saver, saved_in
@@ -171,7 +171,6 @@ def _merged(random: Params, trained: Params) -> Params:
 def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, int]:
     """The mesh, and the step to go on from (0: none), in which all processes must agree."""
     config = session.config
-    hosts.check_shared(run)
     with hosts.together() as facts:
         mesh = mesh_of(config, session.model, session.objective, optimizer)
         for _, mixture in session.phases:
@@ -189,7 +188,7 @@ def _describe(session: Session, run: Path) -> dict[str, Any]:
     if hosts.first():
         write_json(run / "config.json", {**config, "versions": versions()})
         session.tokenizer.save(run / "tokenizer")
-    return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash}
+    return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash, "versions": versions()}
 
 
 def _resume(session: Session, run: Path, number: int) -> dict[str, Any]:
@@ -197,14 +196,13 @@ def _resume(session: Session, run: Path, number: int) -> dict[str, Any]:
     extra = Checkpoints(run).extra(number)
     if extra["command"] != session.command:
         raise ConfigError(f"{run} is a {extra['command']} run; give another --out")
-    stored = from_json(type(session.config), extra["config"], f"{run}/checkpoints/{number}")
-    check_resume(stored, session.config, str(run))
-    if Tokenizer.from_json(extra["tokenizer"]).hash != session.tokenizer.hash:
-        raise ConfigError(
-            f"{run} was trained with another vocabulary than this; prepare the data with --tokenizer {run}/tokenizer, "
-            "or give another --out"
-        )
-    if extra["data_hash"] != session.data_hash:
-        raise ConfigError(f"{run} was begun with other data than what --data holds now; give that, or another --out")
+    where = f"{run}/checkpoints/{number}"
+    stored = from_json(type(session.config), extra["config"], where)
+    said = check_resume(stored, session.config, str(run))
+    model, tokenizer = from_json(ModelConfig, extra["model"], where), Tokenizer.from_json(extra["tokenizer"])
+    of_run = fingerprint(tokenizer, model, extra["data_hash"], extra.get("versions", {}))
+    said += check_fingerprint(of_run, fingerprint(session.tokenizer, session.model, session.data_hash, versions()), run)
     console.print(f"{session.command}: {run} resumes after step {number} of {session.total_steps}")
+    for text in said:
+        console.print(f"{session.command}: {text}")
     return extra
