@@ -30,6 +30,7 @@ from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.profile import Profiler, profiled
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
+from bertjax.train.stop import REQUEST
 from bertjax.train.window import Rates
 
 
@@ -63,6 +64,7 @@ class Session:
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
+    REQUEST.works_on(config.out, config.grace)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
     mesh, number = _agree(session, run, optimizer)
     extra = _resume(session, run, number) if number else {}
