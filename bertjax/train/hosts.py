@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from jax._src.distributed import global_state  # whose client holds the store; O
 from jax.experimental import multihost_utils
 
 from bertjax.errors import ConfigError, UserError
+from bertjax.lock import held
 from bertjax.train.log import answers, console
 from bertjax.train.peers import Peers
 from bertjax.train.stop import REQUEST
@@ -230,6 +231,17 @@ def check_shared(folder: Path) -> None:
             time.sleep(0.2)
     if first():
         marker.unlink()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """All processes write in a folder that all of them see, and nobody else does."""
+    check_shared(folder)
+    with ExitStack() as stack:
+        with together():
+            if first():
+                stack.enter_context(held(folder))
+        yield
 
 
 def gather(text: str) -> list[str]:
