@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from bertjax.errors import AGAIN, KILLED
 
 VERBS = ("prepare", "pretrain", "finetune")  # what takes long, and goes on where it was stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 8  # seconds
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Limits:
 
     grace: int = GRACE
     """seconds after SIGTERM or Ctrl-C to save in; then the run ends, and the last checkpoint stands"""
+    hang_timeout: int = 1800
+    """seconds without a step, batch of an evaluation or save, compilations apart, after which the run counts as hung:
+    where its threads stand is told, and it ends with exit code 75; 0: never"""
 
 
 class Interrupted(Exception):
@@ -110,9 +114,9 @@ class Request:
         again = f"go on with\n  {shlex.join(['bertjax', *self.command])}"
         if self.command[0] == "prepare":
             return f"; whole shards in {self.out or 'its folder'} are kept: {again}"
-        step = last_step(Path(self.out)) if self.out else 0
+        step = within(1, lambda: last_step(Path(self.out))) if self.out else 0
         found = f"the last checkpoint is of step {step} in {self.out}" if step else "there is no checkpoint yet"
-        return f"; {found}: {again}"
+        return f"; {f'{self.out} does not answer' if step is None else found}: {again}"
 
     def end(self, code: int, message: str, *, kept: bool = True) -> NoReturn:
         """Ends the process whatever its other threads do; so without their locks, and past their clean-up."""
@@ -149,6 +153,15 @@ class StopSignal:
         if REQUEST.due:
             return REQUEST.name if REQUEST.due() else ""
         return REQUEST.name
+
+
+def within(seconds: float, look: Callable[[], Found]) -> Found | None:
+    """What `look` finds; None where that takes longer, as with a file system that is gone."""
+    found: list[Found] = []
+    thread = threading.Thread(target=lambda: found.append(look()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
 
 
 def last_step(run: Path) -> int:

@@ -123,7 +123,7 @@ def test_stopped_before_there_is_anything_to_save(zygote, tiny, home, tmp_path):
     child.until((tmp_path / "read").exists)
     child.send_signal(signal.SIGTERM)
     code, seconds = child.ended()
-    assert code == 42 and seconds < 3 and "SIGTERM: stopped; there is no checkpoint yet: go on with" in child.err
+    assert code == 42 and seconds < 10 and "SIGTERM: stopped; there is no checkpoint yet: go on with" in child.err
 
 
 def test_a_second_ctrl_c_does_not_wait(zygote, tiny, home, tmp_path):
@@ -136,7 +136,7 @@ def test_a_second_ctrl_c_does_not_wait(zygote, tiny, home, tmp_path):
     assert child.code is None
     child.send_signal(signal.SIGINT)
     code, seconds = child.ended()
-    assert code == 130 and seconds < 5 and child.err.endswith("bertjax pretrain: interrupted\n")
+    assert code == 130 and seconds < 10 and child.err.endswith("bertjax pretrain: interrupted\n")
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ Journal.add = wrapped
     workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
     child.send_signal(signal.SIGTERM)
     code, seconds = child.ended()
-    assert code == 42 and seconds < 3 and f"SIGTERM: stopped; whole shards in {out} are kept: go on" in child.err
+    assert code == 42 and seconds < 10 and f"SIGTERM: stopped; whole shards in {out} are kept: go on" in child.err
     assert workers and not [pid for pid in workers if alive(pid)]
     outcome = bertjax("prepare", *options, "--out", out)
     assert outcome.code == 0 and "prepare: goes on from " in outcome.err
@@ -232,3 +232,67 @@ def test_where_a_process_is_lost_the_others_say_which_and_end(zygote, tiny, home
     told = f"process {killed} of {count} is lost, and so this run ends; the last checkpoint is of step "
     assert told in first and f"{out}: go on with\n  bertjax pretrain " in first, first
     assert sum("is lost" in text for text in said) == 1, said
+
+
+@SLOW
+def test_a_data_pipe_that_stands_still_is_told_with_all_stacks(zygote, tiny, home, tmp_path):
+    out = tmp_path / "run"
+    many = ["--steps", 100_000, "--eval-every", 50_000, "--workers", 1, "--hang-timeout", 20]
+    child = zygote.start(*pretrain(home, tiny, out, *many))
+    child.until(lambda: "step 5/" in child.err)
+    (worker,) = {pid for pid in children_of(child.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()}
+    os.kill(worker, signal.SIGSTOP)
+    code, seconds = child.ended()
+    assert code == 75 and seconds < 25, child.err
+    assert f"no step, batch of an evaluation or save for 20 seconds: it hangs; where every thread stood is in {out}/stacks-0.txt; the last" in child.err  # fmt: skip  # noqa: E501
+    assert "go on with\n  bertjax pretrain " in child.err
+    stacks = (out / "stacks-0.txt").read_text()
+    assert "in __next__" in stacks and "loader.py" in stacks and "loop.py" in stacks and stacks.count("Thread 0x") > 1
+    assert stacks.splitlines()[1] in child.err
+    assert not alive(str(worker))
+
+
+def children_of(pid):
+    found = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return found + [below for child in found for below in children_of(child)]
+
+
+# The first program takes the compiler longer than a hang may last.
+COMPILATION = """
+import time
+from jax._src import compiler
+compile = compiler.backend_compile_and_load
+def slowly(*arguments, **options):
+    if not HERE.exists():
+        HERE.touch()
+        time.sleep(25)
+    return compile(*arguments, **options)
+compiler.backend_compile_and_load = slowly
+import jax
+jax.config.update("jax_enable_compilation_cache", False)
+"""
+
+
+@SLOW
+def test_a_compilation_is_no_hang(zygote, tiny, home, tmp_path):
+    child = zygote.start(*pretrain(home, tiny, tmp_path / "run", "--hang-timeout", 15), before=COMPILATION)
+    assert child.ended(600)[0] == 0, child.err
+    assert Path(f"{child._err}.here").exists()
+
+
+@SLOW
+def test_a_process_that_stands_still_is_told_by_the_others(zygote, tiny, home, tmp_path):
+    out = tmp_path / "run"
+    many = ["--mesh.data", -1, "--steps", 100_000, "--eval-every", 50_000, "--hang-timeout", 20]
+    children = zygote.several(2, *pretrain(home, tiny, out, *many), port=free_port())
+    children[0].until(lambda: "step 5/" in children[0].err)
+    children[1].send_signal(signal.SIGSTOP)
+    code, seconds = children[0].ended()
+    assert code == 75 and seconds < 25, children[0].err
+    assert (out / "stacks-0.txt").exists() and "it hangs" in children[0].err
+
+
+@pytest.mark.parametrize("option", ["grace", "hang-timeout"])
+def test_no_negative_seconds(bertjax, tiny, home, tmp_path, option):
+    outcome = bertjax(*pretrain(home, tiny, tmp_path / "run", f"--{option}", -1))
+    assert outcome.code == 2 and f"{option.replace('-', '_')}=-1" in outcome.err
