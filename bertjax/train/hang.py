@@ -10,7 +10,8 @@ from pathlib import Path
 from bertjax.errors import HUNG
 from bertjax.train.stop import REQUEST, within
 
-COMPILER = "jax/_src/compiler.py"  # in which a compilation is begun; the one file of jax that is known by name here
+# Where jax traces, lowers and compiles a program.
+COMPILER = tuple(f"jax/_src/{name}.py" for name in ("interpreters/partial_eval", "interpreters/mlir", "compiler"))
 
 
 class _Moves:
@@ -62,7 +63,7 @@ def _write(file: Path) -> bool:
 
 
 def compiling() -> bool:
-    """Whether the main thread waits for XLA's compiler, which may take long and tells nothing."""
+    """Whether the main thread makes a program or waits for XLA to compile it, which may take long and tells nothing."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame:
         if frame.f_code.co_filename.endswith(COMPILER):

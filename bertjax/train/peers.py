@@ -9,10 +9,11 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from bertjax.errors import AGAIN
-from bertjax.train.stop import REQUEST
+from bertjax.train.stop import REQUEST, within
 
 LOOK = 0.25  # seconds between two looks at the store
 FOLDER = "bertjax/"
+QUICKLY = 8  # looks without a sign of life that are enough where jax has seen it too
 
 
 class Peers:
@@ -34,15 +35,18 @@ class Peers:
         self._agreeing = False
         self._changed = threading.Condition()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._looks, self._store = 0, dict[str, str]()
+        self._threads = [threading.Thread(target=act, daemon=True) for act in (self._run, self._count_signs)]
+        for thread in self._threads:
+            thread.start()
         atexit.register(self.close)  # before jax lets go of the client
         self._outlive_jax()
 
     def close(self) -> None:
         """No more looks at the store; the others know that there will be none."""
         self._over.set()
-        self._thread.join(timeout=5)
+        for thread in self._threads:
+            thread.join(timeout=5)
         with suppress(Exception):  # process 0 may have gone before
             self._say(f"beat/{self._number}", "over")
 
@@ -58,17 +62,18 @@ class Peers:
         time.sleep((self._patience + 8) * self._wait)
 
     def _run(self) -> None:
-        look = 0
         while not self._over.wait(self._wait):
-            look += 1
-            try:
-                self._say(f"beat/{self._number}", str(look))
+            self._looks += 1
+            with suppress(Exception):  # jax raises what gRPC says: who counts will see that nothing came of it
+                self._say(f"beat/{self._number}", str(self._looks))
                 store = dict(self._client.key_value_dir_get(FOLDER))
-            except Exception:  # jax raises what gRPC says; process 0 keeps the store
-                self._end(0)
-            store = {name.removeprefix(FOLDER): text for name, text in store.items()}
-            self._look(store)
-            self._find_lost(store)
+                self._store = {name.removeprefix(FOLDER): text for name, text in store.items()}
+                self._look(self._store)
+
+    def _count_signs(self) -> None:
+        """Apart from the looks, as one at the store of a process that is lost does not return."""
+        while not self._over.wait(self._wait):
+            self._find_lost(self._store)
 
     def _look(self, store: dict[str, str]) -> None:
         """What follows for the end of the run from what is in the store."""
@@ -90,15 +95,17 @@ class Peers:
         for number, (before, looks) in self._seen.items():
             now = store.get(f"beat/{number}", "")
             self._seen[number] = (now, 0 if now != before or now == "over" else looks + 1)
-        stale = next((i for i, (_, looks) in self._seen.items() if looks >= self._patience), None)
-        if stale is not None and "lost" not in store:
-            self._say("lost", str(stale))
-        if stale is not None or "lost" in store:
-            self._end(int(store.get("lost", str(stale))))
+        stale = [number for number, (_, looks) in self._seen.items() if looks >= self._patience]
+        if self._number in stale:  # nothing can be written either
+            self._end(0)
+        if stale and "lost" not in store:
+            within(1, lambda: self._say("lost", str(stale[0])))
+        if stale or "lost" in store:
+            self._end(int(store.get("lost", stale[0] if stale else 0)))
 
     def _end(self, lost: int) -> NoReturn:
         """Ends this process; one of those that are left says why."""
-        REQUEST.tells = self._number == (0 if lost else 1) and not REQUEST.name
+        REQUEST.tells = self._number == 0 or (lost == 0 and self._number == 1 and not REQUEST.name)
         REQUEST.end(AGAIN, f"process {lost} of {self._count} is lost, and so this run ends")
 
     def _say(self, name: str, text: str) -> None:
@@ -112,6 +119,7 @@ class Peers:
         library = ctypes.CDLL(None)
 
         def aborted(number: int) -> None:
+            self._patience = min(self._patience, QUICKLY)
             self.await_verdict()
             library.signal(signal.SIGABRT, None)  # as it was: on return the process dies of it
 
