@@ -3,7 +3,6 @@
 Those of verbs that use a run are in `use`.
 """
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -15,8 +14,10 @@ from bertjax.nn.heads import Features
 from bertjax.objectives import mlm
 from bertjax.tasks._columns import Columns
 from bertjax.tasks.glue import SUITES
+from bertjax.train.guard import Guard
 from bertjax.train.mesh import MeshConfig
 from bertjax.train.optim import Optimizer
+from bertjax.train.profile import profiled
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Pretrain:
     save_every: int = 10_000
     keep_last: int = 2
     """checkpoints to keep besides the best"""
+    guard: Guard = field(default_factory=Guard)
     profile: str = ""
     """as 10:15, a profiler trace of the 10th to the 15th step after the start, in OUT/profile"""
 
@@ -226,6 +228,7 @@ class Finetune:
     from_mnli: bool = False
     """of glue: RTE, MRPC and STS-B start from the run of MNLI with the same seed"""
     log_every: int = 20
+    guard: Guard = field(default_factory=Guard)
     profile: str = ""
     """as in pretraining"""
 
@@ -256,16 +259,6 @@ def at_least(low: int, config: object, *names: str) -> None:
     for name in names:
         if getattr(config, name) < low:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
-
-
-def profiled(steps: str) -> tuple[int, int]:
-    """The first and last step of "10:15"; 0, 0 for none."""
-    first, _, last = steps.partition(":")
-    if not steps:
-        return 0, 0
-    if not (re.fullmatch(r"\d{1,9}:\d{1,9}", steps) and 1 <= int(first) <= int(last)):
-        raise ConfigError(f"profile={steps}: give the first and the last step of the trace, as 10:15")
-    return int(first), int(last)
 
 
 def check_length(length: int, model: ModelConfig) -> None:

@@ -1,8 +1,10 @@
 """What pretraining and fine-tuning have in common: a run folder that is begun or resumed, and trained to the end."""
 
 import json
-from collections.abc import Callable, Sequence
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from jax.sharding import Mesh
 
 from bertjax.automesh import mesh_of
 from bertjax.chips import chip_of
-from bertjax.config import Finetune, Pretrain, profiled
+from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import Compute, ModelConfig, Objective, Params
 from bertjax.data.mixture import Mixture
 from bertjax.data.phases import Phase, Phases
@@ -18,16 +20,17 @@ from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
-from bertjax.resume import check_resume
+from bertjax.resume import check_fingerprint, check_resume, fingerprint
 from bertjax.saved import versions
 from bertjax.train import hosts
-from bertjax.train.checkpoint import Checkpoints, Saver
-from bertjax.train.log import Writer, console
+from bertjax.train.checkpoint import Checkpoints, Saver, saved_in
+from bertjax.train.guard import Diverged
+from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
-from bertjax.train.profile import Profiler
+from bertjax.train.profile import Profiler, profiled
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
-from bertjax.train.window import Rates, Window
+from bertjax.train.window import Rates
 
 
 @dataclass(frozen=True)
@@ -62,19 +65,19 @@ def train(session: Session) -> TrainState:
     config, run = session.config, Path(session.config.out)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
     mesh, number = _agree(session, run, optimizer)
-    extra = _resume(session, run, number) if number else {"loader": [], "window": {}, "leader": []}
+    extra = _resume(session, run, number) if number else {}
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
+    like = abstract_state(state)
     if number:
-        state = Checkpoints(run).state(number, abstract_state(state))
+        state = Checkpoints(run).state(number, like)
     else:
         state = replace(state, params=_merged(state.params, session.trained_parts(mesh)))
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
-    step = training_step(config, session.objective, optimizer, mesh)
     constant = _describe(session, run)
     fixed = Fit(
-        step=step,
+        step=training_step(config, session.objective, optimizer, mesh),
         mesh=mesh,
         loss_terms=session.objective.loss_terms,
         evaluate=session.evaluation(mesh),
@@ -83,21 +86,66 @@ def train(session: Session) -> TrainState:
         rates=Rates(config.optimizer.schedule(session.total_steps), _peak_flops(mesh)),
         flops_per_token=session.flops_per_token,
         profiler=Profiler(*profiled(config.profile), run / "profile"),
+        guard=config.guard,
         patience=session.patience,
     )
+    for rollbacks in count():
+        try:
+            return _fit(session, fixed, state, extra, constant)
+        except Diverged as bad:
+            extra = _before(session, run, bad, rollbacks)
+            state = Checkpoints(run).state(extra["step"], like)
+    raise AssertionError("not reached")
+
+
+def _fit(
+    session: Session, fixed: Fit, state: TrainState, extra: Mapping[str, Any], constant: Mapping[str, Any]
+) -> TrainState:
+    """From the step of `state`, with the rest of its checkpoint, to the last one, or to a failure."""
+    run, number = Path(session.config.out), int(state.step)
     saver = Saver(
         run, keep_last=session.keep_last, best=session.best, constant=constant, leader=extra.get("leader", ())
     )
-    phases = [Phase(steps, mixture, local_rows(mixture.batch_size, mesh)) for steps, mixture in session.phases]
-    places = tuple(Position(*place) for place in extra["loader"])
-    batches = Phases(phases, done=number, places=places, workers=session.workers)
     writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
+    phases = [Phase(steps, mixture, local_rows(mixture.batch_size, fixed.mesh)) for steps, mixture in session.phases]
+    places = tuple(Position(*place) for place in extra.get("loader", ()))
+    batches = Phases(phases, done=number, places=places, workers=session.workers)
     try:
-        return fit(fixed, state, batches, window=Window.from_json(extra["window"]), saver=saver, writer=writer)
+        if "rolled back" in extra:
+            saver.forget(after=number)
+            writer.note(number, ROLLED_BACK, *extra["rolled back"])
+        return fit(fixed, state, batches, begun=extra, saver=saver, writer=writer)
     finally:
         writer.close()
         batches.close()
         saver.close()
+
+
+ROLLBACKS = 3  # after which a run stops all the same
+
+
+def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> dict[str, Any]:
+    """The `extra` of the last checkpoint before a failure, with the places after it; raises where the run stops."""
+    if session.config.guard.then == "stop":
+        raise bad
+    checkpoints = saved_in(run)
+    number = max((step for step in checkpoints.steps if step < bad.first), default=0) if checkpoints else 0
+    why = "there is no checkpoint before them" if not number else ""
+    why = why or (f"the run has gone back {rollbacks} times already" if rollbacks == ROLLBACKS else "")
+    why = why or ("a length phase begins in between" if _phase(session, number) != _phase(session, bad.last) else "")
+    if why:
+        raise Diverged(f"{bad} Not rolled back, as {why}.", bad.first, bad.last, bad.after) from bad
+    told = [line for line in read_metrics(run) if line["step"] > number and "examples" in line]
+    about = {"from": bad.last, "why": str(bad), "steps": told}
+    text = f"goes on from here after the failure in steps {bad.first} to {bad.last}, with the data after it"
+    places = [[*place[:3], number] for place in bad.after]
+    assert checkpoints
+    return {**checkpoints.extra(number), "loader": places, "step": number, "rolled back": (about, text)}
+
+
+def _phase(session: Session, done: int) -> int:
+    """The phase of the step after `done`."""
+    return bisect(list(accumulate(steps for steps, _ in session.phases)), done)
 
 
 def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:
@@ -122,14 +170,13 @@ def _merged(random: Params, trained: Params) -> Params:
 
 def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, int]:
     """The mesh, and the step to go on from (0: none), in which all processes must agree."""
-    config, steps = session.config, run / "checkpoints"
-    hosts.check_shared(run)
+    config = session.config
     with hosts.together() as facts:
         mesh = mesh_of(config, session.model, session.objective, optimizer)
         for _, mixture in session.phases:
             check_batch(mixture.batch_size, config.micro_batches, mesh)
-        begun = steps.is_dir() and any(entry.name.isdigit() for entry in steps.iterdir())
-        number = Checkpoints(run).latest if begun else 0
+        saved = saved_in(run)
+        number = saved.latest if saved else 0
         options = {name: value for name, value in to_json(config).items() if name not in ("data", "out")}
         facts += [json.dumps([options, dict(mesh.shape), number]), session.tokenizer.hash, session.data_hash]
     return mesh, number
@@ -141,7 +188,7 @@ def _describe(session: Session, run: Path) -> dict[str, Any]:
     if hosts.first():
         write_json(run / "config.json", {**config, "versions": versions()})
         session.tokenizer.save(run / "tokenizer")
-    return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash}
+    return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash, "versions": versions()}
 
 
 def _resume(session: Session, run: Path, number: int) -> dict[str, Any]:
@@ -149,14 +196,13 @@ def _resume(session: Session, run: Path, number: int) -> dict[str, Any]:
     extra = Checkpoints(run).extra(number)
     if extra["command"] != session.command:
         raise ConfigError(f"{run} is a {extra['command']} run; give another --out")
-    stored = from_json(type(session.config), extra["config"], f"{run}/checkpoints/{number}")
-    check_resume(stored, session.config, str(run))
-    if Tokenizer.from_json(extra["tokenizer"]).hash != session.tokenizer.hash:
-        raise ConfigError(
-            f"{run} was trained with another vocabulary than this; prepare the data with --tokenizer {run}/tokenizer, "
-            "or give another --out"
-        )
-    if extra["data_hash"] != session.data_hash:
-        raise ConfigError(f"{run} was begun with other data than what --data holds now; give that, or another --out")
+    where = f"{run}/checkpoints/{number}"
+    stored = from_json(type(session.config), extra["config"], where)
+    said = check_resume(stored, session.config, str(run))
+    model, tokenizer = from_json(ModelConfig, extra["model"], where), Tokenizer.from_json(extra["tokenizer"])
+    of_run = fingerprint(tokenizer, model, extra["data_hash"], extra.get("versions", {}))
+    said += check_fingerprint(of_run, fingerprint(session.tokenizer, session.model, session.data_hash, versions()), run)
     console.print(f"{session.command}: {run} resumes after step {number} of {session.total_steps}")
+    for text in said:
+        console.print(f"{session.command}: {text}")
     return extra

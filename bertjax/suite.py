@@ -37,6 +37,11 @@ def finetune(config: Finetune) -> None:
     if config.task not in SUITES and not config.seeds and config.grid == "none":
         return run.finetune(config)
     names, missing = _present(config)
+    with hosts.writing(Path(config.out)):
+        _all(config, names, missing)
+
+
+def _all(config: Finetune, names: list[str], missing: list[str]) -> None:
     seeds = config.seeds or (config.seed,)
     chosen: dict[str, list[Path]] = {}
     for name in names:

@@ -56,6 +56,10 @@ class Source(Protocol):
         """The batch at a position, or of its rows those named i64[b], as another would make the rest of them."""
         ...
 
+    def numbers(self, position: Position) -> np.ndarray:
+        """Numbers of what a batch has, among all of the epoch (of its window, of a corpus): i64[B]."""
+        ...
+
 
 class _Window(NamedTuple):
     text: np.ndarray  # tokens of its shards, joined
@@ -144,6 +148,10 @@ class CorpusSource:
             vocab=self.vocab,
         )
         return self.corruption(batch, here.keys[place], min(1.0, step / self.steps))
+
+    def numbers(self, position: Position) -> np.ndarray:
+        """The rows of a batch among those of its window: i64[B]."""
+        return self._load(position.epoch, position.window).order[position.batch * self.batch_size :][: self.batch_size]
 
     def _load(self, epoch: int, window: int) -> _Window:
         if self._window is None or self._at != (epoch, window):

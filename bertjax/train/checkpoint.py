@@ -62,10 +62,10 @@ class Saver:
         state: TrainState,
         *,
         loader: Sequence[Sequence[int]],
-        window: Mapping[str, Any],
+        log: Mapping[str, Any],
         figures: Mapping[str, float] | None,
     ) -> None:
-        """Starts saving; the state may be given up once this returns. `figures` are of an evaluation just made."""
+        """Starts saving; the state may be given up once this returns. `log` is kept as it is."""
         score = {"score": self._sign * figures[self._best]} if figures else None
         if score and not (self.leader and score["score"] <= self.leader[1]):
             self.leader = int(state.step), score["score"]
@@ -73,7 +73,7 @@ class Saver:
             **self._constant,
             "leader": list(self.leader),
             "loader": [list(place) for place in loader],
-            "window": dict(window),
+            **log,
             "figures": dict(figures or {}),
         }
         train = {"step": state.step, "key": state.key, "opt_state": state.opt_state}
@@ -81,6 +81,13 @@ class Saver:
         self._manager.save(
             int(state.step), args=ocp.args.Composite(**items, extra=ocp.args.JsonSave(extra)), metrics=score, force=True
         )
+
+    def forget(self, after: int) -> None:
+        """Deletes the checkpoints of later steps."""
+        self._manager.wait_until_finished()
+        for step in self._manager.all_steps():
+            if step > after:
+                self._manager.delete(step)
 
     def wait(self) -> None:
         """Returns when everything saved is on disk; raises what went wrong in the background."""
@@ -109,9 +116,14 @@ class Checkpoints:
             raise DataError(f"{run}/checkpoints holds no finished checkpoint: run the command that made it again")
 
     @property
+    def steps(self) -> list[int]:
+        """The steps saved."""
+        return sorted(self._manager.all_steps())
+
+    @property
     def latest(self) -> int:
         """The last step saved."""
-        return max(self._manager.all_steps())
+        return self.steps[-1]
 
     @property
     def best(self) -> int:
@@ -186,6 +198,13 @@ class Checkpoints:
             return shapes(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
         except Exception as error:  # Orbax raises many kinds, plain Exception among them
             raise self._damaged(step, error) from error
+
+
+def saved_in(run: Path) -> Checkpoints | None:
+    """The checkpoints of a run, if it has any."""
+    folder = run / "checkpoints"
+    begun = folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+    return Checkpoints(run) if begun else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bertjax.errors import ConfigError, UserError
+from bertjax.lock import held
 from bertjax.train.log import answers, console
 
 LONGEST = 2_000  # bytes of a message from one process to the others
@@ -226,6 +227,17 @@ def check_shared(folder: Path) -> None:
             time.sleep(0.2)
     if first():
         marker.unlink()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """All processes write in a folder that all of them see, and nobody else does."""
+    check_shared(folder)
+    with ExitStack() as stack:
+        with together():
+            if first():
+                stack.enter_context(held(folder))
+        yield
 
 
 def gather(text: str) -> list[str]:

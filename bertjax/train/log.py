@@ -28,10 +28,14 @@ answers = _console(stderr=False)  # what was asked for: tables and lists
 
 
 def averages(metrics: Metrics, loss_terms: tuple[str, ...]) -> dict[str, float]:
-    """total / weight of every metric, and `loss`, the sum of the loss terms. Waits for the device."""
-    values = {
-        name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in jax.device_get(metrics).items()
-    }
+    """total / weight of every metric, and `loss`, the sum of the loss terms. Waits for the device.
+
+    Nothing where no metric has any weight, as in a window of skipped steps.
+    """
+    fetched = jax.device_get(metrics).items()
+    if not any(weight for _, (_, weight) in fetched):
+        return {}
+    values = {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in fetched}
     return {"loss": sum(values[name] for name in loss_terms), **values}
 
 
@@ -47,6 +51,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return lines
 
 
+ROLLED_BACK = "rolled back"  # in the place of a split: the run went back to this step
+
+
 class Writer:
     """Appends to RUN/metrics.jsonl and keeps the console line up to date."""
 
@@ -54,7 +61,10 @@ class Writer:
         """Lines written after step `start_step` by a run that was cut off are dropped: they come again."""
         self._path = run / "metrics.jsonl"
         self._first = jax.process_index() == 0
-        kept = [line for line in read_metrics(run) if line["step"] <= start_step]
+        here = (start_step, ROLLED_BACK)  # what comes again, too
+        kept = [
+            line for line in read_metrics(run) if line["step"] <= start_step and (line["step"], line["split"]) != here
+        ]
         if self._first:
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -76,21 +86,29 @@ class Writer:
 
     def write(self, step: int, figures: dict[str, float], *, split: str = "train") -> None:
         """One line in the file; training lines go to the live line, evaluation lines stay on the screen."""
-        seconds = time.perf_counter() - self._began
         if not self._first:
             return
-        line = {"step": step, "split": split, **figures, "seconds": round(self._seconds_before + seconds, 3)}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append({"step": step, "split": split, **figures})
         text = describe(figures)
         if split == "train":
             self._progress.update(self._task, completed=step, figures=text)
             if not console.is_terminal:
                 done = max(1, step - self._start_step)
-                eta = seconds / done * (self._total_steps - step)
+                eta = (time.perf_counter() - self._began) / done * (self._total_steps - step)
                 console.print(f"step {step}/{self._total_steps}  {text}  eta {eta:.0f} s")
         else:
             console.print(f"step {step} {split}: {text}")
+
+    def note(self, step: int, what: str, about: dict[str, Any], text: str) -> None:
+        """A line about something that happened, its `what` in the place of a split; `text` stays on the screen."""
+        if self._first:
+            self._append({"step": step, "split": what, **about})
+            console.print(f"step {step} {what}: {text}")
+
+    def _append(self, line: dict[str, Any]) -> None:
+        seconds = time.perf_counter() - self._began
+        with self._path.open("a") as file:
+            file.write(json.dumps({**line, "seconds": round(self._seconds_before + seconds, 3)}) + "\n")
 
     def close(self) -> None:
         """Leaves the console as it was."""

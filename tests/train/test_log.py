@@ -67,7 +67,12 @@ def test_averages():
     metrics["accuracy"] = (jnp.float32(3), jnp.float32(4))
     got = averages(metrics, ("a_loss", "b_loss"))
     assert got == {"loss": 2.0, "a_loss": 1.5, "b_loss": 0.5, "accuracy": 0.75}
-    assert averages({"x": (jnp.float32(0), jnp.float32(0))}, ()) == {"loss": 0, "x": 0.0}
+    assert averages({"x": (jnp.float32(0), jnp.float32(0)), "y": (jnp.float32(2), jnp.float32(1))}, ("y",)) == {
+        "loss": 2.0,
+        "x": 0.0,
+        "y": 2.0,
+    }
+    assert averages({"x": (jnp.float32(0), jnp.float32(0))}, ("x",)) == {}
 
 
 @pytest.mark.parametrize(

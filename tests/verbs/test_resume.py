@@ -173,7 +173,7 @@ def test_the_best_and_the_last_checkpoints_are_kept(pretrained, tiny):
 def test_a_checkpoint_that_is_not_finite_is_never_written(on_step, tiny, tmp_path):
     config = replace(tiny, out=str(tmp_path / "run"), log_every=100, eval_every=100, save_every=2)
     on_step(5, lambda state: replace(state, params=jax.tree.map(lambda x: x * np.nan, state.params)))
-    with pytest.raises(DataError, match="not finite at step 6: lower --optimizer"):
+    with pytest.raises(DataError, match="the parameters after step 6 are not finite; lower --optimizer"):
         run.pretrain(config)
     assert Checkpoints(tmp_path / "run").latest == 4
     assert np.isfinite(api.load(tmp_path / "run").embed(["the cat"])).all()
