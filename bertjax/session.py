@@ -21,12 +21,14 @@ from bertjax.jsonio import from_json, to_json, write_json
 from bertjax.resume import check_resume
 from bertjax.saved import versions
 from bertjax.train import hosts
-from bertjax.train.checkpoint import Checkpoints, Saver
+from bertjax.train.checkpoint import Checkpoints, Step
 from bertjax.train.log import Writer, console
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.profile import Profiler
+from bertjax.train.saver import Saver, tidy
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
+from bertjax.train.steps import steps_of
 from bertjax.train.window import Rates, Window
 
 
@@ -61,11 +63,15 @@ def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
-    mesh, number = _agree(session, run, optimizer)
-    extra = _resume(session, run, number) if number else {"loader": [], "window": {}, "leader": []}
+    mesh, found = _agree(session, run, optimizer)
+    number = found.number if found else 0
+    extra = _resume(session, run, found) if found else {"loader": [], "window": {}, "leader": []}
+    with hosts.together():
+        if hosts.first():
+            tidy(run, found.damaged if found else ())
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
-    if number:
-        state = Checkpoints(run).state(number, abstract_state(state))
+    if found:
+        state = found.state(abstract_state(state))
     else:
         state = replace(state, params=_merged(state.params, session.trained_parts(mesh)))
         console.print(
@@ -120,19 +126,22 @@ def _merged(random: Params, trained: Params) -> Params:
     }
 
 
-def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, int]:
-    """The mesh, and the step to go on from (0: none), in which all processes must agree."""
-    config, steps = session.config, run / "checkpoints"
+def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, Step | None]:
+    """The mesh, and the checkpoint to go on from, in which all processes must agree."""
+    config = session.config
     hosts.check_shared(run)
     with hosts.together() as facts:
         mesh = mesh_of(config, session.model, session.objective, optimizer)
         for _, mixture in session.phases:
             check_batch(mixture.batch_size, config.micro_batches, mesh)
-        begun = steps.is_dir() and any(entry.name.isdigit() for entry in steps.iterdir())
-        number = Checkpoints(run).latest if begun else 0
+        found = Checkpoints(run).latest_good() if steps_of(run) else None
         options = {name: value for name, value in to_json(config).items() if name not in ("data", "out")}
-        facts += [json.dumps([options, dict(mesh.shape), number]), session.tokenizer.hash, session.data_hash]
-    return mesh, number
+        facts += [
+            json.dumps([options, dict(mesh.shape), found and found.number]),
+            session.tokenizer.hash,
+            session.data_hash,
+        ]
+    return mesh, found
 
 
 def _describe(session: Session, run: Path) -> dict[str, Any]:
@@ -144,12 +153,12 @@ def _describe(session: Session, run: Path) -> dict[str, Any]:
     return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash}
 
 
-def _resume(session: Session, run: Path, number: int) -> dict[str, Any]:
-    """The `extra` of the step to go on from; it must be of the same run."""
-    extra = Checkpoints(run).extra(number)
+def _resume(session: Session, run: Path, found: Step) -> dict[str, Any]:
+    """The `extra` of the checkpoint to go on from; it must be of the same run."""
+    extra = found.extra
     if extra["command"] != session.command:
         raise ConfigError(f"{run} is a {extra['command']} run; give another --out")
-    stored = from_json(type(session.config), extra["config"], f"{run}/checkpoints/{number}")
+    stored = from_json(type(session.config), extra["config"], f"{run}/checkpoints/{found.number}")
     check_resume(stored, session.config, str(run))
     if Tokenizer.from_json(extra["tokenizer"]).hash != session.tokenizer.hash:
         raise ConfigError(
@@ -158,5 +167,5 @@ def _resume(session: Session, run: Path, number: int) -> dict[str, Any]:
         )
     if extra["data_hash"] != session.data_hash:
         raise ConfigError(f"{run} was begun with other data than what --data holds now; give that, or another --out")
-    console.print(f"{session.command}: {run} resumes after step {number} of {session.total_steps}")
+    console.print(f"{session.command}: {run} resumes after step {found.number} of {session.total_steps}")
     return extra

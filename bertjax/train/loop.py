@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 
 from bertjax.contracts import Batch, Metrics
 from bertjax.train import hosts
-from bertjax.train.checkpoint import Saver
 from bertjax.train.log import Writer, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
+from bertjax.train.saver import Saver
 from bertjax.train.step import TrainState, TrainStep
 from bertjax.train.stop import Interrupted, StopSignal
 from bertjax.train.window import LateLog, Rates, Window, diverged, sum_metrics
