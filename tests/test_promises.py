@@ -9,11 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "PROMISES.md").read_text()
-ROWS = [[cell.strip() for cell in line.split(" | ")] for line in PAGE.split("\n") if line.startswith("| ")]
-PROMISES = [
-    row for row in ROWS if len(row) == 3 and row[0] not in ("| promise", "| message") and not row[0].startswith("| `")
-]
-MESSAGES = [row for row in ROWS if row[0].startswith("| `")]
+ROWS = [[cell.strip() for cell in line[1:-1].split("|")] for line in PAGE.split("\n") if line.startswith("| ")]
+ROWS = [row for row in ROWS if row[0] not in ("promise", "message")]
+MESSAGES = [row for row in ROWS if row[0].startswith("`")]
+PROMISES = [row for row in ROWS if row not in MESSAGES]
 
 
 @cache
@@ -47,12 +46,12 @@ def test_what_is_named_exists(name):
     assert (ROOT / path).exists() and (not function or function in functions(path))
 
 
-@pytest.mark.parametrize("row", PROMISES, ids=lambda row: row[0][2:40])
+@pytest.mark.parametrize("row", PROMISES, ids=lambda row: row[0][:40])
 def test_every_promise_is_tested(row):
     assert any(name.startswith("tests/") for name in names(row[1]))
 
 
-@pytest.mark.parametrize("row", MESSAGES, ids=lambda row: row[0][2:40])
+@pytest.mark.parametrize("row", MESSAGES, ids=lambda row: row[0][:40])
 def test_every_message_is_ours_and_a_test_provokes_it(row):
     message, *_, test = row
     text = re.search("`(.*)`", message)[1]
