@@ -7,6 +7,7 @@ from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
 from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest
+from bertjax.look import look
 from bertjax.recipe import load_recipe
 from bertjax.train import stop
 
@@ -20,7 +21,7 @@ VERBS = {
     "embed": "RUN: a vector for each line of a text file",
     "convert": "a run -> a Hugging Face directory; such a directory or a bert_model.ckpt -> a run",
     "doctor": "what would keep a run from going well on this machine or cluster, and the cures",
-    "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
+    "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs; --verify: whether all files are still whole",
     "report": "RUN ...: how runs did, side by side",
     "list": "[models|objectives|tasks|presets]: what there is to choose from",
 }
@@ -80,7 +81,8 @@ def _tell(verb: str, message: str, code: int) -> int:
 
 def _verb(verb: str, rest: list[str]) -> int:
     if verb in ("inspect", "report", "list"):
-        return _look(verb, rest)
+        look(verb, rest, VERBS[verb].partition(": ")[2])
+        return 0
     from bertjax import api, config, report, run, suite, use
     from bertjax.compiled import keep_compiled
     from bertjax.convert import convert
@@ -200,30 +202,3 @@ def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[A
     about = (kind.__doc__ or "") + ABOUT.get(verb, "")
     parsed = tyro.cli(command, args=rest, default=command(**values), prog=f"bertjax {verb}", description=about)
     return kind(**{name: getattr(parsed, name) for name in values}), parsed.hosts if several else None
-
-
-def _look(verb: str, rest: list[str]) -> int:
-    """inspect, report and list: names and perhaps --out."""
-    if {"-h", "--help"} & set(rest):
-        out = " [--out FILE]" if verb == "report" else ""
-        print(f"usage: bertjax {verb} {VERBS[verb].split(':')[0]}{out}\n\n{VERBS[verb]}")
-        return 0
-    out = ""
-    if verb == "report" and "--out" in rest[:-1]:
-        at = rest.index("--out")
-        out, rest = rest[at + 1], rest[:at] + rest[at + 2 :]
-    wrong = next((argument for argument in rest if argument.startswith("-")), None)
-    most = {"inspect": 1, "list": 1, "report": 99}[verb]
-    if wrong or len(rest) > most or (verb != "list" and not rest):
-        raise ConfigError(f"{wrong or ' '.join(rest) or 'nothing'} is not what it takes; see `bertjax {verb} --help`")
-    from bertjax import report, use
-
-    for path in rest:
-        use.check_path(verb, path)
-    if verb == "inspect":
-        report.inspect(rest[0])
-    elif verb == "report":
-        report.report(rest, out)
-    else:
-        report.list_names(rest[0] if rest else "")
-    return 0

@@ -19,7 +19,7 @@ from bertjax.hf.weights import Weights as HfWeights
 from bertjax.jsonio import from_json
 from bertjax.objectives import supervised
 from bertjax.tasks._columns import Columns
-from bertjax.train.checkpoint import Checkpoints, Step
+from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.mesh import MeshConfig, shardings
 from bertjax.train.step import init_params, place
 
@@ -143,10 +143,9 @@ def open_run(path: str | Path, command: str = "") -> SavedRun:
         raise DataError(f"{folder}: no such run; give the --out folder of `bertjax {command or 'pretrain'}`")
     if hf.is_directory(folder):
         return _of_kind(_imported(folder), command)
-    checkpoints = Checkpoints(folder)
-    step = checkpoints.best
-    extra = checkpoints.extra(step)
-    where = f"{folder}/checkpoints/{step}"
+    best = Checkpoints(folder).best_good()
+    extra = best.extra
+    where = f"{folder}/checkpoints/{best.number}"
     config = from_json(COMMANDS[extra["command"]], extra["config"], where)
     saved = SavedRun(
         path=folder,
@@ -154,9 +153,9 @@ def open_run(path: str | Path, command: str = "") -> SavedRun:
         config=config,
         model=from_json(ModelConfig, extra["model"], where),
         tokenizer=Tokenizer.from_json(extra["tokenizer"]),
-        step=step,
+        step=best.number,
         figures=dict(config.tuned) if isinstance(config, Imported) else extra["figures"],
-        weights=Step(checkpoints, step),
+        weights=best,
     )
     return _of_kind(saved, command)
 

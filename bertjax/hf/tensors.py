@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from bertjax.data.vocabulary_files import read_object
 from bertjax.errors import DataError
+from bertjax.parsing import is_name
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
@@ -60,7 +61,7 @@ def _index(folder: Path) -> dict[str, Path]:
     table = read_object(folder / INDEX, INDEX).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise DataError(f"{folder / INDEX}: has no weight_map; get the file anew")
-    wrong = [file for file in table.values() if not isinstance(file, str) or Path(file).name != file or file[:1] == "."]
+    wrong = [file for file in table.values() if not is_name(file)]
     if wrong:
         raise DataError(f"{folder / INDEX}: {wrong[0]!r} is not the name of a file beside it; get the file anew")
     if len(set(table.values())) > MAX_SHARDS:

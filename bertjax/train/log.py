@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bertjax.contracts import Metrics
+from bertjax.parsing import parse
 
 
 def _console(*, stderr: bool) -> Console:
@@ -38,14 +40,14 @@ def averages(metrics: Metrics, loss_terms: tuple[str, ...]) -> dict[str, float]:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of RUN/metrics.jsonl; a line cut off by a crash ends the list."""
+    """The lines of RUN/metrics.jsonl; those that are none, as one cut off by a crash, are left out."""
     lines = []
     path = run / "metrics.jsonl"
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+    for text in path.read_bytes().split(b"\n") if path.exists() else []:
+        with suppress(ValueError, KeyError, TypeError, OverflowError):
+            line = parse(text)
+            if isinstance(line, dict) and type(line.get("step")) is int and isinstance(line.get("split"), str):
+                lines.append({**line, "seconds": float(line["seconds"])})
     return lines
 
 
@@ -56,12 +58,17 @@ class Writer:
     """Appends to RUN/metrics.jsonl and keeps the console line up to date."""
 
     def __init__(self, run: Path, *, total_steps: int, start_step: int, title: str) -> None:
-        """Lines written after step `start_step` by a run that was cut off are dropped: they come again."""
+        """Lines written after step `start_step` by a run that was cut off are dropped: they come again.
+
+        So does that of step 0 where a run begins.
+        """
         self._path = run / "metrics.jsonl"
         self._first = jax.process_index() == 0
-        here = (start_step, ROLLED_BACK)  # what comes again, too
+        comes_again = [(start_step, ROLLED_BACK), (0, "dev") if start_step == 0 else ()]
         kept = [
-            line for line in read_metrics(run) if line["step"] <= start_step and (line["step"], line["split"]) != here
+            line
+            for line in read_metrics(run)
+            if line["step"] <= start_step and (line["step"], line["split"]) not in comes_again
         ]
         if self._first:
             temporary = self._path.with_suffix(".tmp")
