@@ -54,7 +54,7 @@ def wrapped(step, state, batches, mesh):
 run.mean_metrics = wrapped
 """
 SAVE = """
-from bertjax.train.checkpoint import Saver
+from bertjax.train.saver import Saver
 save = Saver.save
 def wrapped(self, state, **options):
     if int(state.step) == 10:
