@@ -94,8 +94,8 @@ class Request:
                 self.end(KILLED, "interrupted", kept=False)
             if left is not None:
                 left -= time.monotonic() - began
-            elif self._code is None:
-                self.name = self.name or signal.Signals(seen[0]).name
+            elif self._code is None and (asked := [number for number in SIGNALS if number in seen]):
+                self.name = self.name or asked[0].name
                 left = self.grace if self._saving or self.due else 0
         self.end(AGAIN, f"{self.name}: stopped{self._late()}")
 
