@@ -128,9 +128,7 @@ class Lines:
                 unpacked += len(piece)
                 if unpacked > max(MOST, GROWTH * position):
                     self.number = max(1, self.number)
-                    raise self.error(
-                        f"unpacks to over {GROWTH} times the size of the file, as no text does; leave it out"
-                    )
+                    raise self.error(f"unpacks to over {GROWTH} times its size, as no text does; leave it out")
                 yield piece.removeprefix(codecs.BOM_UTF8) if first else piece
                 first = False
         except (EOFError, OSError, zlib.error) as error:

@@ -76,11 +76,8 @@ def test_a_line_of_32_mb_takes_bounded_memory(tmp_path, name):
     del text
     caps, counts = Caps(line=1 << 20, document=4 << 20), Counter()
     tracemalloc.start()
-    characters = sum(
-        len(line)
-        for document in corpus.documents([str(tmp_path / name)], caps=caps, counts=counts)
-        for line in document
-    )
+    found = corpus.documents([str(tmp_path / name)], caps=caps, counts=counts)
+    characters = sum(len(line) for document in found for line in document)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 32 << 20, f"{peak:,}"
@@ -116,8 +113,7 @@ def test_a_line_of_1_gb_takes_bounded_memory(tmp_path):
 BOMBS = {".gz": lambda data: gzip.compress(data, 9), ".bz2": bz2.compress, ".zst": zstandard.compress}
 
 
-@pytest.mark.parametrize("pack", BOMBS)
-@pytest.mark.parametrize("unit", [b"a ", b"\0"])
+@pytest.mark.parametrize(("pack", "unit"), [(".gz", b"a "), (".gz", b"\0"), (".zst", b"a "), (".bz2", b"\0")])
 def test_a_bomb_is_given_up(tmp_path, monkeypatch, pack, unit):
     monkeypatch.setattr(lines, "MOST", 1 << 20)
     (tmp_path / f"c.txt{pack}").write_bytes(BOMBS[pack](unit * (2 << 20)))
