@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
-from bertjax.errors import ConfigError, UserError, closest
+from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest
+from bertjax.look import look
 from bertjax.recipe import load_recipe
+from bertjax.train import stop
 
 VERBS = {
     "prepare": "text files -> tokenizer and token shards",
@@ -19,7 +21,7 @@ VERBS = {
     "embed": "RUN: a vector for each line of a text file",
     "convert": "a run -> a Hugging Face directory; such a directory or a bert_model.ckpt -> a run",
     "doctor": "what would keep a run from going well on this machine or cluster, and the cures",
-    "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs",
+    "inspect": "CONFIG.py|RUN: parameters, sharding, bytes, FLOPs; --verify: whether all files are still whole",
     "report": "RUN ...: how runs did, side by side",
     "list": "[models|objectives|tasks|presets]: what there is to choose from",
 }
@@ -33,11 +35,15 @@ CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.
 
 def main() -> None:
     """The console script."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in stop.VERBS:
+        stop.REQUEST.begin(arguments)
     try:
-        code = run(sys.argv[1:])
+        code = run(arguments)
     except Exception:
         traceback.print_exc()
         code = 1
+    stop.REQUEST.over(code)
     hosts = sys.modules.get("bertjax.train.hosts")
     if hosts:
         hosts.leave(code)
@@ -45,7 +51,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command; 0 done, 2 the user's mistake in one message, 130 interrupted. Our own faults do raise."""
+    """Runs one command; gives its exit code, after one message where it is not 0. Our own faults do raise."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE + CLOSING, end="")
         return 0 if arguments else 2
@@ -58,8 +64,10 @@ def run(arguments: Sequence[str]) -> int:
         return _tell(verb, str(error), error.code)
     except (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         return _tell(verb, f"{error.filename}: {error.strerror}; give another path", 2)
+    except stop.Interrupted as stopped:
+        return _tell(verb, str(stopped), AGAIN)
     except KeyboardInterrupt:
-        return _tell(verb, "interrupted", 130)
+        return _tell(verb, "interrupted", KILLED)
 
 
 def _tell(verb: str, message: str, code: int) -> int:
@@ -72,7 +80,8 @@ def _tell(verb: str, message: str, code: int) -> int:
 
 def _verb(verb: str, rest: list[str]) -> int:
     if verb in ("inspect", "report", "list"):
-        return _look(verb, rest)
+        look(verb, rest, VERBS[verb].partition(": ")[2])
+        return 0
     from bertjax import api, config, report, run, suite, use
     from bertjax.compiled import keep_compiled
     from bertjax.convert import convert
@@ -80,7 +89,6 @@ def _verb(verb: str, rest: list[str]) -> int:
     from bertjax.plan.verb import plan
     from bertjax.preparation import prepare
     from bertjax.train import hosts
-    from bertjax.train.stop import Interrupted
 
     keep_compiled()
 
@@ -107,22 +115,21 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen, process = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     use.check_paths(chosen)
+    if verb in stop.VERBS:
+        stop.REQUEST.works_on(chosen.out, getattr(chosen, "grace", stop.GRACE))
     if process and not dry and verb != "doctor":
-        hosts.join(process, trains=verb in ("pretrain", "finetune"))
-    try:
-        acts: dict[str, Callable[[Any], None]] = {
-            "prepare": prepare,
-            "finetune": suite.finetune,
-            "evaluate": suite.evaluate,
-            "embed": api.embed,
-            "convert": convert,
-            "plan": plan,
-            "doctor": lambda config: doctor(config, process),
-        }
-        act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
-        act(chosen)
-    except Interrupted as stopped:
-        return _tell(verb, str(stopped), 130)
+        hosts.join(process)
+    acts: dict[str, Callable[[Any], None]] = {
+        "prepare": prepare,
+        "finetune": suite.finetune,
+        "evaluate": suite.evaluate,
+        "embed": api.embed,
+        "convert": convert,
+        "plan": plan,
+        "doctor": lambda config: doctor(config, process),
+    }
+    act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
+    act(chosen)
     return 0
 
 
@@ -194,30 +201,3 @@ def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[A
     about = (kind.__doc__ or "") + ABOUT.get(verb, "")
     parsed = tyro.cli(command, args=rest, default=command(**values), prog=f"bertjax {verb}", description=about)
     return kind(**{name: getattr(parsed, name) for name in values}), parsed.hosts if several else None
-
-
-def _look(verb: str, rest: list[str]) -> int:
-    """inspect, report and list: names and perhaps --out."""
-    if {"-h", "--help"} & set(rest):
-        out = " [--out FILE]" if verb == "report" else ""
-        print(f"usage: bertjax {verb} {VERBS[verb].split(':')[0]}{out}\n\n{VERBS[verb]}")
-        return 0
-    out = ""
-    if verb == "report" and "--out" in rest[:-1]:
-        at = rest.index("--out")
-        out, rest = rest[at + 1], rest[:at] + rest[at + 2 :]
-    wrong = next((argument for argument in rest if argument.startswith("-")), None)
-    most = {"inspect": 1, "list": 1, "report": 99}[verb]
-    if wrong or len(rest) > most or (verb != "list" and not rest):
-        raise ConfigError(f"{wrong or ' '.join(rest) or 'nothing'} is not what it takes; see `bertjax {verb} --help`")
-    from bertjax import report, use
-
-    for path in rest:
-        use.check_path(verb, path)
-    if verb == "inspect":
-        report.inspect(rest[0])
-    elif verb == "report":
-        report.report(rest, out)
-    else:
-        report.list_names(rest[0] if rest else "")
-    return 0

@@ -18,6 +18,7 @@ from bertjax.train.guard import Guard
 from bertjax.train.mesh import MeshConfig
 from bertjax.train.optim import Optimizer
 from bertjax.train.profile import profiled
+from bertjax.train.stop import Limits
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Prepare:
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Limits):
     """A prepared corpus to an encoder. The same command on the same --out resumes."""
 
     data: tuple[str, ...] = ()
@@ -124,7 +125,7 @@ class Pretrain:
         at_least(
             1, self, "steps", "batch_size", "micro_batches", "log_every", "eval_every", "eval_batches", "save_every"
         )
-        at_least(0, self, "workers", "seed")
+        at_least(0, self, "workers", "seed", "grace")
         at_least(1, self, "keep_last")
         if self.data_weights and (len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0):
             raise ConfigError(
@@ -171,7 +172,7 @@ class Plan(Pretrain):
 
 
 @dataclass(frozen=True)
-class Finetune:
+class Finetune(Limits):
     """A pretrained run or Hugging Face directory and a task to a fine-tuned model and its scores."""
 
     task: str = ""
@@ -235,7 +236,7 @@ class Finetune:
     def __post_init__(self) -> None:
         profiled(self.profile)
         at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
-        at_least(0, self, "train_rows", "seed", "new_layers", "patience")
+        at_least(0, self, "train_rows", "seed", "new_layers", "patience", "grace")
         if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=8) < 8:
             raise ConfigError(f"buckets={' '.join(map(str, self.buckets))}: lengths from 8 on, in ascending order")
         if self.length < 8:

@@ -20,9 +20,9 @@ from bertjax.jsonio import to_json, write_json
 from bertjax.objectives import mlm, supervised
 from bertjax.saved import Imported, SavedRun, open_run, versions
 from bertjax.tasks._columns import Columns
-from bertjax.train.checkpoint import Saver
 from bertjax.train.log import answers
 from bertjax.train.mesh import MeshConfig, make_mesh, path_of
+from bertjax.train.saver import Saver
 from bertjax.train.step import TrainState
 from bertjax.use import Convert
 

@@ -26,8 +26,8 @@ from bertjax.use import Doctor
 
 LOCK = Path("/tmp/libtpu_lockfile")
 CHIPS = {"TPU": ("/dev/accel0", "/dev/vfio/0"), "GPU": ("/dev/nvidia0",)}
-OURS = r"config\.json|metrics\.jsonl|checkpoints|tokenizer|scores.*\.json|predictions.*|submission|not_trained_on\.json"
-OURS += r"|run\.lock|(null_odds|nbest).*\.json|profile|compiled|report\..*|README\.md|parity\.json"
+OURS = r"config\.json|metrics\.jsonl|checkpoints|damaged|tokenizer|scores.*\.json|predictions.*|submission"
+OURS += r"|run\.lock|not_trained_on\.json|(null_odds|nbest).*\.json|profile|compiled|report\..*|README\.md|parity\.json"
 STALE = r".*\.tmp|\.shared-.*|.*orbax-checkpoint-tmp.*"
 ENOUGH = 10 << 30  # bytes that a run and its checkpoints should find free, where nothing is known of their size
 

@@ -21,7 +21,7 @@ from bertjax.hf.weights import Weights as HfWeights
 from bertjax.jsonio import expecting, from_json
 from bertjax.objectives import supervised
 from bertjax.tasks._columns import Columns
-from bertjax.train.checkpoint import Checkpoints, Step
+from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.mesh import MeshConfig, shardings
 from bertjax.train.step import init_params, place
 
@@ -146,9 +146,8 @@ def open_run(path: str | Path, command: str = "") -> SavedRun:
         raise DataError(f"{folder}: no such run; give the --out folder of `bertjax {command or 'pretrain'}`")
     if hf.is_directory(folder):
         return _of_kind(_imported(folder), command)
-    checkpoints = Checkpoints(folder)
-    step = checkpoints.best
-    return _of_kind(restored(folder, step, checkpoints.extra(step), Step(checkpoints, step)), command)
+    best = Checkpoints(folder).best_good()
+    return _of_kind(restored(folder, best.number, best.extra, best), command)
 
 
 def restored(folder: Path, step: int, extra: Mapping[str, Any], weights: Weights) -> SavedRun:

@@ -23,13 +23,16 @@ from bertjax.jsonio import from_json, to_json, write_json
 from bertjax.resume import check_fingerprint, check_resume, fingerprint
 from bertjax.saved import versions
 from bertjax.train import hosts
-from bertjax.train.checkpoint import Checkpoints, Saver, saved_in
+from bertjax.train.checkpoint import Checkpoints, Step
 from bertjax.train.guard import Diverged
 from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.profile import Profiler, profiled
+from bertjax.train.saver import Saver, tidy
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
+from bertjax.train.steps import steps_of
+from bertjax.train.stop import REQUEST
 from bertjax.train.window import Rates
 
 
@@ -63,13 +66,17 @@ class Session:
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
+    REQUEST.works_on(config.out, config.grace)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
-    mesh, number = _agree(session, run, optimizer)
-    extra = _resume(session, run, number) if number else {}
+    mesh, found = _agree(session, run, optimizer)
+    extra = _resume(session, run, found) if found else {}
+    with hosts.together():
+        if hosts.first():
+            tidy(run, found.damaged if found else ())
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
     like = abstract_state(state)
-    if number:
-        state = Checkpoints(run).state(number, like)
+    if found:
+        state = found.state(like)
     else:
         state = replace(state, params=_merged(state.params, session.trained_parts(mesh)))
         console.print(
@@ -93,8 +100,8 @@ def train(session: Session) -> TrainState:
         try:
             return _fit(session, fixed, state, extra, constant)
         except Diverged as bad:
-            extra = _before(session, run, bad, rollbacks)
-            state = Checkpoints(run).state(extra["step"], like)
+            found, extra = _before(session, run, bad, rollbacks)
+            state = found.state(like)
     raise AssertionError("not reached")
 
 
@@ -124,23 +131,24 @@ def _fit(
 ROLLBACKS = 3  # after which a run stops all the same
 
 
-def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> dict[str, Any]:
-    """The `extra` of the last checkpoint before a failure, with the places after it; raises where the run stops."""
+def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple[Step, dict[str, Any]]:
+    """The last checkpoint before a failure, and its `extra` with the places after it; raises where the run stops."""
     if session.config.guard.then == "stop":
         raise bad
-    checkpoints = saved_in(run)
-    number = max((step for step in checkpoints.steps if step < bad.first), default=0) if checkpoints else 0
-    why = "there is no checkpoint before them" if not number else ""
-    why = why or (f"the run has gone back {rollbacks} times already" if rollbacks == ROLLBACKS else "")
-    why = why or ("a length phase begins in between" if _phase(session, number) != _phase(session, bad.last) else "")
-    if why:
+    found = Checkpoints(run).latest_good(bad.first) if any(step < bad.first for step in steps_of(run)) else None
+    why = "" if found else "there is no checkpoint before them"
+    if rollbacks == ROLLBACKS:
+        why = f"the run has gone back {rollbacks} times already"
+    elif found and _phase(session, found.number) != _phase(session, bad.last):
+        why = "a length phase begins in between"
+    if why or not found:
         raise Diverged(f"{bad} Not rolled back, as {why}.", bad.first, bad.last, bad.after) from bad
+    number = found.number
     told = [line for line in read_metrics(run) if line["step"] > number and "examples" in line]
     about = {"from": bad.last, "why": str(bad), "steps": told}
     text = f"goes on from here after the failure in steps {bad.first} to {bad.last}, with the data after it"
     places = [[*place[:3], number] for place in bad.after]
-    assert checkpoints
-    return {**checkpoints.extra(number), "loader": places, "step": number, "rolled back": (about, text)}
+    return found, {**found.extra, "loader": places, "rolled back": (about, text)}
 
 
 def _phase(session: Session, done: int) -> int:
@@ -168,18 +176,21 @@ def _merged(random: Params, trained: Params) -> Params:
     }
 
 
-def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, int]:
-    """The mesh, and the step to go on from (0: none), in which all processes must agree."""
+def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, Step | None]:
+    """The mesh, and the checkpoint to go on from, in which all processes must agree."""
     config = session.config
     with hosts.together() as facts:
         mesh = mesh_of(config, session.model, session.objective, optimizer)
         for _, mixture in session.phases:
             check_batch(mixture.batch_size, config.micro_batches, mesh)
-        saved = saved_in(run)
-        number = saved.latest if saved else 0
+        found = Checkpoints(run).latest_good() if steps_of(run) else None
         options = {name: value for name, value in to_json(config).items() if name not in ("data", "out")}
-        facts += [json.dumps([options, dict(mesh.shape), number]), session.tokenizer.hash, session.data_hash]
-    return mesh, number
+        facts += [
+            json.dumps([options, dict(mesh.shape), found and found.number]),
+            session.tokenizer.hash,
+            session.data_hash,
+        ]
+    return mesh, found
 
 
 def _describe(session: Session, run: Path) -> dict[str, Any]:
@@ -191,18 +202,18 @@ def _describe(session: Session, run: Path) -> dict[str, Any]:
     return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash, "versions": versions()}
 
 
-def _resume(session: Session, run: Path, number: int) -> dict[str, Any]:
-    """The `extra` of the step to go on from; it must be of the same run."""
-    extra = Checkpoints(run).extra(number)
+def _resume(session: Session, run: Path, found: Step) -> dict[str, Any]:
+    """The `extra` of the checkpoint to go on from; it must be of the same run."""
+    extra = found.extra
     if extra["command"] != session.command:
         raise ConfigError(f"{run} is a {extra['command']} run; give another --out")
-    where = f"{run}/checkpoints/{number}"
+    where = f"{run}/checkpoints/{found.number}"
     stored = from_json(type(session.config), extra["config"], where)
     said = check_resume(stored, session.config, str(run))
     model, tokenizer = from_json(ModelConfig, extra["model"], where), Tokenizer.from_json(extra["tokenizer"])
     of_run = fingerprint(tokenizer, model, extra["data_hash"], extra.get("versions", {}))
     said += check_fingerprint(of_run, fingerprint(session.tokenizer, session.model, session.data_hash, versions()), run)
-    console.print(f"{session.command}: {run} resumes after step {number} of {session.total_steps}")
+    console.print(f"{session.command}: {run} resumes after step {found.number} of {session.total_steps}")
     for text in said:
         console.print(f"{session.command}: {text}")
     return extra

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # whose client holds the store; Orbax takes it from there as well
 from jax.experimental import multihost_utils
 
 from bertjax.errors import ConfigError, UserError
 from bertjax.lock import held
 from bertjax.train.log import answers, console
+from bertjax.train.peers import Peers
+from bertjax.train.stop import REQUEST
 
 LONGEST = 2_000  # bytes of a message from one process to the others
 GRACE = 60  # seconds until jax gives up after us
@@ -53,11 +56,8 @@ _agreed = True  # whether all processes know how this one ends
 _own = ""  # which of several processes this is, for messages
 
 
-def join(config: HostsConfig, *, trains: bool = False) -> None:
-    """Makes this process one of several where it is one; to be called before anything touches a device.
-
-    Where it `trains`, jax takes SIGTERM from then on, for a `StopSignal` to see.
-    """
+def join(config: HostsConfig) -> None:
+    """Makes this process one of several where it is one; to be called before anything touches a device."""
     global _agreed, _own
     if jax.distributed.is_initialized():
         return
@@ -68,7 +68,7 @@ def join(config: HostsConfig, *, trains: bool = False) -> None:
     if whole:
         _own = f" (process {number} of {count})"
     _agreed = False
-    jax.config.update("jax_enable_preemption_service", trains)
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     cure = (
         "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
         f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
@@ -93,7 +93,10 @@ def join(config: HostsConfig, *, trains: bool = False) -> None:
         patience.cancel()
     _agreed = jax.process_count() == 1
     _own = f" (process {jax.process_index()} of {jax.process_count()})"
+    REQUEST.tells = first()
     console.quiet = answers.quiet = not first()
+    if jax.process_count() > 1:
+        REQUEST.due = Peers(global_state.client, jax.process_index(), jax.process_count()).due
     console.print(f"{jax.process_count()} processes, {len(jax.devices())} devices")
 
 

@@ -58,12 +58,17 @@ class Writer:
     """Appends to RUN/metrics.jsonl and keeps the console line up to date."""
 
     def __init__(self, run: Path, *, total_steps: int, start_step: int, title: str) -> None:
-        """Lines written after step `start_step` by a run that was cut off are dropped: they come again."""
+        """Lines written after step `start_step` by a run that was cut off are dropped: they come again.
+
+        So does that of step 0 where a run begins.
+        """
         self._path = run / "metrics.jsonl"
         self._first = jax.process_index() == 0
-        here = (start_step, ROLLED_BACK)  # what comes again, too
+        comes_again = [(start_step, ROLLED_BACK), (0, "dev") if start_step == 0 else ()]
         kept = [
-            line for line in read_metrics(run) if line["step"] <= start_step and (line["step"], line["split"]) != here
+            line
+            for line in read_metrics(run)
+            if line["step"] <= start_step and (line["step"], line["split"]) not in comes_again
         ]
         if self._first:
             temporary = self._path.with_suffix(".tmp")

@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 from bertjax.contracts import Batch, Metrics
 from bertjax.errors import DataError
 from bertjax.train import hosts
-from bertjax.train.checkpoint import Saver
 from bertjax.train.guard import Guard, Places, Watch
 from bertjax.train.log import Writer, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
+from bertjax.train.saver import Saver
 from bertjax.train.step import WATCHED, TrainState, TrainStep
 from bertjax.train.stop import Interrupted, StopSignal
 from bertjax.train.window import LateLog, Rates, Window, sum_metrics

@@ -1,19 +1,23 @@
 """Checkpoints: what was saved comes back bit for bit, whole or in part, on any mesh, or a message says why not."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import ONE, TINY, make_batch, parts
 
 from bertjax.errors import DataError
 from bertjax.objectives import mlm
-from bertjax.train.checkpoint import Checkpoints, Saver, shapes
+from bertjax.train import manifest
+from bertjax.train.checkpoint import Checkpoints, arrays
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
+from bertjax.train.saver import Saver, tidy
 from bertjax.train.step import abstract_state, planned_state
 
 MODEL = replace(TINY, layers=1)
@@ -115,15 +119,15 @@ def test_a_resumed_saver_remembers_the_best(tmp_path, trained):
     assert (checkpoints.latest, checkpoints.best) == (3, 1)
 
 
-TABLE = "encoder/embed/tokens/table: checkpoint (128, 32), this model "
+TABLE = "encoder/embed/tokens/table: checkpoint float32[128, 32], this model float32"
 
 
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
-        ({"vocab_size": 120}, [TABLE + "(120, 32)", "mlm/bias: checkpoint (128,), this model (120,)"]),
+        ({"vocab_size": 120}, [TABLE + "[120, 32]", "mlm/bias: checkpoint float32[128], this model float32[120]"]),
         ({"layers": 2}, ["encoder/layer_1/attn/key/bias: missing", "encoder/layer_1/mlp_norm/scale: missing"]),
-        ({"width": 64}, [TABLE + "(128, 64)", "encoder/layer_0/attn/out/bias: checkpoint", "\n  and 7 more\n"]),
+        ({"width": 64}, [TABLE + "[128, 64]", "encoder/layer_0/attn/out/bias: checkpoint", "\n  and "]),
     ],
 )
 def test_every_mismatch_is_reported_at_once(saved, change, wrong):
@@ -132,7 +136,7 @@ def test_every_mismatch_is_reported_at_once(saved, change, wrong):
         with pytest.raises(DataError, match="does not fit this model") as caught:
             restore()
         assert all(line in str(caught.value) for line in wrong), caught.value
-        assert "tokenizer and model options" in str(caught.value)
+        assert "tokenizer, model and optimizer options" in str(caught.value)
 
 
 def test_fewer_layers_and_other_heads_do_not_fit(tmp_path, saved, trained):
@@ -183,9 +187,86 @@ def test_a_damaged_checkpoint_is_named(tmp_path, saved, part, kept):
     for file in [p for p in (tmp_path / "run/checkpoints/2" / part).rglob("*") if p.is_file() and p.name not in kept]:
         file.unlink()
     checkpoints = Checkpoints(tmp_path / "run")
-    with pytest.raises(DataError, match=r"(?s)checkpoints/2 cannot be read .* delete that folder"):
+    with pytest.raises(DataError, match=r"(?s)checkpoints/2 is damaged:.*\n`bertjax inspect .* --verify`"):
         checkpoints.extra(2) if part == "extra" else checkpoints.state(2, like(MODEL))
 
 
-def test_shapes():
-    assert shapes({"a": {"b": np.zeros((2, 3))}, "c": np.zeros(())}) == {"a/b": (2, 3), "c": ()}
+def test_the_manifest_is_written_before_the_step_is_finished(tmp_path, trained, monkeypatch):
+    write, seen = manifest.write, []
+
+    def watch(folder):
+        seen.append((folder.name, sorted(p.name for p in folder.parent.iterdir()), sorted(manifest.parts(folder))))
+        write(folder)
+
+    monkeypatch.setattr(manifest, "write", watch)
+    checkpoints = save(tmp_path, [at(trained, 1), at(trained, 2)])
+    parts = ["encoder", "extra", "mlm", "nsp", "pooler", "train"]
+    unfinished = [f"{step}.orbax-checkpoint-tmp" for step in (1, 2)]
+    assert seen == [(unfinished[0], unfinished[:1], parts), (unfinished[1], ["1", unfinished[1]], parts)]
+    assert checkpoints.latest_good().number == 2
+    listed = json.loads((tmp_path / "checkpoints/2/manifest.json").read_text())["files"]
+    notes = {"manifest.json", "_CHECKPOINT_METADATA", "commit_success.txt"}
+    files = {str(p.relative_to(tmp_path / "checkpoints/2")) for p in (tmp_path / "checkpoints/2").rglob("*")}
+    assert listed.keys() == {name for name in files - notes if (tmp_path / "checkpoints/2" / name).is_file()}
+
+
+def test_one_flipped_bit_is_found_or_does_no_harm(tmp_path, saved, trained):
+    shutil.copytree(saved.run, tmp_path / "run")
+    folder, rng, found = tmp_path / "run/checkpoints/2", np.random.default_rng(0), 0
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for _ in range(30):
+        path = files[rng.integers(len(files))]
+        data = path.read_bytes()
+        flipped = bytearray(data)
+        flipped[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        try:
+            equal(Checkpoints(tmp_path / "run").latest_good().state(like(MODEL)), trained)
+        except DataError:
+            found += 1
+        path.write_bytes(data)
+    assert found >= 20
+    assert Checkpoints(tmp_path / "run").latest_good().extra == saved.extra(2)
+
+
+def test_nothing_is_cast_in_silence(saved):
+    wanted = like(MODEL)
+    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding), wanted.params)
+    with pytest.raises(DataError, match=r"norm/bias: checkpoint float32\[32\], this model bfloat16\[32\]"):
+        saved.params(2, half)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "wrong"),
+    [
+        (Optimizer(kind="lamb"), r"train/opt_state/.*: (missing|not wanted here)"),
+        (optax.sgd(0.1), r"train/opt_state/1/mu/encoder/embed/norm/bias: not wanted here"),
+    ],
+)
+def test_another_optimizer_does_not_fit(saved, optimizer, wrong):
+    update = optimizer.build(10) if isinstance(optimizer, Optimizer) else optimizer
+    wanted = planned_state(mlm.Config().build(MODEL), update, make_mesh(ONE))
+    with pytest.raises(DataError, match=wrong):
+        saved.state(2, wanted)
+
+
+def test_what_a_save_left_is_removed_and_what_is_damaged_moved(tmp_path, saved):
+    run = tmp_path / "run"
+    shutil.copytree(saved.run, run)
+    steps = run / "checkpoints"
+    for name in ("3", "4", "5", "6.orbax-checkpoint-tmp"):
+        shutil.copytree(steps / "2", steps / name)
+    (steps / "4" / "metrics").mkdir()
+    (steps / "4" / "metrics" / "metrics").write_text("{")  # Orbax would not start
+    (run / "damaged" / "5").mkdir(parents=True)
+    tidy(run, [5])
+    assert sorted(p.name for p in steps.iterdir()) == ["2", "3"]
+    assert sorted(p.name for p in (run / "damaged").iterdir()) == ["4", "5"]
+    assert (run / "damaged" / "5" / "extra").is_dir()
+    tidy(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_arrays():
+    tree = {"a": {"b": np.zeros((2, 3), np.float32)}, "c": np.zeros((), np.int32)}
+    assert arrays(tree) == {"a/b": "float32[2, 3]", "c": "int32[]"}

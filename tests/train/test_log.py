@@ -94,3 +94,9 @@ def test_console_says_how_long_it_will_take(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "step 10/20  loss 1.000  eta " in said
     assert "step 10 dev: loss 1.000" in said
+
+
+def test_a_run_that_begins_again_writes_its_first_line_once(tmp_path):
+    fill(tmp_path, [0], split="dev")
+    fill(tmp_path, [0, 8], split="dev")
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 8]

@@ -11,12 +11,13 @@ import pytest
 from helpers import DROPOUT, make_batch, parts
 
 from bertjax.errors import DataError
-from bertjax.train.checkpoint import Checkpoints, Saver
+from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.guard import Diverged, Guard
 from bertjax.train.log import Writer, averages, read_metrics
 from bertjax.train.loop import Every, Fit, fit, mean_metrics
 from bertjax.train.optim import Optimizer
 from bertjax.train.profile import Profiler
+from bertjax.train.saver import Saver
 from bertjax.train.step import abstract_state, make_eval_step
 from bertjax.train.stop import Interrupted
 from bertjax.train.window import Rates

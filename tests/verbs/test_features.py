@@ -41,8 +41,8 @@ def test_a_frozen_encoder_stays_to_the_bit(bertjax, home, pretrained, tmp_path):
     assert json.loads((run / "scores-dev.json").read_text())["metrics"] == scores
     saved = open_run(run)
     assert saved.objective().config.frozen
-    shapes = Checkpoints(run)._shapes(saved.step, "train")
-    assert not [path for path in shapes if "encoder" in path]  # no moments are kept for it
+    kept = Checkpoints(run)._arrays(saved.step, "train")
+    assert not [path for path in kept if "encoder" in path]  # no moments are kept for it
 
 
 def test_layers_that_a_small_encoder_has_not(bertjax, home, pretrained, tmp_path):

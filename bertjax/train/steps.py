@@ -1,0 +1,120 @@
+"""The checkpoints of a run as folders: which there are, how they score, whether they are whole, and which to take."""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Set
+from pathlib import Path
+
+from bertjax.errors import DataError
+from bertjax.train import manifest
+from bertjax.train.log import console
+
+SHOWN = 20  # lines of a list in a message
+
+
+def folder_of(run: Path, step: int | str = "") -> Path:
+    """Where the checkpoints of a run are, or one of them."""
+    return (run / "checkpoints" / str(step)).absolute()
+
+
+def steps_of(run: Path) -> list[int]:
+    """The finished checkpoints of a run, whole or not."""
+    folder = folder_of(run)
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+
+
+def unlisted(folder: Path) -> bool:
+    """Whether a checkpoint is older than manifests; one that has lost its own is damaged."""
+    if (folder / manifest.NAME).exists():
+        return False
+    try:
+        extra = json.loads((folder / "extra/metadata").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(extra, dict) and "manifest" not in extra
+
+
+def faults_of(folder: Path, wanted: Set[str]) -> list[str]:
+    """A line for each file that is not as it was written; nothing where no manifest was ever written."""
+    return [] if unlisted(folder) else manifest.faults(folder, wanted)
+
+
+def listed(lines: list[str]) -> str:
+    """The first lines of a list, and how many more there are."""
+    rest = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n  ".join(lines[:SHOWN] + rest)
+
+
+class Steps:
+    """What is in RUN/checkpoints; what was found whole once is not looked at again."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        if not folder_of(run).is_dir():
+            raise DataError(f"{run} holds no checkpoints/ folder: give the --out folder of a pretrain or finetune run")
+        self.numbers = steps_of(run)
+        if not self.numbers:
+            raise DataError(f"{run}/checkpoints holds no finished checkpoint: run the command that made it again")
+        self._whole: dict[int, set[str]] = defaultdict(set)
+
+    def by_score(self) -> list[int]:
+        """All steps, the best first; of equal ones, and of those without a score, the last."""
+        return sorted(self.numbers, key=lambda step: (self._score(step), step), reverse=True)
+
+    def _score(self, step: int) -> float:
+        try:
+            return float(json.loads((folder_of(self.run, step) / "metrics/metrics").read_bytes())["score"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return float("-inf")
+
+    def latest_good(self, before: float = math.inf) -> tuple[int, list[int]]:
+        """The last step that is whole, of those before a step, and those after it; these are told."""
+        return self._first_good([number for number in self.numbers[::-1] if number < before], unread=frozenset())
+
+    def best_good(self) -> tuple[int, list[int]]:
+        """The best step of which all is whole that is not for training alone, and damaged ones; these are told."""
+        scores = {step: self.faults(step, {"metrics"}) for step in self.numbers}
+        unsure = [step for step in self.numbers if scores[step]]
+        for step in unsure:
+            self._tell(step, scores[step])
+        order = [step for step in self.by_score() if step not in unsure]
+        number, damaged = self._first_good(order, unread={"train"})
+        return number, unsure + damaged
+
+    def _first_good(self, order: Iterable[int], *, unread: Set[str]) -> tuple[int, list[int]]:
+        damaged: list[int] = []
+        for step in order:
+            faults = self.faults(step, manifest.parts(folder_of(self.run, step)) - unread)
+            if not faults:
+                return step, damaged
+            self._tell(step, faults)
+            damaged.append(step)
+        raise DataError(
+            f"{self.run}: no checkpoint is whole; if the run was copied copy it anew, else delete "
+            f"{self.run}/checkpoints and begin again"
+        )
+
+    def _tell(self, step: int, faults: list[str]) -> None:
+        console.print(f"{folder_of(self.run, step)} is damaged and is passed over:\n  {listed(faults)}")
+
+    def faults(self, step: int, wanted: Set[str]) -> list[str]:
+        """A line for each file of the wanted parts of a step that is not as it was written."""
+        folder = folder_of(self.run, step)
+        if not self._whole[step] and unlisted(folder):
+            console.print(f"{folder} is older than manifests: nothing says whether it is still as it was written")
+        found = faults_of(folder, wanted - self._whole[step])
+        if not found:
+            self._whole[step] |= wanted
+        return found
+
+    def require(self, step: int, wanted: Set[str]) -> None:
+        """Raises where a wanted part of a step is not as it was written."""
+        faults = self.faults(step, wanted)
+        if faults:
+            raise DataError(
+                f"{folder_of(self.run, step)} is damaged:\n  {listed(faults)}\n"
+                f"`bertjax inspect {self.run} --verify` tells which checkpoints are whole."
+            )

@@ -1,0 +1,56 @@
+"""Whether the files of a run or of a prepared corpus are as they were written."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from bertjax.data.meta import Meta, file_hash
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import DataError, UserError
+from bertjax.train import manifest
+from bertjax.train.log import answers
+from bertjax.train.steps import Steps, faults_of, folder_of, listed, unlisted
+
+
+def verify(path: str) -> None:
+    """A table of all checkpoints of a run, or of all shards of a corpus; raises where a file is damaged."""
+    folder = Path(path)
+    faults = _corpus(folder) if (folder / "meta.json").is_file() else _run(folder)
+    if faults:
+        raise DataError(f"{path}: {len(faults):,} files are damaged:\n  {listed(faults)}")
+
+
+def _run(run: Path) -> list[str]:
+    """Every file of every checkpoint."""
+    table, found = Table("checkpoint", "files", "bytes", "is"), []
+    for step in Steps(run).numbers:
+        folder = folder_of(run, step)
+        faults = faults_of(folder, manifest.parts(folder))
+        sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+        verdict = f"damaged: {len(faults):,} files" if faults else "whole"
+        verdict = "older than manifests: nothing to compare it with" if unlisted(folder) else verdict
+        table.add_row(str(step), f"{len(sizes):,}", f"{sum(sizes):,}", verdict)
+        found += [f"checkpoints/{step}/{line}" for line in faults]
+    answers.print(table)
+    return found
+
+
+def _corpus(folder: Path) -> list[str]:
+    """Every shard, and the tokenizer."""
+    meta, table, found = Meta.load(folder), Table("shard", "tokens", "is"), []
+    for shard in [shard for shards in meta.splits.values() for shard in shards]:
+        try:
+            fault = "" if file_hash(folder / shard.name) == shard.sha256 else "other bytes than were written"
+        except FileNotFoundError:
+            fault = "missing"
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        table.add_row(shard.name, f"{shard.tokens:,}", f"damaged: {fault}" if fault else "whole")
+        found += [f"{shard.name}: {fault}"] if fault else []
+    try:
+        if Tokenizer.load(folder / "tokenizer").hash != meta.tokenizer_hash:
+            found.append("tokenizer: not the one the shards were made with")
+    except UserError as error:
+        found.append(f"tokenizer: {error}")
+    answers.print(table)
+    return found
