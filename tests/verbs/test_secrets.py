@@ -59,35 +59,8 @@ def test_no_verb_tells_or_writes_them(planted, said, home, tmp_path):
     finetune = ["finetune", home / "finetune.py", "--from", run, "--epochs", 1]
     for arguments in (
         ["prepare", *corpus, "--out", data],
-        [
-            "pretrain",
-            home / "pretrain.py",
-            "--data",
-            data,
-            "--out",
-            run,
-            "--steps",
-            2,
-            "--eval-every",
-            2,
-            "--profile",
-            "1:2",
-        ],
-        ["pretrain", home / "pretrain.py", "--data", data, "--out", run, "--steps", 2, "--dry-run"],
-        [
-            "finetune",
-            home / "finetune.py",
-            "--task",
-            "sms_spam",
-            "--from",
-            run,
-            "--data",
-            home,
-            "--out",
-            tuned,
-            "--epochs",
-            1,
-        ],
+        [*pretrain, "--profile", "1:2"],
+        [*finetune, "--task", "sms_spam", "--data", home, "--out", tuned],
         ["evaluate", tuned, "--data", home],
         ["predict", tuned, "--input", tmp_path / "p.txt", "--out", tmp_path / "p.tsv"],
         ["embed", run, "--input", tmp_path / "p.txt", "--out", tmp_path / "v.npy"],
@@ -99,9 +72,7 @@ def test_no_verb_tells_or_writes_them(planted, said, home, tmp_path):
         code, text = said(*arguments)
         assert code == 0, (arguments, text)
         assert text and not FOUND.search(text), (arguments, text)
-    code, text = said(
-        "finetune", home / "finetune.py", "--task", "cola", "--from", run, "--data", url, "--out", tuned / "x"
-    )
+    code, text = said(*finetune, "--task", "cola", "--data", f"tfds:glue@{URLS[1]}", "--out", tuned / "x")
     assert code == 2 and "tfds:" in text and not FOUND.search(text), text
     written = files(tmp_path)
     assert len(written) > 40 and any("profile" in name for name in written)
