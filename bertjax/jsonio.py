@@ -35,8 +35,12 @@ def from_json(kind: type[Config], data: Any, where: str) -> Config:  # noqa: ANN
         if not isinstance(data, dict) or not isinstance(data.get("name"), str):
             raise ConfigError(f'{where}: needs a "name" (one of {", ".join(registry.names(NAMED[kind]))})')
         data = dict(data)
-        module = registry.find(NAMED[kind], data.pop("name"))
-        return from_json(module.Config, data, where)
+        name = data.pop("name")
+        with registry.named_by_a_file():
+            found = getattr(registry.find(NAMED[kind], name), "Config", None)
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise ConfigError(f"{where}: {name!r} is none of {NAMED[kind]}: it has no such Config")
+        return from_json(found, data, where)
     if is_dataclass(kind):
         return _dataclass(kind, data, where)
     return _plain(kind, data, where)
@@ -55,7 +59,8 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a data
     hints = get_type_hints(kind)
     values = {key: from_json(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     try:
-        return kind(**values)
+        with registry.named_by_a_file():
+            return kind(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
@@ -108,5 +113,7 @@ def expecting(path: Path, what: str) -> Iterator[None]:
     """Whatever is not as it must be in a file of ours raises DataError; `what` names the command that makes it."""
     try:
         yield
+    except DataError as error:
+        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(f"{path}: damaged ({error!r}); it is made by {what}") from None
