@@ -134,6 +134,7 @@ ROLLBACKS = 3  # after which a run stops all the same
 def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple[Step, dict[str, Any]]:
     """The last checkpoint before a failure, and its `extra` with the places after it; raises where the run stops."""
     if session.config.guard.then == "stop":
+        hosts.stopped_together()
         raise bad
     found = Checkpoints(run).latest_good(bad.first) if any(step < bad.first for step in steps_of(run)) else None
     why = "" if found else "there is no checkpoint before them"
@@ -142,6 +143,7 @@ def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple
     elif found and _phase(session, found.number) != _phase(session, bad.last):
         why = "a length phase begins in between"
     if why or not found:
+        hosts.stopped_together()
         raise Diverged(f"{bad} Not rolled back, as {why}.", bad.first, bad.last, bad.after) from bad
     number = found.number
     told = [line for line in read_metrics(run) if line["step"] > number and "examples" in line]
