@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
-from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest
+from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest, redacted
 from bertjax.look import look
 from bertjax.recipe import load_recipe
 from bertjax.train import stop
@@ -41,7 +41,7 @@ def main() -> None:
     try:
         code = run(arguments)
     except Exception:
-        traceback.print_exc()
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         code = 1
     stop.REQUEST.over(code)
     hosts = sys.modules.get("bertjax.train.hosts")
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as error:
         return _tell(verb, str(error), error.code)
     except (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        return _tell(verb, f"{error.filename}: {error.strerror}; give another path", 2)
+        return _tell(verb, redacted(f"{error.filename}: {error.strerror}; give another path"), 2)
     except stop.Interrupted as stopped:
         return _tell(verb, str(stopped), AGAIN)
     except KeyboardInterrupt:

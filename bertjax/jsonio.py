@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from bertjax import registry
 from bertjax.contracts import ModelConfig, ObjectiveConfig
-from bertjax.errors import ConfigError, DataError, closest
+from bertjax.errors import ConfigError, DataError, closest, without_passwords
 from bertjax.parsing import parse
 
 Config = TypeVar("Config")
@@ -21,12 +21,14 @@ NAMED: dict[type, str] = {ModelConfig: "models", ObjectiveConfig: "objectives"}
 
 
 def to_json(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
-    """A config as plain dicts, lists, strings and numbers."""
+    """A config as plain dicts, lists, strings and numbers, without the passwords of URLs."""
     if is_dataclass(value):
         kind = next((kind for base, kind in NAMED.items() if isinstance(value, base)), None)
         name = {"name": registry.name_of(kind, value)} if kind else {}
         return name | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
-    return [to_json(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    return without_passwords(value) if isinstance(value, str) else value
 
 
 def from_json(kind: type[Config], data: Any, where: str) -> Config:  # noqa: ANN401 (any JSON value)
@@ -115,5 +117,5 @@ def expecting(path: Path, what: str) -> Iterator[None]:
         yield
     except DataError as error:
         raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: damaged ({error!r}); it is made by {what}") from None

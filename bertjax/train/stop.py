@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from bertjax.errors import AGAIN, KILLED
+from bertjax.errors import AGAIN, KILLED, redacted
 
 VERBS = ("prepare", "pretrain", "finetune")  # what takes long, and goes on where it was stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -104,7 +104,7 @@ class Request:
 
     def _kept(self) -> str:
         verb, *_ = self._command
-        again = f"go on with\n  {shlex.join(['bertjax', *self._command])}"
+        again = redacted(f"go on with\n  {shlex.join(['bertjax', *self._command])}")
         if verb == "prepare":
             return f"stopped; whole shards in {self.out or 'its folder'} are kept: {again}"
         why = "stopped" + (f", as its step took longer than {self.grace:g} seconds" if self._saving else "")

@@ -22,6 +22,7 @@ from bertjax.plan.hlo import Collective
 from bertjax.saved import restored
 from bertjax.tasks._columns import Columns, of_columns, with_labels
 from bertjax.tasks._lines import lines as text_lines
+from bertjax.train import manifest, steps
 from bertjax.train.log import Writer
 
 TOKENIZER = WordPiece(VOCABULARY, lowercase=True)
@@ -218,6 +219,22 @@ def _suite(folder):
         assert all((folder / run).resolve().is_relative_to(folder.resolve()) for run in runs), name
 
 
+def _manifest():
+    files = {"encoder/a": [3, "f" * 32], "extra/metadata": [2, "0" * 32]}
+    return {"version": manifest.VERSION, "checksum": manifest._of(files), "files": files}
+
+
+def _verified(folder):
+    """What is done with a checkpoint before it is restored."""
+    steps.steps_of(folder)
+    steps.faults_of(folder, {"encoder", "extra", "metrics"})
+    manifest.parts(folder)
+
+
+def _scored(folder):
+    assert steps.Steps(folder).by_score() == [4]
+
+
 BESIDE = {"config.json": json.dumps({"command": "finetune"}).encode()}
 
 RUN_TARGETS = {
@@ -241,5 +258,8 @@ RUN_TARGETS = {
     "run.lock": Target(
         "run.lock", lock.holder, dumped({"host": "a", "pid": 3, "machine": "b", "id": "c", "since": "d"})
     ),
+    "manifest.json": Target("manifest.json", _verified, dumped(_manifest()), lambda: {"extra/metadata": b"{}"}),
+    "metadata": Target("extra/metadata", _verified, dumped({"manifest": 1, "command": "pretrain"})),
+    "score": Target("checkpoints/4/metrics/metrics", _scored, dumped({"score": -2.5})),
     "planned": Target("p.json", lambda folder: program._read(folder / "p.json"), dumped(_program())),
 }
