@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
-from bertjax.errors import ConfigError, UserError, closest
+from bertjax.errors import ConfigError, StorageError, UserError, closest
 from bertjax.look import look
 from bertjax.recipe import load_recipe
+from bertjax.storage import fault_of, told
 
 VERBS = {
     "prepare": "text files -> tokenizer and token shards",
@@ -46,7 +47,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command; 0 done, 2 the user's mistake in one message, 130 interrupted. Our own faults do raise."""
+    """Runs one command; 0 done, 2 the user's mistake or 3 the disk's fault in one message, 130 interrupted."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE + CLOSING, end="")
         return 0 if arguments else 2
@@ -61,6 +62,11 @@ def run(arguments: Sequence[str]) -> int:
         return _tell(verb, f"{error.filename}: {error.strerror}; give another path", 2)
     except KeyboardInterrupt:
         return _tell(verb, "interrupted", 130)
+    except Exception as error:
+        number = fault_of(error)
+        if not number:
+            raise
+        return _tell(verb, str(told(getattr(error, "filename", None) or "the disk", number)), StorageError.code)
 
 
 def _tell(verb: str, message: str, code: int) -> int:

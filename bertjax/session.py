@@ -26,7 +26,7 @@ from bertjax.train.log import Writer, console
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.profile import Profiler
-from bertjax.train.saver import Saver, tidy
+from bertjax.train.saver import Saver, require_room, tidy
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
 from bertjax.train.steps import steps_of
 from bertjax.train.window import Rates, Window
@@ -77,6 +77,9 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
+    with hosts.together():
+        if hosts.first():
+            require_room(run, state, keep_last=session.keep_last)
     step = training_step(config, session.objective, optimizer, mesh)
     constant = _describe(session, run)
     fixed = Fit(

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bertjax.contracts import Metrics
+from bertjax.storage import writing
 
 
 def _console(*, stderr: bool) -> Console:
@@ -55,8 +56,9 @@ class Writer:
         kept = [line for line in read_metrics(run) if line["step"] <= start_step]
         if self._first:
             temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            os.replace(temporary, self._path)
+            with writing(self._path):
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                os.replace(temporary, self._path)
         self._seconds_before = max((line["seconds"] for line in kept), default=0.0)
         self._began = time.perf_counter()
         self._progress = Progress(
@@ -78,7 +80,7 @@ class Writer:
         if not self._first:
             return
         line = {"step": step, "split": split, **figures, "seconds": round(self._seconds_before + seconds, 3)}
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         text = describe(figures)
         if split == "train":
