@@ -47,7 +47,7 @@ def saved(model: bert.Config, run: Path) -> tuple[TrainState, Path]:
 
     state = jax.tree.map(noise, state)
     saver = Saver(run, keep_last=1, best="-loss", constant={"a": list(range(50))})
-    saver.save(state, loader=[(0, 1, 2)], window={}, figures={"loss": 1.0})
+    saver.save(state, loader=[(0, 1, 2)], log={}, figures={"loss": 1.0})
     saver.wait()
     saver.close()
     return state, run / "checkpoints" / "0"

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
-from bertjax.errors import ConfigError, StorageError, UserError, closest
+from bertjax.errors import AGAIN, KILLED, ConfigError, StorageError, UserError, closest
 from bertjax.look import look
 from bertjax.recipe import load_recipe
 from bertjax.storage import fault_of, told
+from bertjax.train import stop
 
 VERBS = {
     "prepare": "text files -> tokenizer and token shards",
@@ -35,11 +36,15 @@ CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.
 
 def main() -> None:
     """The console script."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in stop.VERBS:
+        stop.REQUEST.begin(arguments)
     try:
-        code = run(sys.argv[1:])
+        code = run(arguments)
     except Exception:
         traceback.print_exc()
         code = 1
+    stop.REQUEST.over(code)
     hosts = sys.modules.get("bertjax.train.hosts")
     if hosts:
         hosts.leave(code)
@@ -47,7 +52,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command; 0 done, 2 the user's mistake or 3 the disk's fault in one message, 130 interrupted."""
+    """Runs one command; gives its exit code, after one message where it is not 0. Our own faults do raise."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE + CLOSING, end="")
         return 0 if arguments else 2
@@ -60,8 +65,10 @@ def run(arguments: Sequence[str]) -> int:
         return _tell(verb, str(error), error.code)
     except (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         return _tell(verb, f"{error.filename}: {error.strerror}; give another path", 2)
+    except stop.Interrupted as stopped:
+        return _tell(verb, str(stopped), AGAIN)
     except KeyboardInterrupt:
-        return _tell(verb, "interrupted", 130)
+        return _tell(verb, "interrupted", KILLED)
     except Exception as error:
         number = fault_of(error)
         if not number:
@@ -88,7 +95,6 @@ def _verb(verb: str, rest: list[str]) -> int:
     from bertjax.plan.verb import plan
     from bertjax.preparation import prepare
     from bertjax.train import hosts
-    from bertjax.train.stop import Interrupted
 
     keep_compiled()
 
@@ -115,22 +121,21 @@ def _verb(verb: str, rest: list[str]) -> int:
     chosen, process = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     use.check_paths(chosen)
+    if verb in stop.VERBS:
+        stop.REQUEST.works_on(chosen.out, getattr(chosen, "grace", stop.GRACE))
     if process and not dry and verb != "doctor":
-        hosts.join(process, trains=verb in ("pretrain", "finetune"))
-    try:
-        acts: dict[str, Callable[[Any], None]] = {
-            "prepare": prepare,
-            "finetune": suite.finetune,
-            "evaluate": suite.evaluate,
-            "embed": api.embed,
-            "convert": convert,
-            "plan": plan,
-            "doctor": lambda config: doctor(config, process),
-        }
-        act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
-        act(chosen)
-    except Interrupted as stopped:
-        return _tell(verb, str(stopped), 130)
+        hosts.join(process)
+    acts: dict[str, Callable[[Any], None]] = {
+        "prepare": prepare,
+        "finetune": suite.finetune,
+        "evaluate": suite.evaluate,
+        "embed": api.embed,
+        "convert": convert,
+        "plan": plan,
+        "doctor": lambda config: doctor(config, process),
+    }
+    act = report.dry_run if dry else acts.get(verb) or getattr(run, verb)
+    act(chosen)
     return 0
 
 

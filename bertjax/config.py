@@ -3,7 +3,6 @@
 Those of verbs that use a run are in `use`.
 """
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -15,8 +14,11 @@ from bertjax.nn.heads import Features
 from bertjax.objectives import mlm
 from bertjax.tasks._columns import Columns
 from bertjax.tasks.glue import SUITES
+from bertjax.train.guard import Guard
 from bertjax.train.mesh import MeshConfig
 from bertjax.train.optim import Optimizer
+from bertjax.train.profile import profiled
+from bertjax.train.stop import Limits
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Prepare:
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Limits):
     """A prepared corpus to an encoder. The same command on the same --out resumes."""
 
     data: tuple[str, ...] = ()
@@ -114,6 +116,7 @@ class Pretrain:
     save_every: int = 10_000
     keep_last: int = 2
     """checkpoints to keep besides the best"""
+    guard: Guard = field(default_factory=Guard)
     profile: str = ""
     """as 10:15, a profiler trace of the 10th to the 15th step after the start, in OUT/profile"""
 
@@ -122,7 +125,7 @@ class Pretrain:
         at_least(
             1, self, "steps", "batch_size", "micro_batches", "log_every", "eval_every", "eval_batches", "save_every"
         )
-        at_least(0, self, "workers", "seed")
+        at_least(0, self, "workers", "seed", "grace")
         at_least(1, self, "keep_last")
         if self.data_weights and (len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0):
             raise ConfigError(
@@ -169,7 +172,7 @@ class Plan(Pretrain):
 
 
 @dataclass(frozen=True)
-class Finetune:
+class Finetune(Limits):
     """A pretrained run or Hugging Face directory and a task to a fine-tuned model and its scores."""
 
     task: str = ""
@@ -226,13 +229,14 @@ class Finetune:
     from_mnli: bool = False
     """of glue: RTE, MRPC and STS-B start from the run of MNLI with the same seed"""
     log_every: int = 20
+    guard: Guard = field(default_factory=Guard)
     profile: str = ""
     """as in pretraining"""
 
     def __post_init__(self) -> None:
         profiled(self.profile)
         at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
-        at_least(0, self, "train_rows", "seed", "new_layers", "patience")
+        at_least(0, self, "train_rows", "seed", "new_layers", "patience", "grace")
         if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=8) < 8:
             raise ConfigError(f"buckets={' '.join(map(str, self.buckets))}: lengths from 8 on, in ascending order")
         if self.length < 8:
@@ -256,16 +260,6 @@ def at_least(low: int, config: object, *names: str) -> None:
     for name in names:
         if getattr(config, name) < low:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
-
-
-def profiled(steps: str) -> tuple[int, int]:
-    """The first and last step of "10:15"; 0, 0 for none."""
-    first, _, last = steps.partition(":")
-    if not steps:
-        return 0, 0
-    if not (re.fullmatch(r"\d{1,9}:\d{1,9}", steps) and 1 <= int(first) <= int(last)):
-        raise ConfigError(f"profile={steps}: give the first and the last step of the trace, as 10:15")
-    return int(first), int(last)
 
 
 def check_length(length: int, model: ModelConfig) -> None:

@@ -63,7 +63,7 @@ def to_run(saved: SavedRun, folder: Path) -> None:
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(zero, saved.all_params(make_mesh(MeshConfig(data=1))), {}, zero)
     try:
-        saver.save(state, loader=(), window={}, figures=None)
+        saver.save(state, loader=(), log={}, figures=None)
         saver.wait()
     finally:
         saver.close()

@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -19,6 +18,7 @@ from bertjax.data.meta import Meta, file_hash
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, UserError
 from bertjax.jsonio import read_json
+from bertjax.lock import holder
 from bertjax.train import hosts
 from bertjax.train.log import answers
 from bertjax.train.mesh import make_mesh
@@ -27,10 +27,9 @@ from bertjax.use import Doctor
 LOCK = Path("/tmp/libtpu_lockfile")
 CHIPS = {"TPU": ("/dev/accel0", "/dev/vfio/0"), "GPU": ("/dev/nvidia0",)}
 OURS = r"config\.json|metrics\.jsonl|checkpoints|damaged|tokenizer|scores.*\.json|predictions.*|submission"
-OURS += r"|not_trained_on\.json|(null_odds|nbest).*\.json|profile|compiled|report\..*|README\.md|parity\.json"
+OURS += r"|run\.lock|not_trained_on\.json|(null_odds|nbest).*\.json|profile|compiled|report\..*|README\.md|parity\.json"
 STALE = r".*\.tmp|\.shared-.*|.*orbax-checkpoint-tmp.*"
 ENOUGH = 10 << 30  # bytes that a run and its checkpoints should find free, where nothing is known of their size
-BUSY = 60.0  # seconds after which a log that nobody writes is at rest
 
 
 class Finding(NamedTuple):
@@ -170,10 +169,9 @@ def _run(folder: Path) -> Iterator[Finding]:
 
 
 def _begun(folder: Path, what: str) -> Finding:
-    log, steps = folder / "metrics.jsonl", folder / "checkpoints"
-    if log.exists() and time.time() - log.stat().st_mtime < BUSY:
-        cure = "two runs in one folder spoil each other; wait a minute and ask again if there is no other"
-        return Finding("warn", what, f"written less than {BUSY:.0f} seconds ago: by a run that goes on?", cure)
+    steps = folder / "checkpoints"
+    if writer := holder(folder):
+        return Finding("fail", what, f"is being written by {writer}", "end that run, or give another --out")
     if not (folder / "config.json").exists():
         return Finding("ok", what, "can be written; nothing is begun")
     try:

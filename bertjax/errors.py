@@ -7,12 +7,20 @@ from typing import ClassVar
 AGAIN = 42  # asked to stop: what is done is kept, and the same command goes on
 HUNG = 75  # nothing moved for too long: the same command goes on from the last checkpoint
 KILLED = 130  # interrupted at once
+LONGEST = 4_000  # characters of a message
 
 
 class UserError(Exception):
     """Shown as one message without a traceback; the command line exits with `code`."""
 
     code: ClassVar[int] = 2  # the user's mistake: the same command would fail again
+
+    def __str__(self) -> str:
+        """The message, whatever a file has put into it: in bounded length, without what would steer a terminal."""
+        text = super().__str__()
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        return "".join(c if c.isprintable() or c in "\n\t\u3000" else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(UserError):

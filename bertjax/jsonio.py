@@ -3,7 +3,8 @@
 import json
 import os
 import types
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from bertjax import registry
 from bertjax.contracts import ModelConfig, ObjectiveConfig
 from bertjax.errors import ConfigError, DataError, closest
+from bertjax.parsing import parse
 from bertjax.storage import writing
 
 Config = TypeVar("Config")
@@ -34,8 +36,12 @@ def from_json(kind: type[Config], data: Any, where: str) -> Config:  # noqa: ANN
         if not isinstance(data, dict) or not isinstance(data.get("name"), str):
             raise ConfigError(f'{where}: needs a "name" (one of {", ".join(registry.names(NAMED[kind]))})')
         data = dict(data)
-        module = registry.find(NAMED[kind], data.pop("name"))
-        return from_json(module.Config, data, where)
+        name = data.pop("name")
+        with registry.named_by_a_file():
+            found = getattr(registry.find(NAMED[kind], name), "Config", None)
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise ConfigError(f"{where}: {name!r} is none of {NAMED[kind]}: it has no such Config")
+        return from_json(found, data, where)
     if is_dataclass(kind):
         return _dataclass(kind, data, where)
     return _plain(kind, data, where)
@@ -52,7 +58,12 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a data
     if missing:
         raise ConfigError(f"{where}: missing {', '.join(missing)}")
     hints = get_type_hints(kind)
-    return kind(**{key: from_json(hints[key], value, f"{where}.{key}") for key, value in data.items()})
+    values = {key: from_json(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    try:
+        with registry.named_by_a_file():
+            return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _plain(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a type and a JSON value)
@@ -92,11 +103,25 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (any JSON value)
             raise
 
 
-def read_json(path: Path, what: str) -> Any:  # noqa: ANN401 (any JSON value)
-    """Reads a file of ours; `what` names the command that makes it."""
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Reads a file of ours, an object; `what` names the command that makes it."""
     try:
-        return json.loads(path.read_bytes())
+        data = parse(path.read_bytes(), strict=True)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; it is made by {what}") from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); it is made by {what}") from None
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: not a JSON object but a {type(data).__name__}; it is made by {what}")
+    return data
+
+
+@contextmanager
+def expecting(path: Path, what: str) -> Iterator[None]:
+    """Whatever is not as it must be in a file of ours raises DataError; `what` names the command that makes it."""
+    try:
+        yield
+    except DataError as error:
+        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"{path}: damaged ({error!r}); it is made by {what}") from None

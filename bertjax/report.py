@@ -17,7 +17,7 @@ from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture
 from bertjax.errors import ConfigError, DataError, closest
-from bertjax.jsonio import read_json, to_json
+from bertjax.jsonio import expecting, read_json, to_json
 from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
@@ -148,12 +148,12 @@ def report(runs: Sequence[str], out: str) -> None:
     for run in runs:
         config = read_json(Path(run) / "config.json", "pretrain and finetune")
         if config.get("command") == "pretrain":
-            for line in _first_and_last(run):
-                pairs = next((f"{line[name]:.3f}" for name in ("nsp_accuracy", "sop_accuracy") if name in line), "-")
-                figures = (f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy"))
-                pretrained.add_row(run, str(line["step"]), *figures, pairs)
+            with expecting(Path(run) / "metrics.jsonl", "pretrain"):
+                for row in map(_held_out, _first_and_last(run)):
+                    pretrained.add_row(run, *row)
         else:
-            model, *beside = _scores(run)
+            with expecting(Path(run) / "scores.json", "finetune"):
+                model, *beside = _scores(run)
             scores.append(model)
             baselines += [row for row in beside if row not in baselines]  # runs on the same rows share them
     tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores + baselines)
@@ -170,14 +170,17 @@ def _first_and_last(run: str) -> list[dict[str, Any]]:
     return [lines[0], lines[-1]]
 
 
+def _held_out(line: dict[str, Any]) -> tuple[str, ...]:
+    """Step, loss, masked accuracy and that of the sentence pairs, where there are some."""
+    pairs = next((f"{line[name]:.3f}" for name in ("nsp_accuracy", "sop_accuracy") if name in line), "-")
+    return str(line["step"]), *(f"{line[name]:.3f}" for name in ("loss", "mlm_accuracy")), pairs
+
+
 def _scores(run: str) -> list[tuple[str, dict[str, float]]]:
     scores = read_json(Path(run) / "scores.json", "finetune")
     rows = f"{scores['data']['train']['rows']:,} rows of {scores['task']}"
-    baselines = scores.get("baseline", {}).items()
-    return [
-        (f"{run}: {scores['encoder']} encoder, {rows}", scores["metrics"]),
-        *((f"{name}, {rows}", values) for name, values in baselines),
-    ]
+    found = {f"{run}: {scores['encoder']} encoder": scores["metrics"], **scores.get("baseline", {})}
+    return [(f"{name}, {rows}", {k: float(v) for k, v in values.items()}) for name, values in found.items()]
 
 
 def _score_tables(scores: Sequence[tuple[str, dict[str, float]]]) -> list[Table]:

@@ -34,7 +34,8 @@ def pretrain(config: Pretrain) -> None:
     """A prepared corpus -> RUN with checkpoints and metrics."""
     with hosts.together():
         prepared = pretraining(config)
-    session.train(prepared)
+    with hosts.writing(Path(config.out)):
+        session.train(prepared)
 
 
 def pretraining(config: Pretrain) -> session.Session:
@@ -148,38 +149,38 @@ def finetune(config: Finetune) -> None:
             return {}
         return saved.encoder_params(objective, mesh, new_layers=config.new_layers)
 
-    session.train(
-        session.Session(
-            command="finetune",
-            config=config,
-            model=saved.model,
-            objective=objective,
-            tokenizer=saved.tokenizer,
-            data_hash=scoring.digest(rows["train"] + rows["dev"]),
-            phases=[(config.epochs * steps, Mixture((source,)))],
-            every=Every(config.log_every, evaluate=steps, save=steps),
-            best=task.metrics[0],
-            keep_last=1,
-            workers=0,
-            evaluation=scorer,
-            flops_per_token=lambda length: saved.model.flops_per_token(length, 0.0) / (3 if config.frozen else 1),
-            trained_parts=trained_parts,
-            patience=config.patience,
-            frozen=("encoder",) if config.frozen else (),
-        )
+    prepared = session.Session(
+        command="finetune",
+        config=config,
+        model=saved.model,
+        objective=objective,
+        tokenizer=saved.tokenizer,
+        data_hash=scoring.digest(rows["train"] + rows["dev"]),
+        phases=[(config.epochs * steps, Mixture((source,)))],
+        every=Every(config.log_every, evaluate=steps, save=steps),
+        best=task.metrics[0],
+        keep_last=1,
+        workers=0,
+        evaluation=scorer,
+        flops_per_token=lambda length: saved.model.flops_per_token(length, 0.0) / (3 if config.frozen else 1),
+        trained_parts=trained_parts,
+        patience=config.patience,
+        frozen=("encoder",) if config.frozen else (),
     )
-    best, mesh = open_run(config.out), make_mesh(config.mesh)
-    about: dict[str, Any] = {
-        "also": {name: _score(best, task, part) for name, part in also.items()},
-        **{"epoch": best.step / steps, "encoder": config.encoder, "from": config.source, "seed": config.seed},
-    }
-    predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures) if task.writes else []
-    if hosts.first():
-        if faults:
-            write_json(out / scoring.NOT_TRAINED_ON, faults)
-        scoring.write_files(out, "", task, predictions, rows["dev"] if predictions else [])
-        scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows | also, about | baseline)
-    hosts.meet("scores")  # which the rest of a suite reads
+    with hosts.writing(out):
+        session.train(prepared)
+        best, mesh = open_run(config.out), make_mesh(config.mesh)
+        about: dict[str, Any] = {
+            "also": {name: _score(best, task, part) for name, part in also.items()},
+            **{"epoch": best.step / steps, "encoder": config.encoder, "from": config.source, "seed": config.seed},
+        }
+        predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures) if task.writes else []
+        if hosts.first():
+            if faults:
+                write_json(out / scoring.NOT_TRAINED_ON, faults)
+            scoring.write_files(out, "", task, predictions, rows["dev"] if predictions else [])
+            scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows | also, about | baseline)
+        hosts.meet("scores")  # which the rest of a suite reads
 
 
 def _score(saved: SavedRun, task: Task, rows: Sequence[Any]) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """What pretraining and fine-tuning have in common: a run folder that is begun or resumed, and trained to the end."""
 
 import json
-from collections.abc import Callable, Sequence
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from jax.sharding import Mesh
 
 from bertjax.automesh import mesh_of
 from bertjax.chips import chip_of
-from bertjax.config import Finetune, Pretrain, profiled
+from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import Compute, ModelConfig, Objective, Params
 from bertjax.data.mixture import Mixture
 from bertjax.data.phases import Phase, Phases
@@ -18,18 +20,20 @@ from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
-from bertjax.resume import check_resume
+from bertjax.resume import check_fingerprint, check_resume, fingerprint
 from bertjax.saved import versions
 from bertjax.train import hosts
 from bertjax.train.checkpoint import Checkpoints, Step
-from bertjax.train.log import Writer, console
+from bertjax.train.guard import Diverged
+from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
-from bertjax.train.profile import Profiler
+from bertjax.train.profile import Profiler, profiled
 from bertjax.train.saver import Saver, require_room, tidy
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
 from bertjax.train.steps import steps_of
-from bertjax.train.window import Rates, Window
+from bertjax.train.stop import REQUEST
+from bertjax.train.window import Rates
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,17 @@ class Session:
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, Path(session.config.out)
+    REQUEST.works_on(config.out, config.grace)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
     mesh, found = _agree(session, run, optimizer)
-    number = found.number if found else 0
-    extra = _resume(session, run, found) if found else {"loader": [], "window": {}, "leader": []}
+    extra = _resume(session, run, found) if found else {}
     with hosts.together():
         if hosts.first():
             tidy(run, found.damaged if found else ())
     state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
+    like = abstract_state(state)
     if found:
-        state = found.state(abstract_state(state))
+        state = found.state(like)
     else:
         state = replace(state, params=_merged(state.params, session.trained_parts(mesh)))
         console.print(
@@ -80,10 +85,9 @@ def train(session: Session) -> TrainState:
     with hosts.together():
         if hosts.first():
             require_room(run, state, keep_last=session.keep_last)
-    step = training_step(config, session.objective, optimizer, mesh)
     constant = _describe(session, run)
     fixed = Fit(
-        step=step,
+        step=training_step(config, session.objective, optimizer, mesh),
         mesh=mesh,
         loss_terms=session.objective.loss_terms,
         evaluate=session.evaluation(mesh),
@@ -92,21 +96,67 @@ def train(session: Session) -> TrainState:
         rates=Rates(config.optimizer.schedule(session.total_steps), _peak_flops(mesh)),
         flops_per_token=session.flops_per_token,
         profiler=Profiler(*profiled(config.profile), run / "profile"),
+        guard=config.guard,
         patience=session.patience,
     )
+    for rollbacks in count():
+        try:
+            return _fit(session, fixed, state, extra, constant)
+        except Diverged as bad:
+            found, extra = _before(session, run, bad, rollbacks)
+            state = found.state(like)
+    raise AssertionError("not reached")
+
+
+def _fit(
+    session: Session, fixed: Fit, state: TrainState, extra: Mapping[str, Any], constant: Mapping[str, Any]
+) -> TrainState:
+    """From the step of `state`, with the rest of its checkpoint, to the last one, or to a failure."""
+    run, number = Path(session.config.out), int(state.step)
     saver = Saver(
         run, keep_last=session.keep_last, best=session.best, constant=constant, leader=extra.get("leader", ())
     )
-    phases = [Phase(steps, mixture, local_rows(mixture.batch_size, mesh)) for steps, mixture in session.phases]
-    places = tuple(Position(*place) for place in extra["loader"])
-    batches = Phases(phases, done=number, places=places, workers=session.workers)
     writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
+    phases = [Phase(steps, mixture, local_rows(mixture.batch_size, fixed.mesh)) for steps, mixture in session.phases]
+    places = tuple(Position(*place) for place in extra.get("loader", ()))
+    batches = Phases(phases, done=number, places=places, workers=session.workers)
     try:
-        return fit(fixed, state, batches, window=Window.from_json(extra["window"]), saver=saver, writer=writer)
+        if "rolled back" in extra:
+            saver.forget(after=number)
+            writer.note(number, ROLLED_BACK, *extra["rolled back"])
+        return fit(fixed, state, batches, begun=extra, saver=saver, writer=writer)
     finally:
         writer.close()
         batches.close()
         saver.close()
+
+
+ROLLBACKS = 3  # after which a run stops all the same
+
+
+def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple[Step, dict[str, Any]]:
+    """The last checkpoint before a failure, and its `extra` with the places after it; raises where the run stops."""
+    if session.config.guard.then == "stop":
+        raise bad
+    found = Checkpoints(run).latest_good(bad.first) if any(step < bad.first for step in steps_of(run)) else None
+    why = "" if found else "there is no checkpoint before them"
+    if rollbacks == ROLLBACKS:
+        why = f"the run has gone back {rollbacks} times already"
+    elif found and _phase(session, found.number) != _phase(session, bad.last):
+        why = "a length phase begins in between"
+    if why or not found:
+        raise Diverged(f"{bad} Not rolled back, as {why}.", bad.first, bad.last, bad.after) from bad
+    number = found.number
+    told = [line for line in read_metrics(run) if line["step"] > number and "examples" in line]
+    about = {"from": bad.last, "why": str(bad), "steps": told}
+    text = f"goes on from here after the failure in steps {bad.first} to {bad.last}, with the data after it"
+    places = [[*place[:3], number] for place in bad.after]
+    return found, {**found.extra, "loader": places, "rolled back": (about, text)}
+
+
+def _phase(session: Session, done: int) -> int:
+    """The phase of the step after `done`."""
+    return bisect(list(accumulate(steps for steps, _ in session.phases)), done)
 
 
 def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:
@@ -132,7 +182,6 @@ def _merged(random: Params, trained: Params) -> Params:
 def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, Step | None]:
     """The mesh, and the checkpoint to go on from, in which all processes must agree."""
     config = session.config
-    hosts.check_shared(run)
     with hosts.together() as facts:
         mesh = mesh_of(config, session.model, session.objective, optimizer)
         for _, mixture in session.phases:
@@ -153,7 +202,7 @@ def _describe(session: Session, run: Path) -> dict[str, Any]:
     if hosts.first():
         write_json(run / "config.json", {**config, "versions": versions()})
         session.tokenizer.save(run / "tokenizer")
-    return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash}
+    return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash, "versions": versions()}
 
 
 def _resume(session: Session, run: Path, found: Step) -> dict[str, Any]:
@@ -161,14 +210,13 @@ def _resume(session: Session, run: Path, found: Step) -> dict[str, Any]:
     extra = found.extra
     if extra["command"] != session.command:
         raise ConfigError(f"{run} is a {extra['command']} run; give another --out")
-    stored = from_json(type(session.config), extra["config"], f"{run}/checkpoints/{found.number}")
-    check_resume(stored, session.config, str(run))
-    if Tokenizer.from_json(extra["tokenizer"]).hash != session.tokenizer.hash:
-        raise ConfigError(
-            f"{run} was trained with another vocabulary than this; prepare the data with --tokenizer {run}/tokenizer, "
-            "or give another --out"
-        )
-    if extra["data_hash"] != session.data_hash:
-        raise ConfigError(f"{run} was begun with other data than what --data holds now; give that, or another --out")
+    where = f"{run}/checkpoints/{found.number}"
+    stored = from_json(type(session.config), extra["config"], where)
+    said = check_resume(stored, session.config, str(run))
+    model, tokenizer = from_json(ModelConfig, extra["model"], where), Tokenizer.from_json(extra["tokenizer"])
+    of_run = fingerprint(tokenizer, model, extra["data_hash"], extra.get("versions", {}))
+    said += check_fingerprint(of_run, fingerprint(session.tokenizer, session.model, session.data_hash, versions()), run)
     console.print(f"{session.command}: {run} resumes after step {found.number} of {session.total_steps}")
+    for text in said:
+        console.print(f"{session.command}: {text}")
     return extra

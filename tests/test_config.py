@@ -1,11 +1,13 @@
 """Every verb's options check themselves; a run is only resumed as what it was."""
 
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from bertjax import config, resume, use
 from bertjax.config import Finetune, Prepare, Pretrain
+from bertjax.data.wordpiece import SPECIALS, WordPiece
 from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.recipe import load_recipe
@@ -14,7 +16,7 @@ FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
 SQUAD = Finetune(task="squad", source="run", data="squad", out="out")
 TEXT = Finetune(task="text", source="run", data="texts", out="out")
 PRETRAIN = Pretrain(data=("data",), out="out")
-OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop", "remat": "dots", "attention": "einsum", "profile": "2:3"}  # fmt: skip  # noqa: E501
+OTHER = {"kind": "lamb", "activation": "relu", "dtype": "bfloat16", "task": "rte", "encoder": "random", "baseline": "tfidf", "examples": "sop", "remat": "dots", "attention": "einsum", "profile": "2:3", "then": "rollback"}  # fmt: skip  # noqa: E501
 TUPLES = {
     "header": ("label", "text"),
     "files": ("a.tsv", "b.tsv"),
@@ -60,26 +62,61 @@ KEYS += [(SQUAD, ("task_settings",))]
 KEYS += [(TEXT, path) for path in leaves(TEXT) if path[0] == "columns"]
 
 
+MAY_CHANGE = {"data", "out", "workers", "baseline", "profile", "guard", "grace", "seeds", "grid", "from_mnli"}
+MAY_CHANGE |= {"log_every", "eval_every", "eval_batches", "save_every", "keep_last"}
+WARNS = {"mesh", "remat", "attention"}
+
+
 @pytest.mark.parametrize(("value", "path"), KEYS, ids=lambda v: ".".join(v) if isinstance(v, tuple) else "")
-def test_a_changed_key_stops_a_resume_unless_it_does_not_matter(value, path):
+def test_what_a_changed_key_does_to_a_resume(value, path):
     other, old, new = changed(value, path)
     assert old != new
-    if path[0] in resume.MAY_CHANGE:
-        resume.check_resume(value, other, "runs/a")
-        return
-    with pytest.raises(ConfigError) as error:
-        resume.check_resume(value, other, "runs/a")
-    message = str(error.value)
     name = "--from" if path == ("source",) else ".".join(path)
-    assert f"\n  {name}: was {old!r}, now {new!r}\n" in message
-    assert message.count(": was ") == 1 and "runs/a" in message and "--out" in message
+    told = f"{name}: was {old!r}, now {new!r}"
+    if path[0] in MAY_CHANGE:
+        assert resume.check_resume(value, other, "runs/a") == []
+    elif path[0] in WARNS:
+        assert resume.check_resume(value, other, "runs/a") == [f"{told}: results are the same up to rounding"]
+    else:
+        with pytest.raises(ConfigError) as error:
+            resume.check_resume(value, other, "runs/a")
+        message = str(error.value)
+        assert f"runs/a was begun with another configuration:\n  {told}\n" in message
+        assert message.count(": was ") == 1 and "runs/a" in message and "--out" in message
 
 
-def test_the_keys_that_decide_nothing_are_these():
-    free = {path[0] for _, path in KEYS if path[0] in resume.MAY_CHANGE}
-    assert free == resume.MAY_CHANGE
-    for name in ("seed", "micro_batches", "batch_size", "steps", "model", "optimizer", "objective", "length"):
-        assert name not in resume.MAY_CHANGE
+def test_every_key_has_a_verdict_and_no_other():
+    keys = {path[0] for _, path in KEYS}
+    assert keys == resume.VERDICTS.keys()
+    for wanted, names in (("may change", MAY_CHANGE), ("warn", WARNS), ("must match", keys - MAY_CHANGE - WARNS)):
+        assert {name for name in keys if resume.verdict(name) == wanted} == names
+
+
+LOWER, CASED = (WordPiece([*SPECIALS, "a", "b", "c"], lowercase=lowercase) for lowercase in (True, False))
+PRINT = {"tokenizer": LOWER, "model": bert.Config(vocab_size=8), "data": "ab", "versions": {"jax": "1", "numpy": "2"}}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"tokenizer": WordPiece([*SPECIALS, "b", "a", "c"], lowercase=True)}, "another vocabulary than this; prepare"),
+        ({"tokenizer": CASED}, r"cut up in another way: .*'lowercase': True.*, not .*'lowercase': False"),
+        ({"model": bert.Config(vocab_size=8, layers=3)}, r"another model \(model.layers: was \d+, now 3\)"),
+        ({"data": "cd"}, "was begun with other data than what --data holds now"),
+    ],
+)
+def test_a_run_is_not_taken_up_by_another(other, message):
+    with pytest.raises(ConfigError, match=message):
+        resume.check_fingerprint(resume.fingerprint(**PRINT), resume.fingerprint(**{**PRINT, **other}), Path("runs/a"))
+
+
+def test_other_versions_are_told():
+    def said(**versions):
+        new = resume.fingerprint(**{**PRINT, "versions": versions})
+        return resume.check_fingerprint(resume.fingerprint(**PRINT), new, Path("runs/a"))
+
+    assert said(jax="1", numpy="2") == said(jax="1", torch="9") == []
+    assert said(jax="3") == ["jax: was 1, now 3: results may differ in their rounding"]
 
 
 def test_the_first_phase_takes_the_steps_that_the_later_ones_leave():

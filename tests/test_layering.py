@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
-    ("errors",),
-    ("contracts", "registry", "recipe", "chips", "compiled", "storage"),
+    ("errors", "parsing"),
+    ("contracts", "registry", "recipe", "chips", "compiled", "lock", "storage"),
     ("nn", "data"),
     ("models", "train"),
     ("objectives", "tasks"),
@@ -57,6 +57,7 @@ ONLY_IN = {
     "tensorflow": (),
     "transformers": (),
 }
+DATA_KNOWS = ("bertjax.data", "bertjax.errors", "bertjax.parsing")
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -114,7 +115,7 @@ def dependencies(package):
 def test_data_knows_neither_jax_nor_what_imports_it():
     for module, where in dependencies("data").items():
         assert module.split(".")[0] not in ("jax", "flax", "jaxtyping", "optax"), where
-        assert not module.startswith("bertjax.") or module.startswith(("bertjax.data", "bertjax.errors")), where
+        assert not module.startswith("bertjax.") or module.startswith(DATA_KNOWS), where
 
 
 def test_tasks_know_neither_jax_nor_flax():
@@ -125,7 +126,7 @@ def test_tasks_know_neither_jax_nor_flax():
 def test_train_knows_arrays_and_contracts_only():
     for module, where in dependencies("train").items():
         if module.startswith("bertjax."):
-            assert module.split(".")[1] in ("train", "contracts", "errors", "storage"), where
+            assert module.split(".")[1] in ("train", "contracts", "errors", "parsing", "lock", "storage"), where
 
 
 def test_objectives_build_their_encoder_without_knowing_its_family():

@@ -60,17 +60,24 @@ def _block(starts: list[int], lengths: list[np.ndarray], tokens: list[np.ndarray
 
 
 def unpack(records: Iterable[bytes]) -> Shard:
-    """The documents of the records of `pack`, joined."""
+    """The documents of the records of `pack`, joined; ValueError for what is none."""
     tokens, lengths, starts, sentences = [], [], [], 0
     for record in records:
         width, documents, count = np.frombuffer(record, np.uint32, 3).tolist()
+        if width not in (2, 4):
+            raise ValueError(f"tokens of {width} bytes")
         starts.append(np.frombuffer(record, np.uint32, documents, 12).astype(np.int64) + sentences)
         lengths.append(np.frombuffer(record, np.uint32, count, 12 + 4 * documents))
         tokens.append(np.frombuffer(record, f"u{width}", offset=12 + 4 * (documents + count)))
         sentences += count
     ends = np.cumsum(np.concatenate(lengths), dtype=np.int64)
-    return Shard(
+    shard = Shard(
         tokens=np.concatenate(tokens),
         sentence_starts=np.concatenate([[0], ends]),
         document_starts=np.concatenate([*starts, [sentences]]),
     )
+    if not len(ends) or ends[-1] != len(shard.tokens) or shard.document_starts[0] != 0:
+        raise ValueError("sentences that are not those of its tokens")
+    if (np.diff(shard.document_starts) < 0).any():
+        raise ValueError("documents in disorder")
+    return shard

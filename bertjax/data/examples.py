@@ -73,7 +73,7 @@ class ExampleSource:
 
     def batch(self, position: Position, rows: np.ndarray | None = None) -> HostBatch:
         """The batch at a position, or of its rows those named; rows of weight 0 hold one padding token."""
-        chosen = self.order(position.epoch)[position.batch * self.batch_size :][: self.batch_size]
+        chosen = self.numbers(position)
         length = int(self.lengths[self._bucket[chosen].max()])
         examples = [self.examples[i] for i in chosen]
         missing = self.batch_size - len(examples)
@@ -85,6 +85,10 @@ class ExampleSource:
         weights = np.array([example.get("weight", 1) for example in examples] + [0] * missing, np.float32)
         batch |= {**self._answers(examples, missing, length), "weights": weights}
         return batch if rows is None else {name: array[rows] for name, array in batch.items()}
+
+    def numbers(self, position: Position) -> np.ndarray:
+        """The examples of a batch: i64[b]."""
+        return self.order(position.epoch)[position.batch * self.batch_size :][: self.batch_size]
 
     def order(self, epoch: int) -> np.ndarray:
         """i64[n]: the examples of an epoch as its batches take them."""

@@ -7,7 +7,6 @@ A document is a list of lines, none of them empty. Every reader is a stream: wha
 from __future__ import annotations
 
 import html
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from bertjax.data.lines import BYTES, LONG, PACKED, Lines
 from bertjax.errors import ConfigError, DataError
+from bertjax.parsing import parse
 
 CUT = "documents cut off at --max-document (the rest is a document of its own)"
 DROPPED = "JSON lines over --max-document (dropped)"
@@ -155,8 +155,8 @@ def _json(lines: Lines, column: str, caps: Caps) -> Iterator[list[str]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse(line)
+        except ValueError as error:
             raise lines.error(f"not JSON ({error}); each line must be an object such as {EXAMPLE}") from None
         text = record.get(column) if isinstance(record, dict) else None
         if not isinstance(text, str):

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bertjax.data.encode import Raw
-from bertjax.data.meta import ShardFile, file_hash
+from bertjax.data.meta import ShardFile, file_hash, is_count
 from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
+from bertjax.parsing import parse
 
+SPLITS = ("train", "valid")
 LEFTOVERS = ("train-*", "valid-*", "report.*", "*.json.new", "tokenizer.new")
 
 
@@ -54,14 +56,16 @@ class Journal:
         first, *rest = self.file.read_bytes().split(b"\n")
         damaged = set()  # splits
         with suppress(ValueError, TypeError, KeyError):  # a line that was being written
-            head = json.loads(first)
+            head = parse(first)
             if not self.inputs or head["inputs"] != self.inputs:
                 return
             self.foreign, self._tokenizer_hash = False, head["tokenizer"]
             for line in filter(None, rest):
-                data = json.loads(line)
+                data = parse(line)
                 data |= {"shard": ShardFile(**data["shard"]), "tally": Tally(**data["tally"])}
                 entry = Entry(**data)
+                if entry.split not in SPLITS or not is_count(entry.taken):
+                    raise ValueError("not of a shard")
                 path = self.out / entry.shard.name
                 if path.is_file() and file_hash(path) == entry.shard.sha256 and entry.split not in damaged:
                     self.entries.append(entry)
@@ -113,7 +117,7 @@ class Journal:
 
     def remaining(self, documents: Iterable[Raw]) -> Iterator[Raw]:
         """The documents that are in no whole shard."""
-        taken = {split: sum(entry.taken for entry in self.of(split)) for split in ("train", "valid")}
+        taken = {split: sum(entry.taken for entry in self.of(split)) for split in SPLITS}
         for split, lines in documents:
             if taken[split]:
                 taken[split] -= 1

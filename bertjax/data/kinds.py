@@ -19,7 +19,7 @@ KINDS: dict[str, Callable[..., Tokenizer]] = {  # as `to_json` names them
     "wordpiece": WordPiece,
     "bpe": ByteBPE,
     "sentencepiece": SentencePiece,
-    "library": LibraryTokenizer,
+    "library": lambda file: LibraryTokenizer.checked(Path("tokenizer.json of a checkpoint"), file),
 }
 TRAINERS: dict[str, Callable[..., Tokenizer]] = {  # as `prepare --tokenizer-kind` names them
     "wordpiece": WordPiece.learn,

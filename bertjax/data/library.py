@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 
+from bertjax.data import pipelines
 from bertjax.data.bpe import letters_to_text
 from bertjax.data.offsets import encode_with_offsets
 from bertjax.data.specials import ROBERTA, named_in
@@ -22,19 +24,6 @@ from bertjax.data.tokenizer import Tokenizer, encodable
 from bertjax.data.vocabulary_files import in_order, write_config
 from bertjax.errors import DataError
 
-NORMALIZERS: tuple[str, ...] = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer")
-NORMALIZERS += ("Strip", "Nmt", "Precompiled", "Prepend", "Replace")
-PRE_TOKENIZERS = (
-    "BertPreTokenizer",
-    "Metaspace",
-    "WhitespaceSplit",
-    "Whitespace",
-    "Punctuation",
-    "Digits",
-    "ByteLevel",
-)
-PATTERNS = (" {2,}",)  # of Replace, as regular expressions; plain strings may be any
-MARKS = {"Metaspace": "▁", "ByteLevel": "Ġ"}  # what stands for the space before a word
 UNMATCHABLE = " "  # before the name of a special token
 
 
@@ -43,24 +32,26 @@ class LibraryTokenizer(Tokenizer):
 
     def __init__(self, file: Mapping[str, Any]) -> None:
         self.file = dict(file)
-        vocabulary = in_order(rows_of(self.file, Path("tokenizer.json")), Path("tokenizer.json"))
+        vocabulary = in_order(pipelines.rows_of(self.file, Path("tokenizer.json")), Path("tokenizer.json"))
         specials = named_in(set(vocabulary), ROBERTA)
-        unknown = _unknown(self.file["model"])
+        unknown = pipelines.unknown_of(self.file["model"])
         specials = specials._replace(unk=vocabulary[unknown] if isinstance(unknown, int) else unknown or specials.unk)
         known = set(vocabulary)
         super().__init__([*vocabulary, *(name for name in specials if name not in known)], specials)
         added = self.file.get("added_tokens") or []
         hidden = {token["content"] for token in added if token["special"]} | set(specials)
         self._backend = tokenizers.Tokenizer.from_str(json.dumps(_without(self.file, hidden)))
-        self.space, self.separators = _space(self.file), separators_of(self.file)
+        self.space, self.separators = pipelines.space_of(self.file), pipelines.separators_of(self.file)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
-        return [encoding.ids for encoding in self._backend.encode_batch_fast([encodable(text) for text in texts])]
+        with _panics("a text"):
+            return [encoding.ids for encoding in self._backend.encode_batch_fast([encodable(text) for text in texts])]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
         """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
-        return encode_with_offsets(self._backend, texts, [encodable(text) for text in texts])
+        with _panics("a text"):
+            return encode_with_offsets(self._backend, texts, [encodable(text) for text in texts])
 
     def running(self, sentences: Sequence[str]) -> list[str]:
         """The space between two sentences belongs to the word after it."""
@@ -73,7 +64,7 @@ class LibraryTokenizer(Tokenizer):
     def join(self, ids: Iterable[int]) -> str:
         """The text of pieces, as their way of writing a space has it."""
         tokens = [self.vocabulary[row] for row in ids]
-        if self.space == MARKS["ByteLevel"]:
+        if self.space == pipelines.MARKS["ByteLevel"]:
             return letters_to_text(tokens, self.specials)
         if self.space:
             return "".join(tokens).replace(self.space, " ")
@@ -95,78 +86,22 @@ class LibraryTokenizer(Tokenizer):
     @classmethod
     def checked(cls, file: Path, data: dict[str, Any]) -> LibraryTokenizer:
         """The tokenizer of a file, once it is sure that its parts are known."""
-        _check_model(file, data)
-        for name, known in (("normalizer", NORMALIZERS), ("pre_tokenizer", PRE_TOKENIZERS)):
-            for part in _parts(data.get(name)):
-                if part.get("type") not in known:
-                    raise DataError(f"{file}: {name} has a {part.get('type')!r}; known: {', '.join(known)}")
-                pattern = part.get("pattern")
-                if part["type"] == "Replace" and not (isinstance(pattern, dict) and _harmless(pattern)):
-                    raise DataError(f"{file}: normalizer replaces {pattern!r}; known: String, or Regex {PATTERNS[0]!r}")
-        if not any(True for _ in _parts(data.get("pre_tokenizer"))):
-            raise DataError(f"{file}: no pre_tokenizer, so nothing tells where a word begins")
-        if not _space(data) and data["model"]["type"] != "WordPiece":
-            raise DataError(f"{file}: no pre_tokenizer Metaspace (with '▁') or ByteLevel, so no piece begins a word")
-        try:
+        pipelines.check(file, data)
+        with _panics(str(file)):
             return cls(data)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a panic of the library is not an Exception
-            raise DataError(f"{file}: the tokenizers library cannot read it ({error}); get the file anew") from None
 
 
-def _check_model(file: Path, data: Mapping[str, Any]) -> None:
-    model, unknown = data["model"], _unknown(data["model"])
-    if model["type"] == "WordPiece" and model.get("continuing_subword_prefix") != "##":
-        raise DataError(
-            f"{file}: model.continuing_subword_prefix is {model.get('continuing_subword_prefix')!r}, not '##'"
-        )
-    if model.get("dropout"):
-        raise DataError(f"{file}: model.dropout is {model['dropout']!r}: a text would have other ids each time")
-    if isinstance(unknown, str) and unknown not in rows_of(data, file):
-        raise DataError(f"{file}: model.unk_token {unknown!r} is not in the vocabulary; get the file anew")
-
-
-def rows_of(data: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Token -> id, of the model and of the tokens that were added to it."""
-    rows = data["model"].get("vocab")
-    if data["model"].get("type") == "Unigram":
-        pieces = [piece[0] if isinstance(piece, list) and len(piece) == 2 else None for piece in rows or []]
-        if not all(isinstance(piece, str) for piece in pieces):
-            raise DataError(f"{file}: model.vocab is not a list of [piece, score]; get the file anew")
-        rows = {piece: row for row, piece in enumerate(pieces)}
-        if len(rows) < len(pieces):
-            raise DataError(f"{file}: model.vocab has a piece twice; get the file anew")
-    if not isinstance(rows, dict):
-        raise DataError(f"{file}: model.vocab is {type(rows).__name__}, not an object; no such tokenizer is known")
-    rows = dict(rows)
-    added = data.get("added_tokens") or []
-    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        raise DataError(f"{file}: added_tokens is not a list of objects; get the file anew")
-    for token in added:
-        name, row = token.get("content"), token.get("id")
-        if not isinstance(name, str) or rows.setdefault(name, row) != row:
-            raise DataError(f"{file}: added token {name!r} has id {row!r}, in model.vocab {rows.get(name)!r}")
-        if token.get("special") is not True:
-            raise DataError(f"{file}: added token {name!r} is looked for in texts; only special ones are known")
-    return rows
-
-
-def separators_of(data: Mapping[str, Any]) -> int:
-    """Marks between the texts of a pair, as the post-processor has them: two in RoBERTa's own and templates like it."""
-    part = data.get("post_processor")
-    steps = part.get("processors", [part]) if isinstance(part, dict) else []
-    for step in steps if isinstance(steps, list) else []:
-        pair = step.get("pair") if isinstance(step, dict) else None
-        marks = sum("SpecialToken" in item for item in pair) if isinstance(pair, list) else 0
-        if marks > 3 or (isinstance(step, dict) and step.get("type") == "RobertaProcessing"):
-            return 2
-    return 1
-
-
-def _unknown(model: Mapping[str, Any]) -> str | int | None:
-    unknown: str | int | None = model.get("unk_id" if model["type"] == "Unigram" else "unk_token")
-    return unknown
+@contextmanager
+def _panics(what: str) -> Iterator[None]:
+    """Where the library stops, which in a panic of its own is not an Exception, raises DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # a signal
+        raise DataError(f"{what}: the tokenizers library cannot read it ({error}); get tokenizer.json anew") from None
 
 
 def _without(data: Mapping[str, Any], hidden: set[str]) -> dict[str, Any]:
@@ -181,25 +116,3 @@ def _without(data: Mapping[str, Any], hidden: set[str]) -> dict[str, Any]:
         if model.get("unk_token"):
             model["unk_token"] = name[model["unk_token"]]
     return changed
-
-
-def _parts(part: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 (JSON)
-    """The steps of a normalizer or pre_tokenizer, however deep."""
-    waiting = [part]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict) and part.get("type") == "Sequence":
-            steps = part.get("normalizers") or part.get("pretokenizers") or []
-            waiting += steps if isinstance(steps, list) else [steps]
-        elif part is not None:
-            yield part if isinstance(part, dict) else {"type": type(part).__name__}
-
-
-def _space(data: Mapping[str, Any]) -> str:
-    kinds = [part for part in _parts(data.get("pre_tokenizer")) if part["type"] in MARKS]
-    marks = [part.get("replacement", MARKS["Metaspace"]) if part["type"] == "Metaspace" else "Ġ" for part in kinds]
-    return marks[-1] if marks and marks[-1] in MARKS.values() else ""
-
-
-def _harmless(pattern: Mapping[str, Any]) -> bool:
-    return "String" in pattern or pattern.get("Regex") in PATTERNS

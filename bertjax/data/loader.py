@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bertjax.data.mixture import Mixture, Places
-from bertjax.data.parallel import end_with_parent
+from bertjax.data.parallel import end_with_parent, leave_signals_to_parent
 from bertjax.data.sources import HostBatch, Position, Source
 from bertjax.errors import ConfigError
 
@@ -32,6 +32,7 @@ class _Batches:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         end_with_parent()
+        leave_signals_to_parent()
 
     def __len__(self) -> int:
         return ENDLESS

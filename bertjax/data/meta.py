@@ -9,9 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bertjax.errors import DataError
+from bertjax.parsing import is_name, parse
 
 VERSION = 1
 AGAIN = "run `bertjax prepare` again"
+
+
+def is_count(value: object) -> bool:
+    """Whether a JSON value is the number of something."""
+    return type(value) is int and 0 <= value < 1 << 62
 
 
 def file_hash(path: Path) -> str:
@@ -29,6 +35,15 @@ class ShardFile:
     sentences: int
     tokens: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no shard has, as it may come from a file."""
+        if not is_name(self.name):
+            raise ValueError(f"{self.name!r} is not the name of a file beside it")
+        if not all(is_count(count) for count in (self.documents, self.sentences, self.tokens)):
+            raise ValueError(f"the numbers of {self.name} are none")
+        if not isinstance(self.sha256, str):
+            raise ValueError(f"{self.name} has no checksum")
 
 
 @dataclass(frozen=True)
@@ -55,12 +70,17 @@ class Meta:
         if not file.is_file():
             raise DataError(f"{data_dir}: not a prepared corpus (no meta.json); make one with `bertjax prepare`")
         try:
-            data = json.loads(file.read_bytes())
+            data = parse(file.read_bytes(), strict=True)
             version = data["version"]
             if version != VERSION:
                 raise DataError(f"{file}: version {version}, but this bertjax reads {VERSION}; {AGAIN}")
             splits = {split: tuple(ShardFile(**shard) for shard in shards) for split, shards in data["splits"].items()}
-            return cls(**{**data, "splits": splits})
+            meta = cls(**{**data, "splits": splits})
+            if not all(map(is_count, (meta.vocab_size, meta.seed, *meta.counts.values()))):
+                raise ValueError("a number that is none")
+            if not isinstance(meta.tokenizer_hash, str):
+                raise ValueError("no hash of a tokenizer")
+            return meta
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{file}: damaged ({error!r}); {AGAIN}") from None
 

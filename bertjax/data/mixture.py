@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,10 @@ class Mixture(NamedTuple):
             if len(own):
                 parts.append(source.batch(place, own))
         return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def numbers(self, places: Places) -> list[list[int]]:
+        """Of each source the numbers of what it gives to the batch at these places; none of them keeps anything."""
+        return [copy(source).numbers(place).tolist() for source, place in zip(self.sources, places, strict=True)]
 
 
 def shares(weights: Sequence[float], batch_size: int) -> list[int]:

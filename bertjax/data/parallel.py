@@ -79,5 +79,12 @@ def end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+def leave_signals_to_parent() -> None:
+    """In a worker: what is sent to all processes of a job is for the parent to obey, which needs it until it ends."""
+    if multiprocessing.parent_process():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _call(item: Any) -> Any:  # noqa: ANN401
     return _function(item)

@@ -31,9 +31,14 @@ class Phases:
     def __init__(self, phases: Sequence[Phase], *, done: int, places: Places | None, workers: int) -> None:
         self._phases, self._ends, self._workers = phases, list(accumulate(phase.steps for phase in phases)), workers
         self._done = done
-        self._at = next((i for i, end in enumerate(self._ends) if done < end), len(phases) - 1)
-        begins = done == self._ends[self._at] - phases[self._at].steps
-        self._loader = self._open(None if begins else places)
+        self._at = self._phase(done)
+        self._loader = self._open(None if done == self._first(self._at) else places)
+
+    def _phase(self, done: int) -> int:
+        return next((i for i, end in enumerate(self._ends) if done < end), len(self._phases) - 1)
+
+    def _first(self, phase: int) -> int:
+        return self._ends[phase] - self._phases[phase].steps
 
     def _open(self, places: Places | None) -> Loader:
         phase = self._phases[self._at]
@@ -43,6 +48,12 @@ class Phases:
     def places(self) -> Places:
         """Those of the next batch in the mixture that the last one came from."""
         return self._loader.places
+
+    def numbers(self, step: int, before: Places) -> list[list[int]]:
+        """Of each source the numbers of what it gave to the batch of a step, by the `places` before it."""
+        phase, done = self._phase(step - 1), step - 1
+        mixture = self._phases[phase].mixture
+        return mixture.numbers(mixture.start(done) if done == self._first(phase) else before)
 
     def __next__(self) -> HostBatch:
         if self._done == self._ends[self._at] and self._at + 1 < len(self._phases):

@@ -165,6 +165,6 @@ def read_shard(path: str | Path) -> Shard:
         reader = ArrayRecordReader(str(path))
         records = reader.read_all()
         reader.close()
+        return unpack(records)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {AGAIN}") from None
-    return unpack(records)

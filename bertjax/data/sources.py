@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from bertjax.data.masking import Vocab
+from bertjax.data.meta import AGAIN
 from bertjax.data.packing import Rows, one_each, pack, sequences_in_row
 from bertjax.data.plan import next_sentence
 from bertjax.data.rows import Sequences, row_batch
 from bertjax.data.shards import Meta, read_shard
-from bertjax.errors import ConfigError
+from bertjax.errors import ConfigError, DataError
 
 HostBatch = dict[str, np.ndarray]
 Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]  # (batch, keys u64[B], progress) -> batch
@@ -53,6 +54,10 @@ class Source(Protocol):
 
     def batch(self, position: Position, rows: np.ndarray | None = None) -> HostBatch:
         """The batch at a position, or of its rows those named i64[b], as another would make the rest of them."""
+        ...
+
+    def numbers(self, position: Position) -> np.ndarray:
+        """Numbers of what a batch has, among all of the epoch (of its window, of a corpus): i64[B]."""
         ...
 
 
@@ -144,6 +149,10 @@ class CorpusSource:
         )
         return self.corruption(batch, here.keys[place], min(1.0, step / self.steps))
 
+    def numbers(self, position: Position) -> np.ndarray:
+        """The rows of a batch among those of its window: i64[B]."""
+        return self._load(position.epoch, position.window).order[position.batch * self.batch_size :][: self.batch_size]
+
     def _load(self, epoch: int, window: int) -> _Window:
         if self._window is None or self._at != (epoch, window):
             self._window = self._plan(epoch, window)
@@ -154,6 +163,9 @@ class CorpusSource:
         order = generator(SHARDS, *self.seed, epoch).permutation(len(self.paths))
         numbers = np.array_split(order, self.windows)[window].tolist()
         shards = [read_shard(self.paths[number]) for number in numbers]
+        for shard, number in zip(shards, numbers, strict=True):
+            if shard.tokens.max(initial=0) >= self.vocab.size:
+                raise DataError(f"{self.paths[number]}: has tokens beyond the vocabulary of {self.vocab.size}; {AGAIN}")
         sequences = [
             self.planner(shard, length=self.length, rng=generator(PLAN, *self.seed, epoch, number))
             for shard, number in zip(shards, numbers, strict=True)

@@ -8,7 +8,6 @@ successors). Special tokens are <pad>, <unk>, [CLS], [SEP], [MASK]; in raw text 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -133,7 +132,7 @@ class SentencePiece(Tokenizer):
             raise DataError(f"{file}: of a {config['tokenizer_class']}; of SentencePiece models, {OURS[0]}'s are known")
         try:
             tokenizer = cls(model, lowercase=False, keep_accents=True)
-        except (RuntimeError, binascii.Error) as error:
+        except (RuntimeError, ValueError) as error:
             raise DataError(f"{file}: not a SentencePiece model ({error}); get the file anew") from None
         pieces = set(tokenizer.vocabulary).difference(tokenizer.specials)
         cased = any("A" <= letter <= "Z" for piece in pieces for letter in piece)

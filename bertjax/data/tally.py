@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
 from bertjax.data.encode import Encoded
+from bertjax.data.meta import is_count
 
 EMPTY_SENTENCES = "sentences without tokens (dropped)"
 EMPTY_DOCUMENTS = "documents without tokens (dropped)"
@@ -24,6 +26,14 @@ class Tally:
     dropped: dict[str, int] = field(default_factory=dict)
     sentence_lengths: list[int] = field(default_factory=lambda: [0] * BUCKETS)
     document_lengths: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no sum is, as it may come from a file."""
+        histograms = (self.sentence_lengths, self.document_lengths)
+        if not isinstance(self.dropped, dict) or not all(isinstance(h, list) and len(h) == BUCKETS for h in histograms):
+            raise ValueError("not the sums of a shard")
+        if not all(map(is_count, (self.words, self.unknown, *self.dropped.values(), *chain(*histograms)))):
+            raise ValueError("not the sums of a shard")
 
     @classmethod
     def of(cls, items: Iterable[Encoded], unk_id: int) -> Tally:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.data.bpe import ByteBPE
-from bertjax.data.library import LibraryTokenizer, rows_of, separators_of
+from bertjax.data.library import LibraryTokenizer
+from bertjax.data.pipelines import rows_of, separators_of
 from bertjax.data.specials import BERT
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import in_order, read_object

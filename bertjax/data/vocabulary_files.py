@@ -8,6 +8,7 @@ from typing import Any
 
 from bertjax.data.specials import Specials
 from bertjax.errors import DataError
+from bertjax.parsing import parse
 
 MAX_BYTES = 64 << 20
 CONFIG = "tokenizer_config.json"
@@ -25,8 +26,8 @@ def read_bytes(file: Path, what: str) -> bytes:
 def read_object(file: Path, what: str) -> dict[str, Any]:
     """A JSON object."""
     try:
-        data = json.loads(read_bytes(file, what))
-    except (ValueError, RecursionError) as error:
+        data = parse(read_bytes(file, what), strict=True)
+    except ValueError as error:
         raise DataError(f"{file}: not a JSON object ({error}); mend it or remove it") from None
     if not isinstance(data, dict):
         raise DataError(f"{file}: not a JSON object (a {type(data).__name__}); mend it or remove it")

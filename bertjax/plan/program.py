@@ -18,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bertjax.compiled import cache_folder
 from bertjax.jsonio import write_json
+from bertjax.parsing import parse
 from bertjax.plan.hlo import Collective, collectives
 from bertjax.train.log import console
 
@@ -115,7 +116,7 @@ def _version(package: str) -> str:
 
 def _read(path: Path) -> Program | None:
     try:
-        data: Mapping[str, Any] = json.loads(path.read_bytes())
+        data: Mapping[str, Any] = parse(path.read_bytes())
         each = tuple(Collective(**{**one, "axes": tuple(one["axes"])}) for one in data["collectives"])
         return Program(**{**data, "collectives": each, "cached": True})
     except (OSError, ValueError, TypeError, KeyError):  # not there, or not whole: it is made again

@@ -93,5 +93,5 @@ def _sorted(path: Path, labels: set[str]) -> tuple[str, ...]:
             f"{path}: {len(labels):,} labels, as {next(iter(labels))!r}; classes are 2 to {MOST:,}; "
             "is it another column (--columns.label), or a number (--columns.regression)?"
         )
-    numbers = all(label.removeprefix("-").isdecimal() for label in labels)
+    numbers = all(label.removeprefix("-").isdecimal() and len(label) < 20 for label in labels)
     return tuple(sorted(labels, key=int if numbers else None))

@@ -2,16 +2,19 @@
 
 import csv
 import gzip
-import json
+import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from bertjax.data.tfds import PREFIX as TFDS
 from bertjax.errors import ConfigError, DataError, MissingData, closest
+from bertjax.parsing import parse
 
 F = TypeVar("F")
+MOST, GROWTH = 64 << 20, 200  # bytes that a .gz may unpack to, or times its size where that is more: text has 3 to 20
 
 
 class Line(NamedTuple):
@@ -99,6 +102,15 @@ def objects(path: Path) -> list[Record]:
     return [Record(line.place, _object(line)) for line in lines(path)]
 
 
+def first_row(path: Path) -> list[str]:
+    """The fields of the first line of a CSV (`.csv`) or TSV file."""
+    line = next(lines(path))
+    try:
+        return next(csv.reader([line.text])) if ".csv" in path.suffixes else line.text.split("\t")
+    except csv.Error as error:
+        raise DataError(f"{line.place}: not CSV ({error}); mend the line or get the file again") from None
+
+
 def csv_records(path: Path, header: tuple[str, ...] = ()) -> list[Record]:
     """Rows of a CSV file, whose fields may be quoted; `header` as in `records`."""
     reader = csv.reader((f"{line.text}\n" for line in lines(path)), strict=True)
@@ -132,16 +144,17 @@ def document(path: Path) -> Any:  # noqa: ANN401 (any JSON value)
     """What a file holds as one JSON value."""
     text = "\n".join(line.text for line in lines(path))
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno}); get it again") from None
-    except RecursionError:
-        raise DataError(f"{path}: brackets in brackets in brackets: not a data set") from None
+        return parse(text)
+    except ValueError as error:
+        place, what = str(path), str(error)
+        if isinstance(error, JSONDecodeError):
+            place, what = f"{path}:{error.lineno}", f"{error.msg}, column {error.colno}"
+        raise DataError(f"{place}: not JSON ({what}); get it again") from None
 
 
 def _object(line: Line) -> dict[str, Any]:
     try:
-        value = json.loads(line.text)
+        value = parse(line.text)
     except ValueError as error:
         raise DataError(f"{line.place}: not JSON ({error}); write one object a line") from None
     if not isinstance(value, dict):
@@ -152,8 +165,14 @@ def _object(line: Line) -> dict[str, Any]:
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        if path.suffix != ".gz":
+            return data
+        most = max(MOST, GROWTH * len(data))
+        unpacked = gzip.GzipFile(fileobj=io.BytesIO(data)).read(most + 1)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); copy or download it again") from None
+    if len(unpacked) > most:
+        raise DataError(f"{path}: unpacks to over {most >> 20:,} MB, which no text does; get it again")
+    return unpacked

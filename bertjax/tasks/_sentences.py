@@ -1,6 +1,5 @@
 """Tasks over one or two texts that lie in TSV files: a class or a score comes out."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -140,8 +139,7 @@ def spelled(record: _lines.Record, column: str) -> str:
 def _input_records(path: Path, spellings: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> list[_lines.Record]:
     if {".jsonl", ".json"} & set(path.suffixes):
         return _lines.objects(path)
-    line = next(_lines.lines(path)).text
-    first = next(csv.reader([line])) if ".csv" in path.suffixes else line.split("\t")
+    first = _lines.first_row(path)
     if any(set(names) <= set(first) for names in spellings):
         return _lines.table(path)
     for names in (header, spellings[0]):

@@ -7,6 +7,7 @@ not as the manifest says.
 """
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,9 @@ class Checkpoints:
         """The step with the best score; the last one where none was evaluated."""
         return self._steps.by_score()[0]
 
-    def latest_good(self) -> "Step":
-        """The last step that is whole."""
-        number, damaged = self._steps.latest_good()
+    def latest_good(self, before: float = math.inf) -> "Step":
+        """The last step that is whole, of those before a step."""
+        number, damaged = self._steps.latest_good(before)
         return Step(self, number, tuple(damaged))
 
     def best_good(self) -> "Step":

@@ -7,17 +7,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # whose client holds the store; Orbax takes it from there as well
 from jax.experimental import multihost_utils
 
 from bertjax.errors import ConfigError, UserError
+from bertjax.lock import held
 from bertjax.train.log import answers, console
+from bertjax.train.peers import Peers
+from bertjax.train.stop import REQUEST
 
 LONGEST = 2_000  # bytes of a message from one process to the others
 GRACE = 60  # seconds until jax gives up after us
@@ -52,11 +56,8 @@ _agreed = True  # whether all processes know how this one ends
 _own = ""  # which of several processes this is, for messages
 
 
-def join(config: HostsConfig, *, trains: bool = False) -> None:
-    """Makes this process one of several where it is one; to be called before anything touches a device.
-
-    Where it `trains`, jax takes SIGTERM from then on, for a `StopSignal` to see.
-    """
+def join(config: HostsConfig) -> None:
+    """Makes this process one of several where it is one; to be called before anything touches a device."""
     global _agreed, _own
     if jax.distributed.is_initialized():
         return
@@ -67,7 +68,7 @@ def join(config: HostsConfig, *, trains: bool = False) -> None:
     if whole:
         _own = f" (process {number} of {count})"
     _agreed = False
-    jax.config.update("jax_enable_preemption_service", trains)
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     cure = (
         "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
         f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
@@ -92,7 +93,10 @@ def join(config: HostsConfig, *, trains: bool = False) -> None:
         patience.cancel()
     _agreed = jax.process_count() == 1
     _own = f" (process {jax.process_index()} of {jax.process_count()})"
+    REQUEST.tells = first()
     console.quiet = answers.quiet = not first()
+    if jax.process_count() > 1:
+        REQUEST.due = Peers(global_state.client, jax.process_index(), jax.process_count()).due
     console.print(f"{jax.process_count()} processes, {len(jax.devices())} devices")
 
 
@@ -226,6 +230,17 @@ def check_shared(folder: Path) -> None:
             time.sleep(0.2)
     if first():
         marker.unlink()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """All processes write in a folder that all of them see, and nobody else does."""
+    check_shared(folder)
+    with ExitStack() as stack:
+        with together():
+            if first():
+                stack.enter_context(held(folder))
+        yield
 
 
 def gather(text: str) -> list[str]:

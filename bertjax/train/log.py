@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bertjax.contracts import Metrics
+from bertjax.parsing import parse
 from bertjax.storage import writing
 
 
@@ -27,33 +29,48 @@ answers = _console(stderr=False)  # what was asked for: tables and lists
 
 
 def averages(metrics: Metrics, loss_terms: tuple[str, ...]) -> dict[str, float]:
-    """total / weight of every metric, and `loss`, the sum of the loss terms. Waits for the device."""
-    values = {
-        name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in jax.device_get(metrics).items()
-    }
+    """total / weight of every metric, and `loss`, the sum of the loss terms. Waits for the device.
+
+    Nothing where no metric has any weight, as in a window of skipped steps.
+    """
+    fetched = jax.device_get(metrics).items()
+    if not any(weight for _, (_, weight) in fetched):
+        return {}
+    values = {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in fetched}
     return {"loss": sum(values[name] for name in loss_terms), **values}
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of RUN/metrics.jsonl; a line cut off by a crash ends the list."""
+    """The lines of RUN/metrics.jsonl; those that are none, as one cut off by a crash, are left out."""
     lines = []
     path = run / "metrics.jsonl"
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+    for text in path.read_bytes().split(b"\n") if path.exists() else []:
+        with suppress(ValueError, KeyError, TypeError, OverflowError):
+            line = parse(text)
+            if isinstance(line, dict) and type(line.get("step")) is int and isinstance(line.get("split"), str):
+                lines.append({**line, "seconds": float(line["seconds"])})
     return lines
+
+
+ROLLED_BACK = "rolled back"  # in the place of a split: the run went back to this step
 
 
 class Writer:
     """Appends to RUN/metrics.jsonl and keeps the console line up to date."""
 
     def __init__(self, run: Path, *, total_steps: int, start_step: int, title: str) -> None:
-        """Lines written after step `start_step` by a run that was cut off are dropped: they come again."""
+        """Lines written after step `start_step` by a run that was cut off are dropped: they come again.
+
+        So does that of step 0 where a run begins.
+        """
         self._path = run / "metrics.jsonl"
         self._first = jax.process_index() == 0
-        kept = [line for line in read_metrics(run) if line["step"] <= start_step]
+        comes_again = [(start_step, ROLLED_BACK), (0, "dev") if start_step == 0 else ()]
+        kept = [
+            line
+            for line in read_metrics(run)
+            if line["step"] <= start_step and (line["step"], line["split"]) not in comes_again
+        ]
         if self._first:
             temporary = self._path.with_suffix(".tmp")
             with writing(self._path):
@@ -76,21 +93,29 @@ class Writer:
 
     def write(self, step: int, figures: dict[str, float], *, split: str = "train") -> None:
         """One line in the file; training lines go to the live line, evaluation lines stay on the screen."""
-        seconds = time.perf_counter() - self._began
         if not self._first:
             return
-        line = {"step": step, "split": split, **figures, "seconds": round(self._seconds_before + seconds, 3)}
-        with writing(self._path), self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append({"step": step, "split": split, **figures})
         text = describe(figures)
         if split == "train":
             self._progress.update(self._task, completed=step, figures=text)
             if not console.is_terminal:
                 done = max(1, step - self._start_step)
-                eta = seconds / done * (self._total_steps - step)
+                eta = (time.perf_counter() - self._began) / done * (self._total_steps - step)
                 console.print(f"step {step}/{self._total_steps}  {text}  eta {eta:.0f} s")
         else:
             console.print(f"step {step} {split}: {text}")
+
+    def note(self, step: int, what: str, about: dict[str, Any], text: str) -> None:
+        """A line about something that happened, its `what` in the place of a split; `text` stays on the screen."""
+        if self._first:
+            self._append({"step": step, "split": what, **about})
+            console.print(f"step {step} {what}: {text}")
+
+    def _append(self, line: dict[str, Any]) -> None:
+        seconds = time.perf_counter() - self._began
+        with writing(self._path), self._path.open("a") as file:
+            file.write(json.dumps({**line, "seconds": round(self._seconds_before + seconds, 3)}) + "\n")
 
     def close(self) -> None:
         """Leaves the console as it was."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,14 +12,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bertjax.contracts import Batch, Metrics
+from bertjax.errors import DataError
 from bertjax.train import hosts
+from bertjax.train.guard import Guard, Places, Watch
 from bertjax.train.log import Writer, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
 from bertjax.train.saver import Saver
-from bertjax.train.step import TrainState, TrainStep
+from bertjax.train.step import WATCHED, TrainState, TrainStep
 from bertjax.train.stop import Interrupted, StopSignal
-from bertjax.train.window import LateLog, Rates, Window, diverged, sum_metrics
+from bertjax.train.window import LateLog, Rates, Window, sum_metrics
 
 Hook = Callable[[TrainState], dict[str, float]]  # an evaluation: figures to write and to choose checkpoints by
 
@@ -28,8 +30,12 @@ class Batches(Protocol):
     """Host batches with places to take up again from."""
 
     @property
-    def places(self) -> Sequence[Sequence[int]]:
+    def places(self) -> Places:
         """Where the next batch is, in each source of the data."""
+        ...
+
+    def numbers(self, step: int, before: Any) -> list[list[int]]:  # noqa: ANN401 (places of its own kind)
+        """Of each source the examples in the batch of a step, by the places before it."""
         ...
 
     def __next__(self) -> Mapping[str, np.ndarray]:
@@ -62,24 +68,34 @@ class Fit:
     rates: Rates
     flops_per_token: Callable[[int], float]  # of a row of so many tokens
     profiler: Profiler
+    guard: Guard
     patience: int = 0  # evaluations without a better score after which training stops; 0: never
 
 
-def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver: Saver, writer: Writer) -> TrainState:
-    """Trains up to `run.total_steps`; logs, evaluates, saves. A stop signal saves and raises Interrupted."""
-    done = int(state.step)
+def fit(
+    run: Fit, state: TrainState, batches: Batches, *, begun: Mapping[str, Any], saver: Saver, writer: Writer
+) -> TrainState:
+    """Trains up to `run.total_steps`; logs, evaluates, saves. A stop signal saves and raises Interrupted.
+
+    `begun` is the `extra` of the checkpoint that is gone on from, or empty.
+    """
+    done, window = int(state.step), Window.from_json(begun.get("window", {}))
     if _stale(run, saver, done):
         return state
     if done == 0:
         _evaluate(run, state, done, writer, window)
-    late = LateLog(writer, run.rates, run.loss_terms)
+    watch = Watch(run.guard, writer, batches.numbers, begun.get("watch", {}))
+    late = LateLog(writer, watch, run.rates, run.loss_terms)
     with StopSignal() as stop, late, run.profiler:
         ahead = _on_devices(batches, run.mesh, run.total_steps - done)
+        before = batches.places
         for number, (tokens, batch, places) in enumerate(ahead, start=done + 1):
             with run.profiler.before(number - done):
                 state, metrics = run.step(state, batch)
             run.profiler.after(number - done, state)
             late.flush(window)
+            watch.add(number, metrics.pop(WATCHED), before, places)
+            before = places
             window.add(metrics, tokens, tokens * run.flops_per_token(batch["tokens"].shape[-1]))
             last, figures = number == run.total_steps, None
             if last or number % run.every.log == 0:
@@ -91,9 +107,11 @@ def fit(run: Fit, state: TrainState, batches: Batches, *, window: Window, saver:
             stopped_by = stop.after(number)
             if last or figures or stopped_by or number % run.every.save == 0:
                 late.flush(window)
+                watch.settle()
                 if not _finite(state.params):
-                    raise diverged("the parameters are not finite", number)
-                saver.save(state, loader=places, window=window.to_json(), figures=figures)
+                    raise DataError(f"the parameters after step {number} are not finite; lower --optimizer.peak-lr")
+                log = {"window": window.to_json(), "watch": watch.to_json()}
+                saver.save(state, loader=places, log=log, figures=figures)
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
                 break
@@ -110,12 +128,12 @@ def _stale(run: Fit, saver: Saver, number: int) -> bool:
     return bool(run.patience and saver.leader) and number - saver.leader[0] >= run.patience * run.every.evaluate
 
 
-def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[float, Batch, Sequence[Sequence[int]]]]:
+def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[float, Batch, Places]]:
     """`count` batches: their real tokens, arrays, and the places after them; one more is on its way to the devices.
 
     This host counts the tokens of its own rows and takes those of the others to be as many.
     """
-    queue: deque[tuple[float, Batch, Sequence[Sequence[int]]]] = deque()
+    queue: deque[tuple[float, Batch, Places]] = deque()
     for _ in range(count):
         batch = next(batches)
         arrays = put_batch(batch, mesh)

@@ -1,10 +1,12 @@
 """A profiler trace of a few steps, for XProf, TensorBoard or Perfetto."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from bertjax.errors import ConfigError
 from bertjax.train.log import console
 
 
@@ -39,3 +41,13 @@ class Profiler:
             self._tracing = False
             jax.profiler.stop_trace()
             console.print(f"profile: a trace of steps {self._first} to {self._last} of this start is in {self._folder}")
+
+
+def profiled(steps: str) -> tuple[int, int]:
+    """The first and last step of "10:15"; 0, 0 for none."""
+    first, _, last = steps.partition(":")
+    if not steps:
+        return 0, 0
+    if not (re.fullmatch(r"\d{1,9}:\d{1,9}", steps) and 1 <= int(first) <= int(last)):
+        raise ConfigError(f"profile={steps}: give the first and the last step of the trace, as 10:15")
+    return int(first), int(last)

@@ -69,10 +69,10 @@ class Saver:
         state: TrainState,
         *,
         loader: Sequence[Sequence[int]],
-        window: Mapping[str, Any],
+        log: Mapping[str, Any],
         figures: Mapping[str, float] | None,
     ) -> None:
-        """Starts saving; the state may be given up once this returns. `figures` are of an evaluation just made."""
+        """Starts saving; the state may be given up once this returns. `log` is kept as it is."""
         step = int(state.step)
         score = {"score": self._sign * figures[self._best]} if figures else None
         if score and not (self.leader and score["score"] <= self.leader[1]):
@@ -81,7 +81,7 @@ class Saver:
             **self._constant,
             "leader": list(self.leader),
             "loader": [list(place) for place in loader],
-            "window": dict(window),
+            **log,
             "figures": dict(figures or {}),
         }
         train = {"step": state.step, "key": state.key, "opt_state": state.opt_state}
@@ -114,6 +114,13 @@ class Saver:
         if self._step is None and self._failures:
             remove_unfinished(self._run)  # threads of the save that failed may still have written
 
+    def forget(self, after: int) -> None:
+        """Deletes the checkpoints of later steps."""
+        self.wait()
+        for step in self._manager.all_steps():
+            if step > after:
+                self._manager.delete(step)
+
     def wait(self) -> None:
         """Returns when everything saved is on disk; raises what went wrong in the background."""
         self._settle(last=True)
@@ -140,12 +147,12 @@ class Saver:
         why = f"checkpoint {step} could not be saved ({kept})"
         several = jax.process_count() > 1  # what the others have done of it is not known
         if not several:
-            self._forget()
+            self._start_again()
         if last or several or self._failures == FAILURES:
             raise StorageError(f"{why}: {told(self._run, number)}")
         console.print(f"{why}: {what(self._run, number)}; the next save tries again")
 
-    def _forget(self) -> None:
+    def _start_again(self) -> None:
         """Begins anew: Orbax forgets that steps it meant to delete are still there."""
         with suppress(Exception):
             self._manager.close()

@@ -15,6 +15,8 @@ from bertjax.train.mesh import ROWS, shardings
 
 Update = optax.GradientTransformation
 
+WATCHED = "watched"  # the metric that is no mean: (loss, norm of the gradient) of one step
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def make_train_step(
     """(state, batch) -> (state, metrics); the old state is given up.
 
     The loss is the sum over the objective's terms of total / weight with the weights of the whole batch, so the
-    gradient does not depend on `micro_batches`.
+    gradient does not depend on `micro_batches`. Where it or the gradient is not finite, only the step number moves, and
+    the metrics are those of no rows; WATCHED among them are loss and norm of the gradient as they were.
     """
     gradient = _gradient(objective, mesh, micro_batches)
 
@@ -97,8 +100,14 @@ def make_train_step(
         gradients, metrics = gradient(state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {**metrics, "grad_norm": (optax.tree.norm(gradients), jnp.ones(()))}
-        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+        norm = optax.tree.norm(gradients)
+        loss = jnp.stack([_mean(*metrics[name]) for name in objective.loss_terms]).sum()
+        good = jnp.isfinite(loss) & jnp.isfinite(norm)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old), (params, opt_state), (state.params, state.opt_state)
+        )
+        metrics = jax.tree.map(lambda x: jnp.where(good, x, 0.0), {**metrics, "grad_norm": (norm, jnp.ones(()))})
+        return TrainState(state.step + 1, params, opt_state, state.key), {**metrics, WATCHED: (loss, norm)}
 
     everywhere = NamedSharding(mesh, PartitionSpec())
     placed = shardings(planned_state(objective, optimizer, mesh), mesh)

@@ -1,6 +1,7 @@
 """The checkpoints of a run as folders: which there are, how they score, whether they are whole, and which to take."""
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Set
@@ -69,9 +70,9 @@ class Steps:
         except (OSError, ValueError, TypeError, KeyError):
             return float("-inf")
 
-    def latest_good(self) -> tuple[int, list[int]]:
-        """The last step that is whole, and those after it; these are told."""
-        return self._first_good(self.numbers[::-1], unread=frozenset())
+    def latest_good(self, before: float = math.inf) -> tuple[int, list[int]]:
+        """The last step that is whole, of those before a step, and those after it; these are told."""
+        return self._first_good([number for number in self.numbers[::-1] if number < before], unread=frozenset())
 
     def best_good(self) -> tuple[int, list[int]]:
         """The best step of which all is whole that is not for training alone, and damaged ones; these are told."""

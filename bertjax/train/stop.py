@@ -1,48 +1,156 @@
-"""Signals that ask a run to stop, read between two steps; several processes stop after the same one."""
+"""Signals that ask a process to stop: noted at any moment, read between two steps, and obeyed in time.
+
+SIGTERM or Ctrl-C is noted even while the main thread compiles or waits. A run that can save has `grace` seconds for it;
+then, or at once where nothing is under way that could be saved, the process ends, and the last checkpoint stands. Free
+of jax, so that a process can listen before it imports anything.
+"""
 
 import os
+import select
+import shlex
 import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-import jax
-from jax.experimental import multihost_utils
+from bertjax.errors import AGAIN, KILLED
+
+VERBS = ("prepare", "pretrain", "finetune")  # what takes long, and goes on where it was stopped
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+GRACE = 8  # seconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a run waits."""
+
+    grace: int = GRACE
+    """seconds after SIGTERM or Ctrl-C to save in; then the run ends, and the last checkpoint stands"""
 
 
 class Interrupted(Exception):
     """The run was asked to stop; its last step is saved."""
 
 
-class StopSignal:
-    """Turns SIGTERM and SIGINT into a request that is read between two steps; a second one stops at once.
-
-    Where there are several processes, jax has a handler of its own for SIGTERM, which tells the others: all are asked
-    to stop after the same step. SIGINT is handed on to it.
-    """
+class Request:
+    """Whether this process is asked to stop; there is one, as signals are the process's."""
 
     def __init__(self) -> None:
-        self._name = ""
+        self.name = ""  # of the signal
+        self.out = ""  # the folder that is worked on
+        self.grace = float(GRACE)
+        self.due: Callable[[], bool] | None = None  # whether to stop after this step, where several processes agree
+        self.tells = True  # whether it is this process that speaks
+        self._noted = False
+        self._saving = 0  # whether what is under way ends in a checkpoint when asked to
+        self._code: int | None = None  # of a process that is on its way out
+        self._command: Sequence[str] = ()
         self._old: dict[int, Any] = {}
-        self._several = jax.process_count() > 1
 
-    def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT):
-            self._old[number] = signal.signal(number, self._note)
-        return self
+    def begin(self, command: Sequence[str]) -> None:
+        """Listens from now on until the process ends; `command` is what would go on."""
+        self._command = command
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(read,), daemon=True).start()
+        self.listen()
+
+    def works_on(self, out: str, grace: float) -> None:
+        """The folder that is worked on, and the seconds that there are to save in."""
+        self.out, self.grace = out, float(grace)
+
+    def over(self, code: int) -> None:
+        """Nothing is left to be stopped; where the process was asked to stop, it still ends in time."""
+        self._code = code
+
+    def listen(self) -> None:
+        """Takes the signals."""
+        self._old = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._name:
+        again, self._noted = self._noted, True
+        if again and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._name = signal.Signals(number).name
-        if self._several:
-            os.kill(os.getpid(), signal.SIGTERM)
+        self.name = self.name or signal.Signals(number).name  # who watches may have been the first to see it
+
+    def _watch(self, pipe: int) -> None:
+        """Sees signals while the main thread is busy elsewhere, and the time that passes."""
+        interrupts, left = 0, None
+        while left is None or left > 0:
+            began = time.monotonic()
+            seen = os.read(pipe, 64) if select.select([pipe], [], [], left)[0] else b""
+            interrupts += seen.count(signal.SIGINT)
+            if interrupts > 1:
+                time.sleep(1)  # for the main thread, which has it too
+                self._end(KILLED, "interrupted")
+            if left is not None:
+                left -= time.monotonic() - began
+            elif self._code is None:
+                self.name = self.name or signal.Signals(seen[0]).name
+                left = self.grace if self._saving or self.due else 0
+        self._end(AGAIN, f"{self.name}: {self._kept()}")
+
+    def ask(self, name: str) -> None:
+        """The same as a signal of that name, from another process."""
+        if not self.name:
+            self.name = name
+            if self._command:
+                signal.raise_signal(signal.SIGTERM)  # wakes who watches
+
+    def _kept(self) -> str:
+        verb, *_ = self._command
+        again = f"go on with\n  {shlex.join(['bertjax', *self._command])}"
+        if verb == "prepare":
+            return f"stopped; whole shards in {self.out or 'its folder'} are kept: {again}"
+        why = "stopped" + (f", as its step took longer than {self.grace:g} seconds" if self._saving else "")
+        step = last_step(Path(self.out)) if self.out else 0
+        kept = f"the last checkpoint is of step {step} in {self.out}" if step else "there is no checkpoint yet"
+        return f"{why}; {kept}: {again}"
+
+    def _end(self, code: int, message: str) -> NoReturn:
+        """Ends the process whatever its other threads do; so without their locks, and past their clean-up."""
+        if self._code is None and self.tells:
+            shown = "\x1b[?25h\r" if os.isatty(2) else ""  # a progress bar hides the cursor
+            os.write(2, f"{shown}bertjax {self._command[0]}: {message}\n".encode())
+            if self.due:
+                time.sleep(0.3)  # the others end first: without process 0 they could not end as they should
+        os._exit(code if self._code is None else self._code)
+
+
+REQUEST = Request()
+
+
+class StopSignal:
+    """While it is open the process is not ended before its grace is over; its requests are read by `after`."""
+
+    def __enter__(self) -> "StopSignal":
+        self._own = not REQUEST._old
+        if self._own:
+            REQUEST.listen()
+        REQUEST._saving += 1
+        return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():  # None: one that was not set from Python, as jax's
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        REQUEST._saving -= 1
+        if self._own:
+            for number, handler in REQUEST._old.items():
+                signal.signal(number, handler)
+            REQUEST.name, REQUEST._noted, REQUEST._old = "", False, {}
 
     def after(self, step: int) -> str:
         """The signal that asks the run to stop after this step, or ""; to be called once after every step."""
-        if not self._several:
-            return self._name
-        return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
+        if REQUEST.due:
+            return REQUEST.name if REQUEST.due() else ""
+        return REQUEST.name
+
+
+def last_step(run: Path) -> int:
+    """The last step that is whole on disk, 0 for none."""
+    folder = run / "checkpoints"
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)

@@ -1,6 +1,5 @@
 """What is said of the steps since the last line of the log, without making a device wait for it."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.contracts import Metrics
-from bertjax.errors import DataError
+from bertjax.train.guard import Watch
 from bertjax.train.log import Writer, averages
 
 sum_metrics = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
@@ -66,8 +65,8 @@ class Rates:
 class LateLog:
     """Writes a window one step late: its metrics are fetched while the devices are at work on the next step."""
 
-    def __init__(self, writer: Writer, rates: Rates, loss_terms: tuple[str, ...]) -> None:
-        self._writer, self._rates, self._loss_terms = writer, rates, loss_terms
+    def __init__(self, writer: Writer, watch: Watch, rates: Rates, loss_terms: tuple[str, ...]) -> None:
+        self._writer, self._watch, self._rates, self._loss_terms = writer, watch, rates, loss_terms
         self._waiting: tuple[int, Window] | None = None
 
     def __enter__(self) -> "LateLog":
@@ -86,16 +85,7 @@ class LateLog:
         if self._waiting is None:
             return
         (number, window), self._waiting = self._waiting, None
+        self._watch.settle()
         figures = averages(window.metrics, self._loss_terms)
         self._writer.write(number, {**figures, **self._rates.figures(window, number - 1)})
         following.began = time.perf_counter()
-        if not math.isfinite(figures["loss"]):
-            raise diverged(f"the loss is {figures['loss']}", number)
-
-
-def diverged(what: str, number: int) -> DataError:
-    """A training that has come to nothing."""
-    return DataError(
-        f"{what} at step {number}: lower --optimizer.peak-lr or raise --optimizer.warmup; "
-        "the checkpoints saved before are whole"
-    )

@@ -151,7 +151,7 @@ def test_unigram_files_that_are_damaged(texts, tmp_path):
         ({"vocab": [["<s>", 0.0], ["<s>", 0.0]]}, "model.vocab has a piece twice"),
         ({"vocab": [["<s>"]]}, r"not a list of \[piece, score\]"),
         ({"vocab": None}, "the vocabulary is empty"),
-        ({"unk_id": 10**6}, "library cannot read it"),
+        ({"unk_id": 10**6}, "model.unk_id is 1000000, not that of a piece"),
     ]:
         added = [] if "vocab" in change else good["added_tokens"]
         file = {**good, "added_tokens": added, "model": {**good["model"], **change}}

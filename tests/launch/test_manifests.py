@@ -20,7 +20,8 @@ SCHEMA = json.loads((Path(__file__).parent / "jobset.schema.json").read_text())
 
 
 @pytest.mark.parametrize(
-    ("code", "after", "queued"), [(0, 0, []), (130, 0, [["requeue", "7"]]), (2, 2, []), (134, 134, [])]
+    ("code", "after", "queued"),
+    [(0, 0, []), (42, 0, [["requeue", "7"]]), (75, 0, [["requeue", "7"]]), (2, 2, []), (134, 134, [])],
 )
 def test_slurm_starts_a_stopped_run_again_and_no_other(tmp_path, code, after, queued):
     environment = {**install(tmp_path, srun=RECORD, scontrol=RECORD), "SLURM_JOB_ID": "7", "SRUN_EXIT": str(code)}
@@ -58,7 +59,7 @@ def test_the_jobset_has_a_pod_for_every_host_and_volumes_for_every_mount():
     hosts = chips // container["resources"]["limits"]["google.com/tpu"]
     assert job["parallelism"] == job["completions"] == hosts and job["completionMode"] == "Indexed"
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    # A wrong command fails all; any other end, such as 130 after a signal, starts all again.
+    # A wrong command fails all; any other end, such as 42 after a signal, starts all again.
     assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2] and job["backoffLimit"] == 0
     assert pod["terminationGracePeriodSeconds"] > HostsConfig().heartbeat
 

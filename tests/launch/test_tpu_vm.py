@@ -54,7 +54,7 @@ SEQUENCES = {
     "failed once": (["MISSING", "FAILED", "MISSING", "ACTIVE"], [0], 0,
                     ["create", "delete", *BEGIN, "ended?", "delete"]),
     "always fails": (["FAILED"], [0], 1, ["delete"]),
-    "told to stop": (["MISSING", "ACTIVE"], [130, 0], 0, [*BEGIN, "ended?", *BEGIN[1:], "ended?", "delete"]),
+    "told to stop": (["MISSING", "ACTIVE"], [42, 0], 0, [*BEGIN, "ended?", *BEGIN[1:], "ended?", "delete"]),
     "a wrong command": (["MISSING", "ACTIVE"], [2], 2, [*BEGIN, "ended?", "log", "delete"]),
     "crashes": (["MISSING", "ACTIVE"], [1, 134, 1], 1,
                 [*BEGIN, "ended?", "log", *[*BEGIN[1:], "ended?", "log"] * 2, "delete"]),
@@ -94,7 +94,7 @@ def test_start_stop_and_start_again(tmp_path):
     again = script(environment, "run", "mine", *COMMAND)
     assert again.returncode == 3 and "it runs already" in again.stdout
     assert script(environment, "stop", "mine").returncode == 0
-    assert [(worker / "bertjax.exit").read_text() for worker in tmp_path.glob("worker-*")] == ["130\n"] * 2
+    assert [(worker / "bertjax.exit").read_text() for worker in tmp_path.glob("worker-*")] == ["42\n"] * 2
     assert script(environment, "run", "mine", *COMMAND).returncode == 0
 
 

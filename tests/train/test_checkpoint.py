@@ -46,7 +46,9 @@ def save(folder, states, *, losses=None, keep_last=9, best="-loss", **options):
     saver = Saver(folder, keep_last=keep_last, best=best, constant={"config": {"a": 1}})
     for number, state in enumerate(states):
         figures = losses[number] if losses else None
-        saver.save(state, loader=[(0, 1, 2)], window={"x": [1.5, 2.0]}, figures=figures and {best.strip("-"): figures})
+        saver.save(
+            state, loader=[(0, 1, 2)], log={"window": {"x": [1.5, 2.0]}}, figures=figures and {best.strip("-"): figures}
+        )
     saver.wait()
     saver.close()
     return Checkpoints(folder)
@@ -154,7 +156,7 @@ def test_saving_goes_on_while_the_state_is_given_up(tmp_path, run):
     for number in range(1, 7):
         state, _ = run.step(state, put_batch(make_batch(number), run.mesh))
         copies[number] = jax.tree.map(jnp.copy, state)
-        saver.save(state, loader=[(0, 0, number)], window={}, figures=None)
+        saver.save(state, loader=[(0, 0, number)], log={}, figures=None)
     saver.wait()
     saver.close()
     checkpoints = Checkpoints(tmp_path)

@@ -67,7 +67,12 @@ def test_averages():
     metrics["accuracy"] = (jnp.float32(3), jnp.float32(4))
     got = averages(metrics, ("a_loss", "b_loss"))
     assert got == {"loss": 2.0, "a_loss": 1.5, "b_loss": 0.5, "accuracy": 0.75}
-    assert averages({"x": (jnp.float32(0), jnp.float32(0))}, ()) == {"loss": 0, "x": 0.0}
+    assert averages({"x": (jnp.float32(0), jnp.float32(0)), "y": (jnp.float32(2), jnp.float32(1))}, ("y",)) == {
+        "loss": 2.0,
+        "x": 0.0,
+        "y": 2.0,
+    }
+    assert averages({"x": (jnp.float32(0), jnp.float32(0))}, ("x",)) == {}
 
 
 @pytest.mark.parametrize(
@@ -89,3 +94,9 @@ def test_console_says_how_long_it_will_take(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "step 10/20  loss 1.000  eta " in said
     assert "step 10 dev: loss 1.000" in said
+
+
+def test_a_run_that_begins_again_writes_its_first_line_once(tmp_path):
+    fill(tmp_path, [0], split="dev")
+    fill(tmp_path, [0, 8], split="dev")
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 8]

@@ -15,6 +15,7 @@ from helpers import DROPOUT, make_batch, parts
 from bertjax.errors import DataError, StorageError
 from bertjax.train import manifest
 from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.guard import Diverged, Guard
 from bertjax.train.log import Writer, averages, read_metrics
 from bertjax.train.loop import Every, Fit, fit, mean_metrics
 from bertjax.train.optim import Optimizer
@@ -22,10 +23,11 @@ from bertjax.train.profile import Profiler
 from bertjax.train.saver import Saver
 from bertjax.train.step import abstract_state, make_eval_step
 from bertjax.train.stop import Interrupted
-from bertjax.train.window import Rates, Window
+from bertjax.train.window import Rates
 
 STEPS = 14
 OPTIMIZER = Optimizer(peak_lr=2e-3, warmup=5)  # the program is that of test_golden.py: compiled once
+GUARD = Guard(spike=0)
 EVERY = Every(log=5, evaluate=6, save=4)  # windows of the log begin and end between saves
 
 
@@ -34,6 +36,10 @@ class Batches:
 
     def __init__(self, start=((0, 0, 0),), before=lambda number: None, change=lambda number, batch: batch):
         self.places, self.before, self.change = start, before, change
+
+    def numbers(self, step, before):
+        assert before[0][-1] == step - 1
+        return [[step, 100 + step]]
 
     def __next__(self):
         number = self.places[0][-1]
@@ -62,22 +68,22 @@ def evaluate(run):
 def train(run, evaluate):
     """train(folder, batches options) begins or resumes a run, as the verbs do."""
 
-    def go(folder, *, every=EVERY, steps=STEPS, hook=evaluate, step=None, profile=(0, 0), **options):
-        state, window, loader, number = run.state, {}, ((0, 0, 0),), 0
+    def go(folder, *, every=EVERY, steps=STEPS, hook=evaluate, step=None, profile=(0, 0), guard=GUARD, **options):
+        state, extra, number = run.state, {"loader": ((0, 0, 0),)}, 0
         if (folder / "checkpoints").is_dir():
             checkpoints = Checkpoints(folder)
             number = checkpoints.latest
             extra = checkpoints.extra(number)
-            state, window, loader = checkpoints.state(number, abstract_state(state)), extra["window"], extra["loader"]
+            state = checkpoints.state(number, abstract_state(state))
         saver = Saver(folder, keep_last=9, best="-loss", constant={})
         writer = Writer(folder, total_steps=steps, start_step=number, title="test")
         rates = Rates(OPTIMIZER.schedule(20), peak_flops=0)
         profiler = Profiler(*profile, folder / "profile")
         terms = run.objective.loss_terms
-        fixed = Fit(step or run.step, run.mesh, terms, hook, every, steps, rates, lambda length: 1e3 * length, profiler)
+        per_token = lambda length: 1e3 * length  # noqa: E731
+        fixed = Fit(step or run.step, run.mesh, terms, hook, every, steps, rates, per_token, profiler, guard)
         try:
-            window = Window.from_json(window)
-            return fit(fixed, state, Batches(loader, **options), window=window, saver=saver, writer=writer)
+            return fit(fixed, state, Batches(extra["loader"], **options), begun=extra, saver=saver, writer=writer)
         finally:
             writer.close()
             saver.close()
@@ -218,19 +224,25 @@ def test_a_finished_run_stays_as_it_is(tmp_path, train):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def poison(number, batch):
-    """Targets of step 3 weigh as much as nothing can."""
-    return dict(batch, masked_weights=batch["masked_weights"] * np.float32(np.nan)) if number == 2 else batch
+def poisoned(*steps, values=np.nan):
+    """Targets of these steps weigh as much as nothing can."""
+
+    def change(number, batch):
+        if number + 1 not in steps:
+            return batch
+        return dict(batch, masked_weights=np.where(batch["masked_weights"] > 0, np.float32(values), 0))
+
+    return change
 
 
-def test_a_loss_that_is_no_number_is_an_error(tmp_path, train):
-    with pytest.raises(DataError, match=r"the loss is nan at step 5: lower --optimizer.peak-lr"):
-        train(tmp_path, change=poison, every=Every(log=5, evaluate=6, save=100))
+def test_a_state_that_is_no_number_is_never_saved(tmp_path, run, train):
+    def overflows(state, batch):
+        state, metrics = run.step(state, batch)
+        infinite = jax.tree.map(lambda x: x + np.inf, state.params)
+        return (replace(state, params=infinite) if int(state.step) == 3 else state), metrics
 
-
-def test_a_state_that_is_no_number_is_never_saved(tmp_path, train):
-    with pytest.raises(DataError, match="the parameters are not finite at step 4"):
-        train(tmp_path, change=poison, every=Every(log=5, evaluate=6, save=2))
+    with pytest.raises(DataError, match="the parameters after step 4 are not finite"):
+        train(tmp_path, step=overflows, every=Every(log=5, evaluate=6, save=2))
     assert Checkpoints(tmp_path).latest == 2
 
 
@@ -261,7 +273,7 @@ def test_steps_wait_for_no_device_and_move_nothing_unasked(tmp_path, train, run,
     assert taken == list(range(12))
     # Nothing but the windows of the log is fetched: that of step 5 when step 6 has been started, of 10 after 11; at
     # the end the last window, and the empty one that is saved.
-    assert fetched == [6, 11, 12, 12]
+    assert fetched == [6, 6, 11, 11, 12, 12, 12]  # each time what is watched, and the means
     assert run.step._cache_size() == max(1, compiled)
 
 
@@ -289,3 +301,63 @@ def test_a_profile_that_the_end_of_the_run_cuts_off(tmp_path, train):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     jax.profiler.start_trace(tmp_path / "another")  # the first one was ended
     jax.profiler.stop_trace()
+
+
+def steps_of(folder, what):
+    return [line["step"] for line in read_metrics(folder) if line["split"] == what]
+
+
+@pytest.mark.parametrize(("steps", "value"), [([1], np.nan), ([3], np.inf), ([1, 2], np.nan), ([4, 9, 10, 14], np.nan)])
+def test_a_bad_step_costs_itself_alone(tmp_path, run, train, steps, value):
+    """Not more than these, in the warm-up (5 steps) and after it: as a run whose data do not have them."""
+    state = train(tmp_path, change=poisoned(*steps, values=value))
+    assert steps_of(tmp_path, "skipped") == steps and int(state.step) == STEPS
+    expected = run.state
+    for number in range(STEPS):
+        if number + 1 in steps:
+            expected = replace(expected, step=expected.step + 1)
+        else:
+            expected, _ = run.train([make_batch(number)], expected)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), jax.tree.map(np.array, expected))
+    told = next(line for line in read_metrics(tmp_path) if line["split"] == "skipped")
+    assert told["examples"] == [[steps[0], 100 + steps[0]]] and told["places"] == [[0, 0, steps[0] - 1]]
+    assert not np.isfinite(float(told["loss"]))
+    assert all(np.isfinite(line["loss"]) for line in read_metrics(tmp_path) if line["split"] in ("train", "dev"))
+
+
+def test_the_log_of_good_steps_is_without_the_bad_one(tmp_path, train, run):
+    train(tmp_path, change=poisoned(3), steps=3, every=Every(log=3, evaluate=6, save=4))
+    _, metrics = run.train(make_batch(number) for number in (0, 1))
+    first = next(line for line in read_metrics(tmp_path) if line["split"] == "train")
+    assert first["step"] == 3
+    assert first["grad_norm"] == pytest.approx(np.mean([step["grad_norm"][0] for step in metrics]))
+
+
+def test_a_run_with_bad_steps_is_resumed_to_the_bit(tmp_path, train):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    end = train(whole, change=poisoned(4, 6, 11)), whole
+    for stop in (4, 10):
+        stops = lambda n, stop=stop: signal.raise_signal(signal.SIGTERM) if n == stop else None  # noqa: E731
+        with pytest.raises(Interrupted):
+            train(parted, change=poisoned(4, 6, 11), before=stops)
+    assert_same_run(parted, train(parted, change=poisoned(4, 6, 11)), (whole, jax.tree.map(np.array, end[0])))
+
+
+@pytest.mark.parametrize("first", [1, 4, 7])
+def test_many_bad_steps_running_stop_the_run(tmp_path, train, first):
+    bad = range(first, first + 3)
+    with pytest.raises(
+        Diverged, match=rf"not finite \(loss nan, .*in 3 steps running \({first} to {first + 2}\)"
+    ) as error:
+        train(tmp_path, change=poisoned(*bad))
+    assert (error.value.first, error.value.last, error.value.after) == (bad[0], bad[-1], ((0, 0, bad[-1]),))
+    assert steps_of(tmp_path, "skipped") == list(bad)
+    if first > 4:  # there is a checkpoint in the middle of them: the run counts on
+        assert Checkpoints(tmp_path).latest == 8
+        with pytest.raises(Diverged):
+            train(tmp_path, change=poisoned(*bad))
+
+
+def test_as_many_as_one_likes_are_skipped(tmp_path, train):
+    state = train(tmp_path, change=poisoned(*range(2, 12)), guard=Guard(consecutive=11))
+    assert steps_of(tmp_path, "skipped") == list(range(2, 12)) and int(state.step) == STEPS

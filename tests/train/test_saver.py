@@ -37,7 +37,7 @@ class Run:
         self.saver = Saver(folder, best="-loss", constant={}, **{"keep_last": 2, **options})
 
     def save(self, step):
-        self.saver.save(replace(self.state, step=np.int32(step)), loader=[], window={}, figures=None)
+        self.saver.save(replace(self.state, step=np.int32(step)), loader=[], log={}, figures=None)
 
     def settled(self):
         """As the lines of the log go by, until nothing is being saved."""

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax.errors import DataError
+from bertjax.train.guard import Guard, Watch
 from bertjax.train.log import Writer, read_metrics
 from bertjax.train.window import LateLog, Rates, Window
 
@@ -21,6 +21,11 @@ def writer(tmp_path):
 
 def window(loss=1.0, **known):
     return Window({"a": (np.float32(2 * loss), np.float32(2))}, **known)
+
+
+def late_log(writer):
+    watch = Watch(Guard(), writer, lambda step, before: [], {})
+    return LateLog(writer, watch, Rates(lambda step: 0.0, peak_flops=0), ("a",))
 
 
 def test_window_survives_json():
@@ -44,7 +49,7 @@ def test_without_a_known_peak_there_is_no_mfu():
 
 
 def test_a_window_waits_until_it_is_asked_for(tmp_path, writer):
-    late = LateLog(writer, Rates(lambda step: 0.0, peak_flops=0), ("a",))
+    late = late_log(writer)
     following = late.put(5, window(3.0))
     assert read_metrics(tmp_path) == [] and following.began == 0
     late.flush(following)
@@ -55,15 +60,14 @@ def test_a_window_waits_until_it_is_asked_for(tmp_path, writer):
 
 
 def test_it_is_written_at_the_end_even_after_a_fault(tmp_path, writer):
-    with pytest.raises(KeyError), LateLog(writer, Rates(lambda step: 0.0, peak_flops=0), ("a",)) as late:
+    with pytest.raises(KeyError), late_log(writer) as late:
         late.put(7, window())
         raise KeyError
     assert read_metrics(tmp_path)[0]["step"] == 7
 
 
-def test_no_number_is_an_error_after_it_is_written(tmp_path, writer):
-    late = LateLog(writer, Rates(lambda step: 0.0, peak_flops=0), ("a",))
-    following = late.put(7, window(np.nan))
-    with pytest.raises(DataError, match="the loss is nan at step 7"):
-        late.flush(following)
-    assert read_metrics(tmp_path)[0]["step"] == 7
+def test_a_window_of_skipped_steps_has_no_loss(tmp_path, writer):
+    late = late_log(writer)
+    late.flush(late.put(7, Window({"a": (np.float32(0), np.float32(0))})))
+    (line,) = read_metrics(tmp_path)
+    assert line["step"] == 7 and "loss" not in line and "tokens_per_second" in line

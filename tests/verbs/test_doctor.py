@@ -6,6 +6,7 @@ from collections import namedtuple
 import pytest
 
 from bertjax import doctor
+from bertjax.lock import held
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -32,16 +33,8 @@ def examined(bertjax):
 
 @pytest.fixture
 def copied(pretrained, tmp_path):
-    """A finished run at rest that may be spoilt."""
-    folder = shutil.copytree(pretrained, tmp_path / "run")
-    settle(folder)
-    return folder
-
-
-def settle(folder):
-    import os
-
-    os.utime(folder / "metrics.jsonl", (0, 0))
+    """A finished run that may be spoilt."""
+    return shutil.copytree(pretrained, tmp_path / "run")
 
 
 def squeezed(text):
@@ -105,9 +98,9 @@ def test_what_others_left_in_the_folder(examined, copied):
 
 
 def test_a_folder_in_use(examined, copied):
-    (copied / "metrics.jsonl").touch()
-    code, found = examined("--out", copied)
-    assert code == 0 and found["run"][0] == "warn"
+    with held(copied):
+        code, found = examined("--out", copied)
+    assert code == 2 and found["run"][0] == "fail" and "is being written by" in found["run"][1]
 
 
 def test_a_damaged_config(examined, copied):

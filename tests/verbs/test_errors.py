@@ -9,6 +9,7 @@ import pytest
 
 from bertjax import api
 from bertjax.config import Prepare
+from bertjax.lock import held
 from bertjax.preparation import prepare
 
 # {home}, {data}, {pretrained}, {finetuned} are made by the fixtures, {tmp} is empty and {new} is not there.
@@ -377,3 +378,13 @@ def test_the_program_exits_with_2(home, data, pretrained, tmp_path, command, fra
     assert "Traceback" not in done.stderr and "Error" not in done.stderr
     for fragment in fragments:
         assert fragment in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--seeds", "0"]])
+def test_a_folder_that_another_writes_in_is_left_alone(bertjax, home, data, pretrained, tmp_path, options):
+    finetune = ["finetune", home / "finetune.py", "--task", "sms_spam", "--from", pretrained, "--data", home, *options]
+    with held(tmp_path):
+        for command in (["pretrain", home / "pretrain.py", "--data", data], finetune):
+            outcome = bertjax(*command, "--out", tmp_path)
+            assert outcome.code == 2 and f"{tmp_path} is being written by" in outcome.err
+            assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]

@@ -1,0 +1,153 @@
+"""One writer for a run: RUN/run.lock is held as long as a command writes there, and says who holds it."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bertjax.errors import ConfigError
+from bertjax.parsing import parse
+
+NAME = "run.lock"
+SIGN = 10.0  # seconds between two signs of life of a holder
+SILENT = 60.0  # seconds without one after which a holder on another machine is gone
+MOST = 4096  # bytes read of a lock
+
+_held: set[Path] = set()  # by this process, of which the system does not keep itself apart
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps all others from writing in a folder, which is made; raises ConfigError, naming the holder, where one does.
+
+    The system frees the lock of a process that dies. A holder on another machine, which a file system may not tell
+    of, counts as gone when it has given no sign of life for SILENT seconds: so long is waited.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = (folder / NAME).resolve()
+    if path in _held:
+        raise ConfigError(f"{folder} is being written by this process already")
+    file = _acquire(path, folder)
+    _held.add(path)
+    try:
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "id": secrets.token_hex(4)}
+        os.pwrite(file, json.dumps({**about, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}).encode(), 0)
+        os.fsync(file)
+        done = threading.Event()
+        threading.Thread(target=_signs, args=(path, done), daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+            path.unlink(missing_ok=True)
+            if made:
+                with contextlib.suppress(OSError):  # something was written in it
+                    folder.rmdir()
+    finally:
+        _held.discard(path)
+        os.close(file)  # and with it the lock
+
+
+def _acquire(path: Path, folder: Path) -> int:
+    """The lock's open file, once it is ours."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _take(file, folder)
+            _wait_for_others(file, folder)
+            if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # its holder has left, and taken it away
+
+
+def holder(folder: Path) -> str:
+    """Who writes in a folder, or nothing."""
+    path = (folder / NAME).resolve()
+    if not path.exists():
+        return ""
+    if path in _held:
+        return "this process"
+    file = os.open(path, os.O_RDWR)
+    try:
+        _take(file, folder)
+        found = _read(file)
+        silent = time.time() - os.fstat(file).st_mtime > SILENT
+        return "" if not found or found.get("machine") == _machine() or silent else _named(found)
+    except ConfigError:
+        return _named(_read(file))
+    finally:
+        os.close(file)
+
+
+def _take(file: int, folder: Path) -> None:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise _busy(folder, _read(file)) from None
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise  # else this file system knows no locks, and signs of life have to do
+
+
+def _wait_for_others(file: int, folder: Path) -> None:
+    """Returns when no holder on another machine is left; clears the lock."""
+    holder, began, sign = _read(file), time.monotonic(), os.fstat(file).st_mtime_ns
+    if holder and holder.get("machine") != _machine():
+        print(f"{folder} was left locked by {_named(holder)}; waits {SILENT:.0f} s for a sign of life", file=sys.stderr)
+        while time.monotonic() < began + SILENT:
+            time.sleep(SIGN / 10)
+            if os.fstat(file).st_mtime_ns != sign:
+                if _read(file):
+                    raise _busy(folder, holder)
+                break
+    os.ftruncate(file, 0)
+
+
+def _signs(path: Path, done: threading.Event) -> None:
+    while not done.wait(SIGN):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _machine() -> str:
+    """Differs between machines, and between two starts of one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _read(file: int) -> dict[str, object]:
+    """Who holds the lock, or nothing."""
+    try:
+        found = parse(os.pread(file, MOST, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _named(holder: dict[str, object]) -> str:
+    if not holder:
+        return "another process"
+    known = {name: str(holder.get(name, "?"))[:100] for name in ("pid", "host", "since", "id")}
+    return f"process {known['pid']} on {known['host']} (since {known['since']}, lock {known['id']})"
+
+
+def _busy(folder: Path, holder: dict[str, object]) -> ConfigError:
+    return ConfigError(
+        f"{folder} is being written by {_named(holder)}; end that, or give another --out. Nothing was changed"
+    )

@@ -1,0 +1,162 @@
+"""One writer for a run: races are decided, the dead hold nothing, and who holds it is said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from bertjax import lock
+from bertjax.errors import ConfigError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bertjax.errors import ConfigError
+from bertjax.lock import held
+
+for line in sys.stdin:  # a folder each; the lock is held until the next one comes
+    try:
+        with held(Path(line.strip())):
+            print("held", flush=True)
+            sys.stdin.readline()
+        print("left", flush=True)
+    except ConfigError as error:
+        print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def holders():
+    """holders(n): processes that hold what they are told to."""
+    started = []
+
+    def start(count):
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+        new = [subprocess.Popen([sys.executable, "-c", HOLD], **options) for _ in range(count)]
+        started.extend(new)
+        return new
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def tell(process, text):
+    process.stdin.write(f"{text}\n")
+    process.stdin.flush()
+
+
+def said(process):
+    return process.stdout.readline().strip()
+
+
+def test_races_are_decided(holders, tmp_path):
+    both = holders(2)
+    for race in range(20):
+        for process in both:
+            tell(process, tmp_path / f"run-{race}")
+        answers = [said(process) for process in both]
+        assert sorted(answer == "held" for answer in answers) == [False, True], answers
+        winner = answers.index("held")
+        refused = answers[1 - winner]
+        assert "is being written by" in refused and "give another --out" in refused
+        tell(both[winner], "done")
+        assert said(both[winner]) == "left"
+
+
+def test_who_holds_it_is_said(holders, tmp_path):
+    (process,) = holders(1)
+    tell(process, tmp_path)
+    assert said(process) == "held"
+    with (
+        pytest.raises(ConfigError, match=rf"process {process.pid} on .* \(since \d{{4}}-.* UTC, lock \w+\)"),
+        lock.held(tmp_path),
+    ):
+        pass
+    assert f"process {process.pid} on" in lock.holder(tmp_path)
+    tell(process, "done")
+    assert said(process) == "left" and lock.holder(tmp_path) == ""
+
+
+def test_the_dead_hold_nothing(holders, tmp_path):
+    for process in holders(5):
+        tell(process, tmp_path)
+        assert said(process) == "held"
+        process.kill()
+        process.wait()
+        assert (tmp_path / lock.NAME).read_bytes()  # it had no time to leave
+        with lock.held(tmp_path):
+            assert json.loads((tmp_path / lock.NAME).read_bytes())["pid"] == os.getpid()
+
+
+def test_a_stopped_holder_is_a_holder(holders, tmp_path):
+    (process,) = holders(1)
+    tell(process, tmp_path)
+    assert said(process) == "held"
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(ConfigError, match="is being written by"), lock.held(tmp_path):
+        pass
+    process.send_signal(signal.SIGCONT)
+
+
+def test_a_process_does_not_take_its_own_twice(tmp_path):
+    with lock.held(tmp_path):
+        assert lock.holder(tmp_path) == "this process"
+        with pytest.raises(ConfigError, match="by this process already"), lock.held(tmp_path):
+            pass
+    with lock.held(tmp_path):
+        pass
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """The lock of a run on another machine, on a file system that does not tell of it."""
+    monkeypatch.setattr(lock, "SILENT", 0.6)
+    monkeypatch.setattr(lock, "SIGN", 0.2)
+    path = tmp_path / lock.NAME
+    path.write_text(json.dumps({"host": "other", "pid": 7, "machine": "another", "id": "ab", "since": "then"}))
+    return path
+
+
+def test_a_holder_elsewhere_that_is_silent_is_gone(elsewhere, tmp_path, capsys):
+    assert lock.holder(tmp_path) == "process 7 on other (since then, lock ab)"
+    began = time.monotonic()
+    with lock.held(tmp_path):
+        assert time.monotonic() - began > 0.5
+    assert "left locked by process 7 on other" in capsys.readouterr().err and lock.holder(tmp_path) == ""
+
+
+def test_a_holder_elsewhere_that_gives_signs_of_life_is_not(elsewhere, tmp_path):
+    done = threading.Event()
+    thread = threading.Thread(target=lock._signs, args=(elsewhere, done))
+    thread.start()
+    with pytest.raises(ConfigError, match="process 7 on other"), lock.held(tmp_path):
+        pass
+    done.set()
+    thread.join()
+    assert json.loads(elsewhere.read_bytes())["pid"] == 7
+
+
+def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "SIGN", 0.01)
+    with lock.held(tmp_path):
+        before = (tmp_path / lock.NAME).stat().st_mtime_ns
+        deadline = time.monotonic() + 10
+        while (tmp_path / lock.NAME).stat().st_mtime_ns == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / lock.NAME).stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"pid": {"a": 1}}', "\0" * 9000])
+def test_a_lock_that_is_damaged_is_taken(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(lock, "SILENT", 0.0)
+    (tmp_path / lock.NAME).write_text(text)
+    assert lock.holder(tmp_path) == ""
+    with lock.held(tmp_path):
+        pass

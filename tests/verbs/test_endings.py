@@ -1,0 +1,214 @@
+"""Asked to stop at any moment: saved or not, the process ends in time, says where it stands, and can go on."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from processes import free_port
+from test_resume import equal_runs
+from zygote import Zygote
+
+from bertjax import run
+from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.log import read_metrics
+
+# STUCK holds the main thread in C, as a compilation does: no handler of Python's runs there.
+STUCK = """
+import ctypes
+def stuck():
+    lock = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(lock)
+"""
+# In each of these `late()` is called at a place, once, after HERE was touched.
+STEP = """
+from bertjax import session
+make = session.make_train_step
+def wrapped(*arguments, **options):
+    step = make(*arguments, **options)
+    def counted(state, batch):
+        if int(state.step) == 7:
+            here()
+            late()
+        return step(state, batch)
+    return counted
+session.make_train_step = wrapped
+"""
+EVALUATION = """
+from bertjax import run
+mean = run.mean_metrics
+def wrapped(step, state, batches, mesh):
+    def slow():
+        for number, batch in enumerate(batches):
+            if int(state.step) == 8 and number == 1:
+                here()
+                late()
+            yield batch
+    return mean(step, state, slow(), mesh)
+run.mean_metrics = wrapped
+"""
+SAVE = """
+from bertjax.train.checkpoint import Saver
+save = Saver.save
+def wrapped(self, state, **options):
+    if int(state.step) == 10:
+        here()
+        late()
+    save(self, state, **options)
+Saver.save = wrapped
+"""
+# Orbax saves in the background: what is to stand must be whole first.
+WAITS = """
+import pathlib, sys, time
+def here():
+    while not (pathlib.Path(sys.argv[sys.argv.index("--out") + 1]) / "checkpoints" / "{}").exists():
+        time.sleep(0.01)
+    HERE.touch()
+"""
+FIFTH = WAITS.format(5)
+SHORT, LONG = "late = lambda: time.sleep(0.5)\n", STUCK + "late = stuck\n"
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory):
+    made = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield made
+    made.close()
+
+
+def pretrain(home, tiny, out, *more):
+    return ["pretrain", home / "pretrain.py", "--data", *tiny.data, "--out", out, *more]
+
+
+SLOW = pytest.mark.slow
+STOPPED = {
+    "evaluation": (FIFTH + EVALUATION + SHORT, 60, signal.SIGTERM, 8),
+    "long evaluation": (FIFTH + EVALUATION + LONG, 1, signal.SIGINT, 5),
+    "step": (FIFTH + STEP + SHORT, 60, signal.SIGINT, 8),
+    "long step": (FIFTH + STEP + LONG, 1, signal.SIGTERM, 5),
+    "save": (FIFTH + SAVE + SHORT, 60, signal.SIGTERM, 10),
+    "long save": (WAITS.format(8) + SAVE + LONG, 1, signal.SIGTERM, 8),
+}
+
+
+@pytest.mark.parametrize("where", [pytest.param(name, marks=() if "evaluation" in name else SLOW) for name in STOPPED])
+def test_stopped_anywhere_in_a_run(zygote, tiny, home, pretrained, tmp_path, where):
+    before, grace, number, stands = STOPPED[where]
+    out = tmp_path / "run"
+    child = zygote.start(*pretrain(home, tiny, out, "--grace", grace), before=before)
+    child.reached()
+    child.send_signal(number)
+    code, seconds = child.ended()
+    assert code == 42 and seconds < 10, child.err
+    assert Checkpoints(out).latest == stands
+    if "long" in where:
+        told = (
+            f"{number.name}: stopped, as its step took longer than 1 seconds; the last checkpoint is of step {stands}"
+        )
+        assert f"{told} in {out}: go on with\n  bertjax pretrain " in child.err, child.err
+    else:
+        assert f"{number.name}: stopped after step {stands} and saved it; the same command goes on" in child.err
+    run.pretrain(replace(tiny, out=str(out)))
+    equal_runs(pretrained, out)
+
+
+def test_stopped_before_there_is_anything_to_save(zygote, tiny, home, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text((home / "pretrain.py").read_text() + f"\nopen({str(tmp_path / 'read')!r}, 'w')\nimport time\n")
+    recipe.write_text(recipe.read_text() + "time.sleep(60)\n")
+    child = zygote.start("pretrain", recipe, "--data", *tiny.data, "--out", tmp_path / "run")
+    child.until((tmp_path / "read").exists)
+    child.send_signal(signal.SIGTERM)
+    code, seconds = child.ended()
+    assert code == 42 and seconds < 3 and "SIGTERM: stopped; there is no checkpoint yet: go on with" in child.err
+
+
+def test_a_second_ctrl_c_does_not_wait(zygote, tiny, home, tmp_path):
+    child = zygote.start(*pretrain(home, tiny, tmp_path / "run", "--grace", 60), before=FIFTH + STEP + LONG)
+    child.reached()
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGTERM)  # as schedulers do, to the process and to its group: it is one request
+    with pytest.raises(AssertionError):
+        child.until(lambda: False, seconds=1)
+    assert child.code is None
+    child.send_signal(signal.SIGINT)
+    code, seconds = child.ended()
+    assert code == 130 and seconds < 5 and child.err.endswith("bertjax pretrain: interrupted\n")
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_run_leaves_it_its_workers(zygote, tiny, home, pretrained, tmp_path):
+    out = tmp_path / "run"
+    child = zygote.start(*pretrain(home, tiny, out, "--workers", 1, "--grace", 60), before=FIFTH + STEP + SHORT)
+    child.reached()
+    os.killpg(child.pid, signal.SIGTERM)
+    assert child.ended()[0] == 42 and "stopped after step 8 and saved it" in child.err, child.err
+
+
+def test_a_preparation_ends_at_once_with_its_workers_and_goes_on(zygote, bertjax, home, tmp_path):
+    options = ["--corpus", home / "corpus.txt", "--vocab-size", 120, "--shard-tokens", 50, "--workers", 1]
+    out = tmp_path / "data"
+    # The third shard is not followed by another one.
+    before = """
+import time
+from bertjax.data.journal import Journal
+add = Journal.add
+def wrapped(self, entry):
+    add(self, entry)
+    if len(list(self.out.glob("train-*.array_record"))) > 2:
+        HERE.touch()
+        time.sleep(60)
+Journal.add = wrapped
+"""
+    child = zygote.start("prepare", *options, "--out", out, before=before)
+    child.reached()
+    workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    child.send_signal(signal.SIGTERM)
+    code, seconds = child.ended()
+    assert code == 42 and seconds < 3 and f"SIGTERM: stopped; whole shards in {out} are kept: go on" in child.err
+    assert workers and not [pid for pid in workers if alive(pid)]
+    outcome = bertjax("prepare", *options, "--out", out)
+    assert outcome.code == 0 and "prepare: goes on from " in outcome.err
+    assert bertjax("prepare", *options, "--out", tmp_path / "undisturbed").code == 0
+    assert (out / "meta.json").read_bytes() == (tmp_path / "undisturbed/meta.json").read_bytes()
+
+
+def alive(pid, seconds=5):
+    """Whether a process is still there after so long."""
+    end = time.monotonic() + seconds
+    while (Path("/proc") / pid).exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return (Path("/proc") / pid).exists()
+
+
+@pytest.mark.slow
+def test_fine_tuning_names_the_checkpoint_that_stands(zygote, pretrained, home, tmp_path):
+    command = ["--task", "sms_spam", "--from", pretrained, "--data", home, "--out", tmp_path / "run", "--grace", 1]
+    child = zygote.start(
+        "finetune", home / "finetune.py", *command, before=WAITS.format(8) + STEP.replace("== 7", "== 10") + LONG
+    )
+    child.reached()
+    child.send_signal(signal.SIGTERM)
+    code, seconds = child.ended()
+    assert code == 42 and seconds < 10 and f"the last checkpoint is of step 8 in {tmp_path / 'run'}" in child.err
+
+
+@pytest.mark.parametrize("long", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_several_processes_stop_after_the_same_step(zygote, tiny, home, tmp_path, long):
+    out = tmp_path / "run"
+    command = pretrain(home, tiny, out, "--mesh.data", -1, "--grace", 3 if long else 60)
+    before = FIFTH + EVALUATION + (LONG if long else SHORT)
+    children = zygote.several(2, *command, port=free_port(), before=before)
+    children[1].reached()
+    children[1].send_signal(signal.SIGTERM)
+    ends = [child.ended() for child in children]
+    said = [child.err for child in children]
+    assert [code for code, _ in ends] == [42, 42] and sum(seconds for _, seconds in ends) < 10, said
+    told = "the last checkpoint is of step 5" if long else "SIGTERM: stopped after step 8 and saved it"
+    assert told in said[0] and "stopped" not in said[1] and Checkpoints(out).latest == (5 if long else 8), said
+    if long:  # resumed after a save: test_several_hosts
+        run.pretrain(replace(tiny, out=str(out)))
+        assert [line["step"] for line in read_metrics(out) if line["split"] == "train"] == list(range(1, 17))
