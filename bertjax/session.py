@@ -29,7 +29,7 @@ from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.profile import Profiler, profiled
-from bertjax.train.saver import Saver, tidy
+from bertjax.train.saver import Saver, require_room, tidy
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
 from bertjax.train.steps import steps_of
 from bertjax.train.stop import REQUEST
@@ -82,6 +82,9 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
+    with hosts.together():
+        if hosts.first():
+            require_room(run, state, keep_last=session.keep_last)
     constant = _describe(session, run)
     fixed = Fit(
         step=training_step(config, session.objective, optimizer, mesh),
