@@ -54,8 +54,8 @@ from bertjax.train.optim import Optimizer
 def config() -> Pretrain:
     return Pretrain(
         model=bert.Config(width=32, layers=2, heads=2, mlp_width=64, max_length=40),
-        optimizer=Optimizer(peak_lr=3e-3), mesh=MeshConfig(data=1), steps=300, batch_size=8, length=32,
-        log_every=3, eval_every=50, eval_batches=2, save_every=5,
+        optimizer=Optimizer(peak_lr=3e-3), mesh=MeshConfig(data=1), steps=100, batch_size=8, length=32,
+        log_every=3, eval_every=25, eval_batches=2, save_every=5,
     )
 """,
     "finetune.py": """
@@ -65,7 +65,7 @@ from bertjax.train.optim import Optimizer
 
 def config() -> Finetune:
     return Finetune(
-        epochs=40, batch_size=8, length=24, log_every=3, mesh=MeshConfig(data=1),
+        epochs=12, batch_size=8, length=24, log_every=3, mesh=MeshConfig(data=1),
         optimizer=Optimizer(kind="adamw", peak_lr=3e-3, warmup=0.1),
     )
 """,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
-from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest, redacted
+from bertjax.errors import AGAIN, KILLED, ConfigError, StorageError, UserError, closest, redacted
 from bertjax.look import look
 from bertjax.recipe import load_recipe
+from bertjax.storage import fault_of, told
 from bertjax.train import stop
 
 VERBS = {
@@ -68,6 +69,11 @@ def run(arguments: Sequence[str]) -> int:
         return _tell(verb, str(stopped), AGAIN)
     except KeyboardInterrupt:
         return _tell(verb, "interrupted", KILLED)
+    except Exception as error:
+        number = fault_of(error)
+        if not number:
+            raise
+        return _tell(verb, str(told(getattr(error, "filename", None) or "the disk", number)), StorageError.code)
 
 
 def _tell(verb: str, message: str, code: int) -> int:

@@ -4,7 +4,7 @@ import json
 import os
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -13,6 +13,7 @@ from bertjax import registry
 from bertjax.contracts import ModelConfig, ObjectiveConfig
 from bertjax.errors import ConfigError, DataError, closest, without_passwords
 from bertjax.parsing import parse
+from bertjax.storage import writing
 
 Config = TypeVar("Config")
 
@@ -91,10 +92,17 @@ def _plain(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a type and
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (any JSON value)
     """Writes whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

@@ -10,4 +10,5 @@ ruff format --check .
 mypy
 shellcheck launch/*.sh launch/slurm.sbatch .ci/run
 pytest --numprocesses 2 --dist loadfile "$@"
+[ $# -gt 0 ] || pytest --numprocesses 2 -m slow tests/verbs/test_kills.py
 [ $# -gt 0 ] || exec launch/parity.sh

@@ -81,7 +81,7 @@ def test_what_a_changed_key_does_to_a_resume(value, path):
         with pytest.raises(ConfigError) as error:
             resume.check_resume(value, other, "runs/a")
         message = str(error.value)
-        assert f"\n  {told}\n" in message
+        assert f"runs/a was begun with another configuration:\n  {told}\n" in message
         assert message.count(": was ") == 1 and "runs/a" in message and "--out" in message
 
 
