@@ -64,5 +64,5 @@ class StorageError(UserError):
 def closest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest of `names`, else what there is to choose from."""
     choices = sorted(names)
-    near = difflib.get_close_matches(name, choices, n=1)
+    near = difflib.get_close_matches(name[:100], choices, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; choose from: {', '.join(choices)}"

@@ -16,6 +16,7 @@ from bertjax.parsing import parse
 from bertjax.storage import writing
 
 Config = TypeVar("Config")
+MOST = 64 << 20  # bytes of a file of ours
 
 # Fields declared with one of these hold a dataclass of a family or objective, stored with its name in the registry.
 NAMED: dict[type, str] = {ModelConfig: "models", ObjectiveConfig: "objectives"}
@@ -107,6 +108,8 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (any JSON value)
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """Reads a file of ours, an object; `what` names the command that makes it."""
+    if path.is_file() and path.stat().st_size > MOST:
+        raise DataError(f"{path}: over {MOST >> 20} MB; it is made by {what}")
     try:
         data = parse(path.read_bytes(), strict=True)
     except FileNotFoundError:
