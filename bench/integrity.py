@@ -28,6 +28,7 @@ from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train import manifest
 from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, make_mesh
 from bertjax.train.optim import Optimizer
 from bertjax.train.saver import Saver
@@ -46,7 +47,7 @@ def saved(model: bert.Config, run: Path) -> tuple[TrainState, Path]:
 
     state = jax.tree.map(noise, state)
     saver = Saver(run, keep_last=1, best="-loss", constant={"a": list(range(50))})
-    saver.save(state, loader=[(0, 1, 2)], window={}, figures={"loss": 1.0})
+    saver.save(state, loader=[(0, 1, 2)], log={}, figures={"loss": 1.0})
     saver.wait()
     saver.close()
     return state, run / "checkpoints" / "0"
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--preset", default="base", choices=sorted(bert.PRESETS))
     parser.add_argument("--out", default="bench/results/integrity")
     options = parser.parse_args()
+    console.quiet = True
     with tempfile.TemporaryDirectory() as work:
         found = {"damage": trials(options.trials, Path(work)), "cost": cost(options.preset, Path(work))}
     Path(options.out).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.config import Finetune, Pretrain
-from bertjax.jsonio import read_json, to_json
+from bertjax.jsonio import expecting, read_json, to_json
 from bertjax.saved import Imported, SavedRun, versions
 
 PIPELINES = {  # of the model hub, by the last word of the class
@@ -103,8 +103,9 @@ def _training(saved: SavedRun) -> str:
 def _rows(saved: SavedRun) -> Iterator[str]:
     file = saved.path / "scores.json"
     if file.is_file():
-        for split, about in read_json(file, "finetune")["data"].items():
-            yield f"{split}: {about['rows']:,} rows, sha256 {about['sha256']}"
+        with expecting(file, "finetune"):
+            for split, about in read_json(file, "finetune")["data"].items():
+                yield f"{split}: {about['rows']:,} rows, sha256 {about['sha256']}"
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
-from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest
+from bertjax.errors import AGAIN, KILLED, ConfigError, StorageError, UserError, closest, redacted
 from bertjax.look import look
 from bertjax.recipe import load_recipe
+from bertjax.storage import fault_of, told
 from bertjax.train import stop
 
 VERBS = {
@@ -42,7 +43,7 @@ def main() -> None:
     try:
         code = run(arguments)
     except Exception:
-        traceback.print_exc()
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         code = 1
     hosts = sys.modules.get("bertjax.train.hosts")
     if hosts:
@@ -64,11 +65,16 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as error:
         return _tell(verb, str(error), error.code)
     except (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        return _tell(verb, f"{error.filename}: {error.strerror}; give another path", 2)
+        return _tell(verb, redacted(f"{error.filename}: {error.strerror}; give another path"), 2)
     except stop.Interrupted as stopped:
         return _tell(verb, str(stopped), AGAIN)
     except KeyboardInterrupt:
         return _tell(verb, "interrupted", KILLED)
+    except Exception as error:
+        number = fault_of(error)
+        if not number:
+            raise
+        return _tell(verb, str(told(getattr(error, "filename", None) or "the disk", number)), StorageError.code)
 
 
 def _tell(verb: str, message: str, code: int) -> int:

@@ -1,18 +1,46 @@
 """What can go wrong without a fault of ours: one message that says what, where and how to mend it, and an exit code."""
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
 AGAIN = 42  # asked to stop: what is done is kept, and the same command goes on
 HUNG = 75  # nothing moved for too long: the same command goes on from the last checkpoint
 KILLED = 130  # interrupted at once
+LONGEST = 4_000  # characters of a message
+HIDDEN = "***"
+_SECRET = re.compile("_KEY$|_TOKEN$|PASSWORD|PASSWD|SECRET|CREDENTIAL", re.IGNORECASE)  # environment variables
+_USER = re.compile(r"(?<=://)[^\s/@]+(?=@)")  # user:password of a URL
+_ASKED = re.compile(r"(?i)(?<=[?&;])([\w.-]*(?:token|key|secret|password|signature|credential|sig)=)[^\s&;#'\"]+")
+
+
+def redacted(text: str) -> str:
+    """A text without secrets: those of URLs, and values of environment variables that are called passwords or keys."""
+    text = without_passwords(text)
+    for name, value in os.environ.items():
+        if len(value) >= 6 and value in text and _SECRET.search(name):  # shorter ones are in every other word
+            text = text.replace(value, HIDDEN)
+    return text
+
+
+def without_passwords(text: str) -> str:
+    """A text whose URLs have no user, password or token."""
+    return _ASKED.sub(rf"\1{HIDDEN}", _USER.sub(HIDDEN, text)) if "://" in text else text
 
 
 class UserError(Exception):
     """Shown as one message without a traceback; the command line exits with `code`."""
 
     code: ClassVar[int] = 2  # the user's mistake: the same command would fail again
+
+    def __str__(self) -> str:
+        """The message, whatever a file has put into it: in bounded length, without what would steer a terminal."""
+        text = redacted(super().__str__())
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        return "".join(c if c.isprintable() or c in "\n\t\u3000" else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(UserError):
@@ -36,5 +64,5 @@ class StorageError(UserError):
 def closest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest of `names`, else what there is to choose from."""
     choices = sorted(names)
-    near = difflib.get_close_matches(name, choices, n=1)
+    near = difflib.get_close_matches(name[:100], choices, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; choose from: {', '.join(choices)}"

@@ -4,29 +4,33 @@ import json
 import os
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from bertjax import registry
 from bertjax.contracts import ModelConfig, ObjectiveConfig
-from bertjax.errors import ConfigError, DataError, closest
+from bertjax.errors import ConfigError, DataError, closest, without_passwords
 from bertjax.parsing import parse
+from bertjax.storage import writing
 
 Config = TypeVar("Config")
+MOST = 64 << 20  # bytes of a file of ours
 
 # Fields declared with one of these hold a dataclass of a family or objective, stored with its name in the registry.
 NAMED: dict[type, str] = {ModelConfig: "models", ObjectiveConfig: "objectives"}
 
 
 def to_json(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
-    """A config as plain dicts, lists, strings and numbers."""
+    """A config as plain dicts, lists, strings and numbers, without the passwords of URLs."""
     if is_dataclass(value):
         kind = next((kind for base, kind in NAMED.items() if isinstance(value, base)), None)
         name = {"name": registry.name_of(kind, value)} if kind else {}
         return name | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
-    return [to_json(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    return without_passwords(value) if isinstance(value, str) else value
 
 
 def from_json(kind: type[Config], data: Any, where: str) -> Config:  # noqa: ANN401 (any JSON value)
@@ -35,8 +39,12 @@ def from_json(kind: type[Config], data: Any, where: str) -> Config:  # noqa: ANN
         if not isinstance(data, dict) or not isinstance(data.get("name"), str):
             raise ConfigError(f'{where}: needs a "name" (one of {", ".join(registry.names(NAMED[kind]))})')
         data = dict(data)
-        module = registry.find(NAMED[kind], data.pop("name"))
-        return from_json(module.Config, data, where)
+        name = data.pop("name")
+        with registry.named_by_a_file():
+            found = getattr(registry.find(NAMED[kind], name), "Config", None)
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise ConfigError(f"{where}: {name!r} is none of {NAMED[kind]}: it has no such Config")
+        return from_json(found, data, where)
     if is_dataclass(kind):
         return _dataclass(kind, data, where)
     return _plain(kind, data, where)
@@ -55,7 +63,8 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a data
     hints = get_type_hints(kind)
     values = {key: from_json(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     try:
-        return kind(**values)
+        with registry.named_by_a_file():
+            return kind(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
@@ -84,14 +93,23 @@ def _plain(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a type and
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (any JSON value)
     """Writes whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """Reads a file of ours, an object; `what` names the command that makes it."""
+    if path.is_file() and path.stat().st_size > MOST:
+        raise DataError(f"{path}: over {MOST >> 20} MB; it is made by {what}")
     try:
         data = parse(path.read_bytes(), strict=True)
     except FileNotFoundError:
@@ -108,5 +126,7 @@ def expecting(path: Path, what: str) -> Iterator[None]:
     """Whatever is not as it must be in a file of ours raises DataError; `what` names the command that makes it."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except DataError as error:
+        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: damaged ({error!r}); it is made by {what}") from None

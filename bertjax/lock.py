@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bertjax.errors import ConfigError
+from bertjax.parsing import parse
 
 NAME = "run.lock"
 SIGN = 10.0  # seconds between two signs of life of a holder
@@ -133,7 +134,7 @@ def _machine() -> str:
 def _read(file: int) -> dict[str, object]:
     """Who holds the lock, or nothing."""
     try:
-        found = json.loads(os.pread(file, MOST, 0))
+        found = parse(os.pread(file, MOST, 0))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

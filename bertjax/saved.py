@@ -1,5 +1,7 @@
 """A run or a Hugging Face directory read back: config, model, tokenizer and parameters, no architecture flags."""
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh
 
-from bertjax import tasks
+from bertjax import registry, tasks
 from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import ModelConfig, Objective, ObjectiveConfig, Params, Task
 from bertjax.data.tokenizer import Tokenizer
@@ -16,7 +18,7 @@ from bertjax.errors import ConfigError, DataError
 from bertjax.hf import read as hf
 from bertjax.hf.tf1 import prefix_of
 from bertjax.hf.weights import Weights as HfWeights
-from bertjax.jsonio import from_json
+from bertjax.jsonio import expecting, from_json
 from bertjax.objectives import supervised
 from bertjax.tasks._columns import Columns
 from bertjax.train.checkpoint import Checkpoints
@@ -80,10 +82,11 @@ class SavedRun:
         known = self.config.task
         if not name and not known:
             raise ConfigError(f"{self.path} does not say its task; give --task (`bertjax list tasks`)")
-        if isinstance(self.config, Imported):
-            own = _fitting(self, self.config, known or name)
-        else:
-            own = tasks.find(known, self.config.columns)
+        with nullcontext() if name == known or not known else registry.named_by_a_file():
+            if isinstance(self.config, Imported):
+                own = _fitting(self, self.config, known or name)
+            else:
+                own = tasks.find(known, self.config.columns)
         task = tasks.find(name) if name and name != own.name else own
         if (task.head, task.labels) != (own.head, own.labels):
             raise ConfigError(
@@ -144,20 +147,25 @@ def open_run(path: str | Path, command: str = "") -> SavedRun:
     if hf.is_directory(folder):
         return _of_kind(_imported(folder), command)
     best = Checkpoints(folder).best_good()
-    extra = best.extra
-    where = f"{folder}/checkpoints/{best.number}"
-    config = from_json(COMMANDS[extra["command"]], extra["config"], where)
-    saved = SavedRun(
-        path=folder,
-        command=extra["command"],
-        config=config,
-        model=from_json(ModelConfig, extra["model"], where),
-        tokenizer=Tokenizer.from_json(extra["tokenizer"]),
-        step=best.number,
-        figures=dict(config.tuned) if isinstance(config, Imported) else extra["figures"],
-        weights=best,
-    )
-    return _of_kind(saved, command)
+    return _of_kind(restored(folder, best.number, best.extra, best), command)
+
+
+def restored(folder: Path, step: int, extra: Mapping[str, Any], weights: Weights) -> SavedRun:
+    """A run by what the `extra` of a checkpoint says; DataError where that is damaged."""
+    where = folder / "checkpoints" / str(step)
+    with expecting(where, "pretrain and finetune"):
+        config = from_json(COMMANDS[extra["command"]], extra["config"], str(where))
+        figures = dict(config.tuned if isinstance(config, Imported) else extra["figures"])
+        return SavedRun(
+            path=folder,
+            command=extra["command"],
+            config=config,
+            model=from_json(ModelConfig, extra["model"], str(where)),
+            tokenizer=Tokenizer.from_json(extra["tokenizer"]),
+            step=step,
+            figures={name: float(value) for name, value in figures.items()},
+            weights=weights,
+        )
 
 
 def _imported(folder: Path) -> SavedRun:

@@ -31,7 +31,7 @@ from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.profile import Profiler, profiled
-from bertjax.train.saver import Saver, tidy
+from bertjax.train.saver import Saver, require_room, tidy
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
 from bertjax.train.steps import steps_of
 from bertjax.train.stop import REQUEST
@@ -84,6 +84,9 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
+    with hosts.together():
+        if hosts.first():
+            require_room(run, state, keep_last=session.keep_last)
     constant = _describe(session, run)
     fixed = Fit(
         step=training_step(config, session.objective, optimizer, mesh),
@@ -137,6 +140,7 @@ ROLLBACKS = 3  # after which a run stops all the same
 def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple[Step, dict[str, Any]]:
     """The last checkpoint before a failure, and its `extra` with the places after it; raises where the run stops."""
     if session.config.guard.then == "stop":
+        hosts.stopped_together()
         raise bad
     found = Checkpoints(run).latest_good(bad.first) if any(step < bad.first for step in steps_of(run)) else None
     why = "" if found else "there is no checkpoint before them"
@@ -145,6 +149,7 @@ def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple
     elif found and _phase(session, found.number) != _phase(session, bad.last):
         why = "a length phase begins in between"
     if why or not found:
+        hosts.stopped_together()
         raise Diverged(f"{bad} Not rolled back, as {why}.", bad.first, bad.last, bad.after) from bad
     number = found.number
     told = [line for line in read_metrics(run) if line["step"] > number and "examples" in line]

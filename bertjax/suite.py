@@ -14,7 +14,8 @@ from rich.table import Table
 from bertjax import run, tasks
 from bertjax.config import Finetune
 from bertjax.errors import ConfigError, DataError, MissingData
-from bertjax.jsonio import read_json, to_json, write_json
+from bertjax.jsonio import expecting, read_json, to_json, write_json
+from bertjax.parsing import is_name
 from bertjax.saved import versions
 from bertjax.tasks.glue import SUBMISSION, SUITES, GlueTask
 from bertjax.train import hosts
@@ -93,7 +94,7 @@ def _once(config: Finetune) -> None:
     """A run, unless it is finished already."""
     out = Path(config.out)
     if (out / "scores.json").exists():
-        stored = read_json(out / "config.json", "finetune")["config"]
+        stored = read_json(out / "config.json", "finetune").get("config")
         columns = tasks.resolved(config.task, config.columns, config.data)
         if stored == to_json(replace(config, columns=columns)):
             console.print(f"finetune: {out} is finished")
@@ -109,9 +110,13 @@ def _first(folder: Path) -> float:
 
 def _metrics(folder: Path) -> dict[str, float]:
     """All figures of a run: those on other splits have these in their names."""
-    scores = read_json(folder / "scores.json", "finetune")
-    others = {f"{name} {split}": v for split, figures in scores["also"].items() for name, v in figures.items()}
-    return scores["metrics"] | others
+    file = folder / "scores.json"
+    with expecting(file, "finetune"):
+        scores = read_json(file, "finetune")
+        others = {f"{name} {split}": v for split, figures in scores["also"].items() for name, v in figures.items()}
+        if not scores["metrics"]:
+            raise ValueError("no metrics")
+        return {name: float(value) for name, value in {**scores["metrics"], **others}.items()}
 
 
 def _write(config: Finetune, chosen: Mapping[str, list[Path]], missing: Sequence[str], seeds: Sequence[int]) -> None:
@@ -154,13 +159,13 @@ def evaluate(config: Evaluate) -> None:
     """A run, or each task of a suite by the best of its runs; of `test` also the leaderboard's archive."""
     out = Path(config.run)
     table = out / "scores.json"
-    chosen = read_json(table, "finetune").get("tasks", {}) if table.is_file() else {}
+    chosen = _chosen(table) if table.is_file() else {}
     if not chosen:
         return run.evaluate(config)
     if config.task or config.out:
         raise ConfigError(f"{config.run} holds runs of several tasks: leave out --task and --out, or give one of them")
-    for name, about in chosen.items():
-        best = max((out / folder for folder in about["runs"]), key=_first)
+    for name, folders in chosen.items():
+        best = max((out / folder for folder in folders), key=_first)
         for other, split in _parts(name, config.split):
             file = out / f"scores-{other}-{split}.json"
             one = replace(config, run=str(best), task=other if other != name else "", split=split, out=str(file))
@@ -170,6 +175,17 @@ def evaluate(config: Evaluate) -> None:
                 console.print(f"{other}: left out: {error}")
     if config.split == "test" and hosts.first():
         _pack(out)
+
+
+def _chosen(table: Path) -> dict[str, list[str]]:
+    """The runs of each task of a suite, as folders inside of its own; nothing of what is one run."""
+    found: dict[str, list[str]] = {}
+    with expecting(table, "finetune"):
+        for name, about in read_json(table, "finetune").get("tasks", {}).items():
+            found[name] = list(about["runs"])
+            if not is_name(name) or not all(is_name(part) for run in found[name] for part in Path(run).parts):
+                raise ValueError(f"the runs of {name} are not folders inside of it")
+    return found
 
 
 def _parts(name: str, split: str) -> list[tuple[str, str]]:

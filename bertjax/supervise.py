@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from bertjax.errors import AGAIN, KILLED, StorageError, UserError
+from bertjax.errors import AGAIN, KILLED, StorageError, UserError, redacted
 
 FINAL = (0, UserError.code, StorageError.code, KILLED, 126, 127)  # the last two: a shell that cannot start it
 RESTARTS = 3  # in a row without a new checkpoint
@@ -70,7 +70,9 @@ def _out(command: Sequence[str]) -> str:
             return command[i + 1]
         if word.startswith("--out="):
             return word.removeprefix("--out=")
-    _say(f"{shlex.join(command) or 'no command'}: has no --out, by which it is seen whether it comes on; give one")
+    _say(
+        f"{redacted(shlex.join(command)) or 'no command'}: has no --out, by which it is seen whether it comes on; give one"
+    )
     sys.exit(UserError.code)
 
 

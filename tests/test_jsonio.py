@@ -1,14 +1,16 @@
 """Configs survive strict JSON, and whatever is not one of ours is refused with its place."""
 
+import errno
 import json
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from bertjax import config, use
 from bertjax.contracts import ModelConfig, ObjectiveConfig
 from bertjax.data.masking import Masking
-from bertjax.errors import ConfigError, DataError
+from bertjax.errors import ConfigError, DataError, StorageError
 from bertjax.jsonio import from_json, read_json, to_json, write_json
 from bertjax.models import bert
 from bertjax.objectives import mlm, supervised
@@ -117,3 +119,17 @@ def test_damaged_files_name_the_command_that_makes_them(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"config\.json: no such file; it is made by pretrain"):
         read_json(tmp_path / "config.json", "pretrain")
+
+
+def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    write_json(tmp_path / "x.json", {"a": 1})
+
+    def full(self, text):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StorageError, match=r"x.json: No space left on device"):
+        write_json(tmp_path / "x.json", {"a": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    assert json.loads((tmp_path / "x.json").read_bytes()) == {"a": 1}

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
     ("errors", "parsing"),
-    ("contracts", "registry", "recipe", "chips", "compiled", "lock"),
+    ("contracts", "registry", "recipe", "chips", "compiled", "lock", "storage"),
     ("nn", "data"),
     ("models", "train"),
     ("objectives", "tasks"),
@@ -126,7 +126,7 @@ def test_tasks_know_neither_jax_nor_flax():
 def test_train_knows_arrays_and_contracts_only():
     for module, where in dependencies("train").items():
         if module.startswith("bertjax."):
-            assert module.split(".")[1] in ("train", "contracts", "errors", "parsing", "lock"), where
+            assert module.split(".")[1] in ("train", "contracts", "errors", "parsing", "lock", "storage"), where
 
 
 def test_objectives_build_their_encoder_without_knowing_its_family():

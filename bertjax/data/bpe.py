@@ -22,7 +22,7 @@ from bertjax.data.offsets import encode_with_offsets
 from bertjax.data.sampling import Texts
 from bertjax.data.specials import ROBERTA, named_in
 from bertjax.data.tokenizer import encodable
-from bertjax.data.vocabulary_files import in_order, read_bytes, read_config, read_object, write_config
+from bertjax.data.vocabulary_files import MAX_BYTES, in_order, read_bytes, read_config, read_object, write_config
 from bertjax.data.word_cache import WordTokenizer
 from bertjax.errors import ConfigError, DataError
 
@@ -132,7 +132,7 @@ class ByteBPE(WordTokenizer):
     def read(cls, file: Path) -> ByteBPE:
         """From a vocab.json with the merges.txt of the same name beside it."""
         merges_file = file.with_name(file.name.removesuffix("vocab.json") + "merges.txt")
-        vocabulary = in_order(read_object(file, "vocab.json"), file)
+        vocabulary = in_order(read_object(file, "vocab.json", MAX_BYTES), file)
         config = read_config(file.parent)
         return cls.checked(
             vocabulary,

@@ -11,7 +11,7 @@ from bertjax.data.bpe import ByteBPE
 from bertjax.data.library import LibraryTokenizer
 from bertjax.data.spiece import SentencePiece
 from bertjax.data.tokenizer import Tokenizer
-from bertjax.data.vocabulary_files import read_object
+from bertjax.data.vocabulary_files import MAX_BYTES, read_object
 from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError
 
@@ -19,7 +19,7 @@ KINDS: dict[str, Callable[..., Tokenizer]] = {  # as `to_json` names them
     "wordpiece": WordPiece,
     "bpe": ByteBPE,
     "sentencepiece": SentencePiece,
-    "library": LibraryTokenizer,
+    "library": lambda file: LibraryTokenizer.checked(Path("tokenizer.json of a checkpoint"), file),
 }
 TRAINERS: dict[str, Callable[..., Tokenizer]] = {  # as `prepare --tokenizer-kind` names them
     "wordpiece": WordPiece.learn,
@@ -46,6 +46,8 @@ def read(path: Path) -> Tokenizer:
         path = path.with_name(path.name.removesuffix("merges.txt") + "vocab.json")
     name = {".json": "vocab.json", ".model": "spiece.model"}.get(path.suffix, "vocab.txt")
     # A vocab.json may have a token "model", but that has an id.
-    if path.suffix == ".json" and isinstance(read_object(path, "vocab.json or tokenizer.json").get("model"), dict):
+    if path.suffix == ".json" and isinstance(
+        read_object(path, "vocab.json or tokenizer.json", MAX_BYTES).get("model"), dict
+    ):
         name = "tokenizer.json"
     return READERS[name](path)

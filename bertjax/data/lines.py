@@ -21,6 +21,7 @@ INVALID_SHARE = 0.05  # of the lines; a file with more of them is not UTF-8 text
 INVALID = "lines with invalid UTF-8 (mended with U+FFFD)"
 LONG = "lines over --max-line (cut at white space)"
 BYTES = "bytes read"  # of the files as they lie on disk; for progress bars
+MOST, GROWTH = 256 << 20, 500  # a file that unpacks to more bytes than both, and times its size, is no text
 ZSTD_INPUT = 1 << 10  # bytes taken at once; each may become 32 MB, as a block of 4 bytes may stand for 128 KB
 
 
@@ -116,7 +117,7 @@ class Lines:
 
     def _read(self, limit: int) -> Iterator[bytes]:
         try:
-            first = True
+            first, unpacked = True, 0
             while piece := self.stream.readline(limit):
                 if first and piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                     self.number = 1
@@ -124,6 +125,10 @@ class Lines:
                 position = self.raw.tell()
                 self.counts[BYTES] += position - self._told
                 self._told = position
+                unpacked += len(piece)
+                if unpacked > max(MOST, GROWTH * position):
+                    self.number = max(1, self.number)
+                    raise self.error(f"unpacks to over {GROWTH} times its size, as no text does; leave it out")
                 yield piece.removeprefix(codecs.BOM_UTF8) if first else piece
                 first = False
         except (EOFError, OSError, zlib.error) as error:

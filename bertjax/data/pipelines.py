@@ -109,12 +109,12 @@ def unknown_of(model: Mapping[str, Any]) -> str | int | None:
 
 def _put(part: Mapping[str, Any]) -> str:
     """What a step of a normalizer puts into a text."""
-    return str(part.get("content") or part.get("prepend") or "")
+    return str(part.get({"Replace": "content", "Prepend": "prepend"}.get(part["type"], "")) or "")
 
 
 def _grows(part: Mapping[str, Any]) -> bool:
-    pattern = part.get("pattern")
-    return len(_put(part)) > len(str(pattern.get("String", " ")) if isinstance(pattern, dict) else "")
+    replaced = str(part["pattern"].get("String", " ")) if part["type"] == "Replace" else ""
+    return len(_put(part)) > len(replaced)
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 (JSON)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bertjax.data.formats import Caps, whole
@@ -93,7 +94,8 @@ def _open(spec: str, data_dir: str) -> tuple[Any, str]:
     options = {"version": parts["version"]} if parts["version"] else {}
     where = data_dir or str(tfds.core.constants.DATA_DIR)
     try:
-        builder = tfds.core.read_only_builder.builder_from_files(parts["name"], data_dir=where, **options)
+        with _features_of_its_own(tfds.features.FeatureConnector):
+            builder = tfds.core.read_only_builder.builder_from_files(parts["name"], data_dir=where, **options)
     except tfds.core.registered.DatasetNotFoundError:
         raise MissingData(
             f"{spec}: not prepared in {where}; --data-dir (of a task: tfds:NAME@DIR) names another folder; "
@@ -101,6 +103,9 @@ def _open(spec: str, data_dir: str) -> tuple[Any, str]:
         ) from None
     except ImportError as error:  # gcsfs
         raise ConfigError(f"{spec}: {where} cannot be read: {error}") from None
+    except Exception as error:  # of JSON, of protobuf, of each feature
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{spec}: cannot be read ({reason}); prepare it again: {_command(spec, where)}") from None
     split = parts["split"] or "train"
     try:
         _ = builder.info.splits[split].num_examples
@@ -108,6 +113,23 @@ def _open(spec: str, data_dir: str) -> tuple[Any, str]:
         has = ", ".join(builder.info.splits)
         raise DataError(f"{spec}: no split {split!r}; it has: {has}; a part of one: train[:10%]") from None
     return builder, split
+
+
+@contextmanager
+def _features_of_its_own(connector: Any) -> Iterator[None]:  # noqa: ANN401 (tfds.features.FeatureConnector)
+    """While it is open, no class that a features.json names is imported but those of TFDS."""
+    named = connector.__dict__["cls_from_name"]
+
+    def known(cls: Any, name: str) -> Any:  # noqa: ANN401
+        if not name.startswith("tensorflow_datasets.core.features."):
+            raise ValueError(f"its features.json names the class {name!r}, which is none of TFDS")
+        return named.__func__(cls, name)
+
+    connector.cls_from_name = classmethod(known)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = named
 
 
 def _command(spec: str, data_dir: str) -> str:

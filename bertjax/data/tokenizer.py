@@ -202,6 +202,9 @@ class Tokenizer(ABC):
         """The tokenizer that `to_json` described."""
         from bertjax.data import kinds
 
+        vocabulary = data.get("vocabulary", [])
+        if len({token for token in vocabulary if isinstance(token, str)}) < len(vocabulary):
+            raise DataError("the vocabulary of a checkpoint has a token twice, or one that is no string")
         return kinds.KINDS[data["kind"]](**{name: value for name, value in data.items() if name != "kind"})
 
     @staticmethod

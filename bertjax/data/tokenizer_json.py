@@ -14,7 +14,7 @@ from bertjax.data.library import LibraryTokenizer
 from bertjax.data.pipelines import rows_of, separators_of
 from bertjax.data.specials import BERT
 from bertjax.data.tokenizer import Tokenizer
-from bertjax.data.vocabulary_files import in_order, read_object
+from bertjax.data.vocabulary_files import MAX_BYTES, in_order, read_object
 from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError
 
@@ -25,7 +25,7 @@ class _OtherKind(Exception):
 
 def read(file: Path) -> Tokenizer:
     """The tokenizer that a tokenizer.json describes."""
-    data = read_object(file, "tokenizer.json")
+    data = read_object(file, "tokenizer.json", MAX_BYTES)
     model = data.get("model")
     if not isinstance(model, dict):
         raise DataError(f"{file}: model is {type(model).__name__}, not an object; no such tokenizer is known")

@@ -11,22 +11,23 @@ from bertjax.errors import DataError
 from bertjax.parsing import parse
 
 MAX_BYTES = 64 << 20
+SMALL = 4 << 20  # bytes that a file of settings may have
 CONFIG = "tokenizer_config.json"
 
 
-def read_bytes(file: Path, what: str) -> bytes:
+def read_bytes(file: Path, what: str, most: int = MAX_BYTES) -> bytes:
     """A file of a size that a vocabulary may have."""
     if not file.is_file():
         raise DataError(f"{file}: no such vocabulary; give a {what} or a folder that has one")
-    if file.stat().st_size > MAX_BYTES:
-        raise DataError(f"{file}: over {MAX_BYTES >> 20} MB, so not a {what}")
+    if file.stat().st_size > most:
+        raise DataError(f"{file}: over {most >> 20} MB, so not a {what}")
     return file.read_bytes()
 
 
-def read_object(file: Path, what: str) -> dict[str, Any]:
-    """A JSON object."""
+def read_object(file: Path, what: str, most: int = SMALL) -> dict[str, Any]:
+    """A JSON object in a file of at most so many bytes."""
     try:
-        data = parse(read_bytes(file, what), strict=True)
+        data = parse(read_bytes(file, what, most), strict=True)
     except ValueError as error:
         raise DataError(f"{file}: not a JSON object ({error}); mend it or remove it") from None
     if not isinstance(data, dict):

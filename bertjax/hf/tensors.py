@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from bertjax.data.vocabulary_files import read_object
 from bertjax.errors import DataError
-from bertjax.parsing import is_name
+from bertjax.parsing import is_name, parse
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
@@ -30,6 +30,7 @@ class Tensors:
         wanted = _index(folder)
         for file in sorted(set(wanted.values())) or [_single(folder)]:
             with _open(file) as opened:
+                _check_names(file)
                 for name in opened.keys():  # noqa: SIM118 (not a dict)
                     if name in self._files:
                         raise DataError(f"{file}: {name} is in {self._files[name].name} too; get the files anew")
@@ -80,6 +81,16 @@ def _single(folder: Path) -> Path:
             f"M.from_pretrained('{folder}').save_pretrained('{folder}', safe_serialization=True)\""
         )
     raise DataError(f"{folder}: has no {FILE} (nor {INDEX}); give a Hugging Face directory or the --out of a run")
+
+
+def _check_names(file: Path) -> None:
+    """The header as JSON; of a name that stands twice other readers take other numbers."""
+    with file.open("rb") as stream:
+        header = stream.read(int.from_bytes(stream.read(8), "little"))
+    try:
+        parse(header, strict=True)
+    except ValueError as error:
+        raise DataError(f"{file}: its header is damaged ({error}); get the file anew") from None
 
 
 @contextmanager

@@ -83,7 +83,7 @@ class Weights:
     def _check(self, about: config_json.Described, twice: list[str]) -> None:
         model: Any = about.model
         stored = {int(number[1]) for name in self._found if (number := re.search(r"\.layer\.(\d+)\.", name))}
-        if max(stored, default=-1) + 1 != model.layers:
+        if stored != set(range(model.layers)):
             raise DataError(
                 f"{self.folder}: config.json has {model.layers} layers, the weights have {len(stored)} (the last is "
                 f"number {max(stored, default=-1)}, from 0); get the directory anew"

@@ -23,7 +23,7 @@ def find(name: str, columns: Columns | None = None) -> Task:
     The task `text` is one of the user's own files, whose `columns` hold texts and labels.
     """
     module, _, task = name.rpartition(".")
-    tasks = registry.find("tasks", module).TASKS if module else all_tasks()
+    tasks = getattr(registry.find("tasks", module), "TASKS", {}) if module else all_tasks()
     if task not in tasks:
         raise ConfigError(f"there is no task {name!r}{closest(task, tasks)}")
     found = tasks[task]

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bertjax.contracts import Metrics
 from bertjax.parsing import parse
+from bertjax.storage import writing
 
 
 def _console(*, stderr: bool) -> Console:
@@ -72,8 +73,9 @@ class Writer:
         ]
         if self._first:
             temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            os.replace(temporary, self._path)
+            with writing(self._path):
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                os.replace(temporary, self._path)
         self._seconds_before = max((line["seconds"] for line in kept), default=0.0)
         self._began = time.perf_counter()
         self._progress = Progress(
@@ -112,7 +114,7 @@ class Writer:
 
     def _append(self, line: dict[str, Any]) -> None:
         seconds = time.perf_counter() - self._began
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps({**line, "seconds": round(self._seconds_before + seconds, 3)}) + "\n")
 
     def close(self) -> None:

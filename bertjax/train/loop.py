@@ -102,6 +102,7 @@ def fit(
             last, figures = number == run.total_steps, None
             if last or number % run.every.log == 0:
                 window = late.put(number, window)
+                saver.check()
             if last or number % run.every.evaluate == 0:
                 late.flush(window)
                 figures = _evaluate(run, state, number, writer, window)

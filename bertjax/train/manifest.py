@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from bertjax.errors import DataError
+from bertjax.parsing import parse
 
 NAME = "manifest.json"
 VERSION = 1
@@ -91,8 +92,10 @@ def _checksum(path: Path) -> tuple[int, str]:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / NAME).read_bytes())
+        found = parse((folder / NAME).read_bytes(), strict=True)
         files: dict[str, Any] = found["files"]
+        if not all([type(part) for part in about] == [int, str] for about in files.values()):
+            raise ValueError("no size and checksum of each file")
         if found["checksum"] != _of(files):
             raise ValueError("its own checksum is another")
         if found["version"] != VERSION:
@@ -101,7 +104,7 @@ def _read(folder: Path) -> dict[str, Any]:
         raise DataError(f"{NAME}: missing") from None
     except OSError as error:
         raise DataError(f"{NAME}: cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{NAME}: damaged ({error})") from None
     return files
 

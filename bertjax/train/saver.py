@@ -1,17 +1,27 @@
 """The writing of checkpoints: in the background, whole or not at all, with a manifest."""
 
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from bertjax.errors import StorageError
+from bertjax.storage import fault_of, free_bytes, told, what, writing
 from bertjax.train import manifest
+from bertjax.train.background import heard
 from bertjax.train.log import console
 from bertjax.train.step import TrainState
 from bertjax.train.steps import faults_of, folder_of, steps_of
+
+UNFINISHED = ocp.utils.TMP_DIR_SUFFIX  # of the name of a folder that is being written
+FAILURES = 3  # saves in a row that the disk may refuse
+NOTICED = 1.0  # seconds of waiting that are worth a word
 
 
 def _score(figures: Mapping[str, float]) -> float:
@@ -19,7 +29,10 @@ def _score(figures: Mapping[str, float]) -> float:
 
 
 class Saver:
-    """Writes RUN/checkpoints/STEP in the background; keeps the last `keep_last` and the best."""
+    """Writes RUN/checkpoints/STEP in the background; keeps the last `keep_last` and the best.
+
+    A save that the disk does not take is told and given up; the next one tries again, up to FAILURES in a row.
+    """
 
     def __init__(
         self, run: Path, *, keep_last: int, best: str, constant: Mapping[str, Any], leader: Sequence[float] = ()
@@ -29,21 +42,27 @@ class Saver:
         `leader` is the first step that had the best score so far, and that score: an `extra` has it for who resumes.
         """
         self.leader = tuple(leader)
-        self._run = run
-        self._unfinished = run  # what is being saved
+        self._run, self._keep_last = run, keep_last
         self._sign = -1.0 if best.startswith("-") else 1.0
         self._best = best.removeprefix("-")
         self._constant = {**constant, "manifest": manifest.VERSION}
+        self._step: int | None = None  # what is being saved
+        self._failures = 0
+        self._manager = self._begin()
+
+    def _begin(self) -> ocp.CheckpointManager:
+        kept = [LatestN(self._keep_last), BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)]
         options = ocp.CheckpointManagerOptions(
             best_fn=_score,
-            preservation_policy=AnyPreservationPolicy(
-                [LatestN(keep_last), BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)]
-            ),
-            cleanup_tmp_directories=True,
+            preservation_policy=AnyPreservationPolicy(kept),
             # Called by the first process alone, when all have written and before the folder gets its name.
-            async_options=ocp.AsyncOptions(post_finalization_callback=lambda: manifest.write(self._unfinished)),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._list),
         )
-        self._manager = ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+        with writing(folder_of(self._run)):
+            return ocp.CheckpointManager(folder_of(self._run), options=options)
+
+    def _list(self) -> None:
+        manifest.write(folder_of(self._run, f"{self._step}{UNFINISHED}"))
 
     def save(
         self,
@@ -67,11 +86,33 @@ class Saver:
         }
         train = {"step": state.step, "key": state.key, "opt_state": state.opt_state}
         items = {name: ocp.args.StandardSave(tree) for name, tree in {**state.params, "train": train}.items()}
-        self.wait()
-        self._unfinished = folder_of(self._run, f"{step}{ocp.utils.TMP_DIR_SUFFIX}")
-        self._manager.save(
-            step, args=ocp.args.Composite(**items, extra=ocp.args.JsonSave(extra)), metrics=score, force=True
-        )
+        self._wait_for_the_last(step)
+        self._step, heard.error = step, None
+        try:
+            self._manager.save(
+                step, args=ocp.args.Composite(**items, extra=ocp.args.JsonSave(extra)), metrics=score, force=True
+            )
+        except Exception as error:  # Orbax raises many kinds
+            self._failed(error)
+
+    def _wait_for_the_last(self, step: int) -> None:
+        began = time.perf_counter()
+        self._settle()
+        waited = time.perf_counter() - began
+        if waited > NOTICED:
+            console.print(
+                f"step {step} waited {waited:.1f} s for the checkpoint before it: the disk is slower than the saves "
+                "come; save less often (--save-every)"
+            )
+
+    def check(self) -> None:
+        """Tells of a save that has failed; does not wait for one that goes on."""
+        if self._step is not None and jax.process_count() > 1 and heard.error:
+            self._failed(heard.error)  # not waited for: the other processes wait for this one
+        if self._step is not None and not self._manager.is_saving_in_progress():
+            self._settle()
+        if self._step is None and self._failures:
+            remove_unfinished(self._run)  # threads of the save that failed may still have written
 
     def forget(self, after: int) -> None:
         """Deletes the checkpoints of later steps."""
@@ -82,18 +123,73 @@ class Saver:
 
     def wait(self) -> None:
         """Returns when everything saved is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        self._settle(last=True)
+
+    def _settle(self, *, last: bool = False) -> None:
+        """Waits for what is being saved."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax raises many kinds
+            self._failed(error, last=last)
+        else:
+            self._failures = 0 if self._step is not None else self._failures
+            self._step = None
+
+    def _failed(self, error: BaseException, *, last: bool = False) -> None:
+        """Gives a save up; raises where there have been too many, or there will be no other."""
+        number = fault_of(error)
+        if not number:
+            raise error
+        step, self._step = self._step, None
+        self._failures += 1
+        good = steps_of(self._run)
+        kept = f"checkpoint {good[-1]} is the last" if good else "there is none yet"
+        why = f"checkpoint {step} could not be saved ({kept})"
+        several = jax.process_count() > 1  # what the others have done of it is not known
+        if not several:
+            self._start_again()
+        if last or several or self._failures == FAILURES:
+            raise StorageError(f"{why}: {told(self._run, number)}")
+        console.print(f"{why}: {what(self._run, number)}; the next save tries again")
+
+    def _start_again(self) -> None:
+        """Begins anew: Orbax forgets that steps it meant to delete are still there."""
+        with suppress(Exception):
+            self._manager.close()
+        remove_unfinished(self._run)
+        self._manager = self._begin()
 
     def close(self) -> None:
-        """Waits and lets go."""
-        self._manager.close()
+        """Waits and lets go; what goes wrong here is told, as something else may have gone wrong before."""
+        try:
+            self._manager.close()
+        except Exception as error:  # Orbax raises many kinds
+            self._failures += 1
+            console.print(f"checkpoint {self._step} could not be saved: {str(error)[:300]}")
+        if self._failures and jax.process_count() == 1:
+            remove_unfinished(self._run)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Removes what saves that were cut off have left."""
+    for folder in folder_of(run).glob(f"*{UNFINISHED}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_room(run: Path, state: TrainState, *, keep_last: int) -> None:
+    """Raises where not one checkpoint of a state fits on the disk; warns where not all that are kept do."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    free, more = free_bytes(run), max(1, keep_last + 2 - len(steps_of(run)))  # the last, the best, and a new one
+    room = f"{run}: {free / 2**20:,.0f} MiB are free, a checkpoint takes {size / 2**20:,.0f}"
+    if free < size:
+        raise StorageError(f"{room}; make room, or give another --out")
+    if free < more * size:
+        console.print(f"{room}, and there will be {more} more of them: make room, or lower --keep-last")
 
 
 def tidy(run: Path, damaged: Iterable[int] = ()) -> None:
     """Removes what saves that were cut off have left in a run; moves the `damaged` steps to RUN/damaged."""
-    steps = folder_of(run)
-    for unfinished in steps.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}") if steps.is_dir() else ():
-        shutil.rmtree(unfinished)
+    remove_unfinished(run)
     # Orbax would stop at a score that it cannot read, in whichever step it is.
     unreadable = [step for step in steps_of(run) if (folder_of(run, step) / "metrics/metrics").exists()]
     unreadable = [step for step in unreadable if faults_of(folder_of(run, step), {"metrics"})]

@@ -1,6 +1,5 @@
 """The checkpoints of a run as folders: which there are, how they score, whether they are whole, and which to take."""
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Set
 from pathlib import Path
 
 from bertjax.errors import DataError
+from bertjax.parsing import parse
 from bertjax.train import manifest
 from bertjax.train.log import console
 
@@ -31,7 +31,7 @@ def unlisted(folder: Path) -> bool:
     if (folder / manifest.NAME).exists():
         return False
     try:
-        extra = json.loads((folder / "extra/metadata").read_bytes())
+        extra = parse((folder / "extra/metadata").read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(extra, dict) and "manifest" not in extra
@@ -66,8 +66,8 @@ class Steps:
 
     def _score(self, step: int) -> float:
         try:
-            return float(json.loads((folder_of(self.run, step) / "metrics/metrics").read_bytes())["score"])
-        except (OSError, ValueError, TypeError, KeyError):
+            return float(parse((folder_of(self.run, step) / "metrics/metrics").read_bytes())["score"])
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             return float("-inf")
 
     def latest_good(self, before: float = math.inf) -> tuple[int, list[int]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from bertjax.errors import AGAIN, KILLED
+from bertjax.errors import AGAIN, KILLED, redacted
 
 VERBS = ("prepare", "pretrain", "finetune")  # what takes long, and goes on where it was stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -111,7 +111,7 @@ class Request:
 
     def kept(self) -> str:
         """What is on disk, and the command that goes on from there."""
-        again = f"go on with\n  {shlex.join(['bertjax', *self.command])}"
+        again = redacted(f"go on with\n  {shlex.join(['bertjax', *self.command])}")
         if self.command[0] == "prepare":
             return f"; whole shards in {self.out or 'its folder'} are kept: {again}"
         step = within(1, lambda: last_step(Path(self.out))) if self.out else 0

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
+from bertjax import saved
 from bertjax.data import corpus, shards
 from bertjax.data.blocks import Document, pack
 from bertjax.data.contiguous import full_sentences
@@ -30,6 +31,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import UserError
 from bertjax.hf import config_json, tensors, tf1
+from bertjax.hf import read as hf_read
 
 PROBE = [
     "The cat sat.",
@@ -133,6 +135,53 @@ BERT_CONFIG = {
     "task_specific_params": {"text": {"settings": [], "columns": {"texts": ["a"], "files": ["x.tsv", "y.tsv"]}}},
 }
 ROBERTA_CONFIG = BERT_CONFIG | {"model_type": "roberta", "type_vocab_size": 1, "pad_token_id": 1, "id2label": None}
+
+
+@cache
+def _hf_files() -> Mapping[str, bytes]:
+    """A Hugging Face directory."""
+    from hf_directories import export
+
+    with tempfile.TemporaryDirectory() as name:
+        export(Path(name), "BertForSequenceClassification")
+        return {path.name: path.read_bytes() for path in Path(name).iterdir()}
+
+
+def _hf(folder: Path) -> None:
+    """What every verb does with a directory that it is given."""
+    assert hf_read.is_directory(folder)
+    saved.open_run(folder)
+
+
+def _hf_weights() -> tuple[bytes, bytes]:
+    """The header and the rest of the directory's model.safetensors."""
+    data = _hf_files()["model.safetensors"]
+    end = 8 + struct.unpack("<Q", data[:8])[0]
+    return data[8:end], data[end:]
+
+
+def _hf_weighed(header: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header + _hf_weights()[1]
+
+
+TFDS = "tiny_texts/plain/1.2.0/"
+
+
+@cache
+def _tfds_files() -> Mapping[str, bytes]:
+    """A data set of TFDS, prepared."""
+    from helpers import prepare_tfds
+
+    with tempfile.TemporaryDirectory() as name:
+        prepare_tfds(Path(name), {"train": ["A cat sat.", "It ran."]})
+        files = (path for path in Path(name).rglob("*") if path.is_file())
+        return {str(path.relative_to(name)): path.read_bytes() for path in files}
+
+
+def _tfds(folder: Path) -> None:
+    specs = ["tfds:tiny_texts/plain:1.2.0"]
+    corpus.identities(specs, str(folder))
+    list(corpus.documents(specs, data_dir=str(folder), counts=Counter()))
 
 
 @cache
@@ -336,6 +385,18 @@ TARGETS: dict[str, Target] = {
     ),
     "bert_config.json": Target(
         tf1.CONFIG, lambda folder: config_json.read(folder / tf1.CONFIG), dumped(BERT_CONFIG | {"model_type": "bert"})
+    ),
+    "hf-config": Target("config.json", _hf, lambda: [_hf_files()["config.json"]], _hf_files, heavy=True),
+    "hf-header": Target("model.safetensors", _hf, lambda: [_hf_weights()[0]], _hf_files, wrap=_hf_weighed, heavy=True),
+    "tfds-info": Target(
+        f"{TFDS}dataset_info.json",
+        _tfds,
+        lambda: [_tfds_files()[f"{TFDS}dataset_info.json"]],
+        _tfds_files,
+        heavy=True,
+    ),
+    "tfds-features": Target(
+        TFDS + "features.json", _tfds, lambda: [_tfds_files()[TFDS + "features.json"]], _tfds_files, heavy=True
     ),
     "tf1-index": Target(
         "bert_model.ckpt.index",

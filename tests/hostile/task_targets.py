@@ -5,18 +5,24 @@ import gzip
 import io
 import json
 from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
-from targets import VOCABULARY, Target, dumped, lines
+from targets import VOCABULARY, Target, dumped, lines, tokenizer_files, use
 
-from bertjax import doctor, report, tasks
+from bertjax import doctor, lock, report, suite, tasks
 from bertjax.config import Finetune, Pretrain
 from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import UserError
 from bertjax.jsonio import from_json, read_json, to_json
+from bertjax.models import bert
+from bertjax.plan import program
+from bertjax.plan.hlo import Collective
+from bertjax.saved import restored
 from bertjax.tasks._columns import Columns, of_columns, with_labels
 from bertjax.tasks._lines import lines as text_lines
+from bertjax.train import manifest, steps
 from bertjax.train.log import Writer
 
 TOKENIZER = WordPiece(VOCABULARY, lowercase=True)
@@ -165,6 +171,12 @@ def _reported(folder):
     doctor._begun(folder, "run")
 
 
+def _program():
+    one = Collective("all-reduce", ("data",), 2, 1, 1024, 4096, 4096)
+    made = {f.name: 1 for f in fields(program.Program)}
+    return {**made, "collectives": [one._asdict()]}
+
+
 LOG = [
     {"step": step, "split": split, "loss": 2.5, "mlm_accuracy": 0.5, "nsp_accuracy": 0.5, "seconds": 1.0 * step}
     for step in range(1, 5)
@@ -179,6 +191,50 @@ SCORES = {
     "baseline": {"tfidf": {"f1": 0.5, "accuracy": 0.7}},
     "data": {"train": {"rows": 10, "sha256": "0"}, "dev": {"rows": 3, "sha256": "1"}},
 }
+EXTRA = {
+    "command": "finetune",
+    "config": to_json(Finetune(task="sms_spam", source="a", out="b")),
+    "model": to_json(bert.Config(vocab_size=14, width=8, layers=1, heads=1, mlp_width=8, max_length=16)),
+    "tokenizer": TOKENIZER.to_json(),
+    "data_hash": "0",
+    "figures": {"f1": 0.5, "accuracy": 0.75},
+    "window": {},
+    "loader": [[0, 0, 0, 4]],
+}
+LIBRARY = {"kind": "library", "file": tokenizer_files()[-1]}
+SUITE = {"tasks": {"cola": {"runs": ["cola/seed-0", "cola/seed-1"]}, "rte": {"runs": ["rte/seed-0"]}}}
+
+
+def _restored(folder):
+    """What every verb does with a checkpoint, up to its arrays."""
+    found = restored(folder, 4, read_json(folder / "extra", "pretrain"), None)
+    if found.command == "finetune":
+        found.objective()
+        found.task().decode([], [], [], found.figures)
+    use(found.tokenizer)
+
+
+def _suite(folder):
+    for name, runs in suite._chosen(folder / "scores.json").items():
+        assert all((folder / run).resolve().is_relative_to(folder.resolve()) for run in runs), name
+
+
+def _manifest():
+    files = {"encoder/a": [3, "f" * 32], "extra/metadata": [2, "0" * 32]}
+    return {"version": manifest.VERSION, "checksum": manifest._of(files), "files": files}
+
+
+def _verified(folder):
+    """What is done with a checkpoint before it is restored."""
+    steps.steps_of(folder)
+    steps.faults_of(folder, {"encoder", "extra", "metrics"})
+    manifest.parts(folder)
+
+
+def _scored(folder):
+    assert steps.Steps(folder).by_score() == [4]
+
+
 BESIDE = {"config.json": json.dumps({"command": "finetune"}).encode()}
 
 RUN_TARGETS = {
@@ -196,4 +252,14 @@ RUN_TARGETS = {
         lambda: {"metrics.jsonl": lines(*LOG), "scores.json": json.dumps(SCORES).encode()},
     ),
     "scores.json": Target("scores.json", _reported, dumped(SCORES), lambda: BESIDE),
+    "one-of-a-suite": Target("scores.json", suite._metrics, dumped({**SCORES, "also": {"x": {"f1": 0.5}}})),
+    "suite": Target("scores.json", _suite, dumped(SUITE)),
+    "extra": Target("extra", _restored, dumped(EXTRA, {**EXTRA, "tokenizer": LIBRARY})),
+    "run.lock": Target(
+        "run.lock", lock.holder, dumped({"host": "a", "pid": 3, "machine": "b", "id": "c", "since": "d"})
+    ),
+    "manifest.json": Target("manifest.json", _verified, dumped(_manifest()), lambda: {"extra/metadata": b"{}"}),
+    "metadata": Target("extra/metadata", _verified, dumped({"manifest": 1, "command": "pretrain"})),
+    "score": Target("checkpoints/4/metrics/metrics", _scored, dumped({"score": -2.5})),
+    "planned": Target("p.json", lambda folder: program._read(folder / "p.json"), dumped(_program())),
 }

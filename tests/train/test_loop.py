@@ -1,8 +1,10 @@
 """The loop: a run that was stopped or killed ends as if it had not been, down to the bits of its log."""
 
+import errno
 import gzip
 import json
 import signal
+import time
 from dataclasses import replace
 
 import jax
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 from helpers import DROPOUT, make_batch, parts
 
-from bertjax.errors import DataError
+from bertjax.errors import DataError, StorageError
+from bertjax.train import manifest
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.guard import Diverged, Guard
 from bertjax.train.log import Writer, averages, read_metrics
@@ -176,6 +179,42 @@ def test_a_second_signal_stops_at_once(tmp_path, train):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, before=lambda n: [signal.raise_signal(signal.SIGINT) for _ in range(2)] if n == 2 else None)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_failed_save_is_told_with_the_next_lines(tmp_path, train, undisturbed, monkeypatch, capsys):
+    write, failed = manifest.write, []
+
+    def fail_once(folder):
+        if not failed:
+            failed.append(folder.name)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(folder)
+
+    def until_failed(number):
+        end = time.monotonic() + 60
+        while number == 6 and not failed and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.5 if number == 6 else 0)
+
+    monkeypatch.setattr(manifest, "write", fail_once)
+    state = train(tmp_path, every=Every(log=1, evaluate=14, save=4), before=until_failed)
+    said = capsys.readouterr().err.splitlines()
+    told = next(number for number, line in enumerate(said) if "checkpoint 4 could not be saved" in line)
+    assert any(line.startswith("step 7/14") for line in said[told:])  # long before the next save
+    assert failed == ["4.orbax-checkpoint-tmp"]
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [8, 12, 14]
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), undisturbed[1])
+
+
+def test_a_log_that_cannot_be_written_is_told(tmp_path, train):
+    def full(number):
+        if number == 3:
+            (tmp_path / "metrics.jsonl").unlink()
+            (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+
+    with pytest.raises(StorageError, match=r"metrics.jsonl: No space left on device; make room there"):
+        train(tmp_path, before=full)
+    (tmp_path / "metrics.jsonl").unlink()
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path, train):

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from bertjax import api, cli, run
 from bertjax.config import Finetune
@@ -72,9 +73,13 @@ def equal_runs(one, two):
 def items(checkpoints):
     """All arrays of a checkpoint: parameters and the rest of the state."""
     import orbax.checkpoint as ocp
+    from etils import epath
 
+    folder = epath.Path(checkpoints.run).absolute() / "checkpoints" / str(checkpoints.latest)
     names = [*checkpoints.parts(checkpoints.latest), "train"]
-    return {name: ocp.args.StandardRestore() for name in names}
+    trees = {name: ocp.StandardCheckpointHandler().metadata(folder / name).tree for name in names}
+    device = SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), trees)
 
 
 def test_the_run_reaches_its_second_epoch_and_logs_every_step(pretrained, tiny):

@@ -139,6 +139,13 @@ def test_examples_masks_and_losses_are_those_of_one_process(two, pretrained, tin
     assert stored["config"]["steps"] == ours["config"]["steps"] and "hosts" not in stored["config"]
 
 
+def test_a_manifest_lists_what_all_processes_wrote(two, bertjax):
+    folder, _, _ = two
+    assert bertjax("inspect", folder / "run", "--verify").code == 0
+    listed = json.loads((folder / "run/checkpoints/16/manifest.json").read_text())["files"]
+    assert {f"train/ocdbt.process_{number}/manifest.ocdbt" for number in (0, 1)} <= listed.keys()
+
+
 def test_a_signal_to_one_stops_all_after_the_same_step_and_one_process_goes_on(two, pretrained, tiny, tmp_path):
     folder, codes, said = two
     assert [own[8] for own in codes] == [42, 42]

@@ -1,0 +1,35 @@
+"""Small disks of our own, where this user may mount them."""
+
+import shutil
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+
+
+@contextmanager
+def small_disk(folder, size):
+    """A disk of `size` bytes in a new folder."""
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("only root may mount a disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder, *, leave=0):
+    """Takes all room of a disk but some bytes; gives the file to be removed."""
+    filler = folder / "filler"
+    filler.write_bytes(bytes(max(0, shutil.disk_usage(folder).free - leave)))
+    return filler
+
+
+def make_read_only(folder):
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+
+
+def make_writable(folder):
+    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
