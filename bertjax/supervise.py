@@ -70,9 +70,7 @@ def _out(command: Sequence[str]) -> str:
             return command[i + 1]
         if word.startswith("--out="):
             return word.removeprefix("--out=")
-    _say(
-        f"{redacted(shlex.join(command)) or 'no command'}: has no --out, by which it is seen whether it comes on; give one"
-    )
+    _say(f"{redacted(shlex.join(command)) or 'no command'}: has no --out, by which its progress is seen; give one")
     sys.exit(UserError.code)
 
 
