@@ -41,8 +41,8 @@ from bertjax.train.optim import Optimizer
 def config() -> Pretrain:
     return Pretrain(
         model=bert.Config(width=32, layers=2, heads=2, mlp_width=64, max_length=64),
-        optimizer=Optimizer(peak_lr=1e-3), mesh=MeshConfig(data=-1), steps=300, batch_size=8, length=64,
-        log_every=1, eval_every=20, eval_batches=10, save_every=10,
+        optimizer=Optimizer(peak_lr=1e-3), mesh=MeshConfig(data=-1), steps=100, batch_size=8, length=64,
+        log_every=1, eval_every=20, eval_batches=10, save_every=5,
     )
 """
 
