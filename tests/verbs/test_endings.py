@@ -168,11 +168,11 @@ Journal.add = wrapped
 """
     child = zygote.start("prepare", *options, "--out", out, before=before)
     child.reached()
-    workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    workers = children_of(child.pid)
     child.send_signal(signal.SIGTERM)
     code, seconds = child.ended()
     assert code == 42 and seconds < 10 and f"SIGTERM: stopped; whole shards in {out} are kept: go on" in child.err
-    assert workers and not [pid for pid in workers if alive(pid)]
+    assert workers and not [pid for pid in workers if alive(str(pid))]
     outcome = bertjax("prepare", *options, "--out", out)
     assert outcome.code == 0 and "prepare: goes on from " in outcome.err
     assert bertjax("prepare", *options, "--out", tmp_path / "undisturbed").code == 0
@@ -256,7 +256,8 @@ def test_a_data_pipe_that_stands_still_is_told_with_all_stacks(zygote, tiny, hom
 
 
 def children_of(pid):
-    found = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    threads = Path(f"/proc/{pid}/task").glob("*/children")  # any of which may have started it
+    found = [int(child) for thread in threads for child in thread.read_text().split()]
     return found + [below for child in found for below in children_of(child)]
 
 
