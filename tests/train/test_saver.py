@@ -93,6 +93,7 @@ def test_a_failed_save_is_told_and_the_next_one_works(run, refuse, capsys):
             said = capsys.readouterr().err
             assert f"checkpoint {step} could not be saved (there is none yet): {run.folder}: No space left" in said
             assert "make room there; the next save tries again" in said and run.there == []
+            assert isinstance(heard.error, OSError)
     assert run.there == ["3", "4"] and run.restored() == 4
     assert capsys.readouterr().err == ""
 
