@@ -35,14 +35,22 @@ class Saver:
     """
 
     def __init__(
-        self, run: Path, *, keep_last: int, best: str, constant: Mapping[str, Any], leader: Sequence[float] = ()
+        self,
+        run: Path,
+        *,
+        keep_last: int,
+        best: str,
+        constant: Mapping[str, Any],
+        leader: Sequence[float] = (),
+        sync: bool = False,
     ) -> None:
         """`best` is the figure to choose by, "-loss" to choose the lowest; `constant` goes into every `extra`.
 
         `leader` is the first step that had the best score so far, and that score: an `extra` has it for who resumes.
+        With `sync` a save returns when it is on the disk.
         """
         self.leader = tuple(leader)
-        self._run, self._keep_last = run, keep_last
+        self._run, self._keep_last, self._sync = run, keep_last, sync
         self._sign = -1.0 if best.startswith("-") else 1.0
         self._best = best.removeprefix("-")
         self._constant = {**constant, "manifest": manifest.VERSION}
@@ -94,6 +102,8 @@ class Saver:
             )
         except Exception as error:  # Orbax raises many kinds
             self._failed(error)
+        if self._sync:
+            self._settle()
 
     def _wait_for_the_last(self, step: int) -> None:
         began = time.perf_counter()

@@ -245,3 +245,12 @@ def test_a_disk_that_becomes_read_only(tmp_path, state, capsys):
         run.saver.wait()
         assert run.restored() == 3 and run.there == ["1", "3"]
         run.saver.close()
+
+
+def test_a_save_that_is_waited_for_is_on_the_disk(tmp_path, state):
+    run = Run(tmp_path / "run", state, sync=True)
+    try:
+        run.save(1)
+        assert run.there == ["1"] and not run.saver._manager.is_saving_in_progress()
+    finally:
+        run.saver.close()
