@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +96,10 @@ def main() -> None:
         try:
             runs = prepared(zygote, folder / "home")
             found = {name: kill(zygote, folder / name, one, arguments.kills // 2, rng) for name, one in runs.items()}
-            found["every step"] = every_step(zygote, folder / "every", runs["pretrain"])
+            found["every step"] = every_step(zygote, folder / "every", runs["pretrain"], range(1, 31))
+            found["with --save-sync"] = every_step(
+                zygote, folder / "sync", runs["pretrain"], range(3, 31, 3), sync=True
+            )
         finally:
             zygote.close()
     lines = ["| run | kills | runs | starts that failed | differences | steps lost, most | seconds |", "|" + "---|" * 7]
@@ -157,13 +160,14 @@ def kill(zygote: Zygote, folder: Path, run: Run, kills: int, rng: random.Random)
     return {**found, "save_every": run.save_every, "seconds": time.monotonic() - began}
 
 
-def every_step(zygote: Zygote, folder: Path, run: Run) -> dict[str, Any]:
-    """A run of 30 steps over 3 epochs, killed once in each step, the last too."""
-    short = Run((*run.command, "--steps", "30", "--save-every", "2", "--log-every", "1"), 2)
+def every_step(zygote: Zygote, folder: Path, run: Run, steps: Iterable[int], *, sync: bool = False) -> dict[str, Any]:
+    """A run of 30 steps over 3 epochs, killed once in each of these steps."""
+    options = ["--steps", "30", "--save-every", "2", "--log-every", "1", *(["--save-sync"] if sync else [])]
+    short = Run((*run.command, *options), 2)
     began, alone, out = time.monotonic(), folder / "alone", folder / "run"
     done(start(zygote, short, alone))
     found: dict[str, Any] = {"kills": 0, "runs": 1, "failed": 0}
-    for step in range(1, 31):
+    for step in steps:
         code, _ = start(zygote, short, out, KILL_AT=str(step)).ended()
         found["kills"] += code == -signal.SIGKILL
         found["failed"] += code != -signal.SIGKILL

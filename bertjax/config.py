@@ -114,6 +114,8 @@ class Pretrain(Limits):
     eval_batches: int = 20
     """batches of held-out text in an evaluation"""
     save_every: int = 10_000
+    save_sync: bool = False
+    """wait until a checkpoint is on the disk: a kill then costs the steps of one interval at most, not of two"""
     keep_last: int = 2
     """checkpoints to keep besides the best"""
     guard: Guard = field(default_factory=Guard)

@@ -61,6 +61,7 @@ def pretraining(config: Pretrain) -> session.Session:
         every=Every(config.log_every, config.eval_every, config.save_every),
         best="-loss",
         keep_last=config.keep_last,
+        save_sync=config.save_sync,
         workers=config.workers,
         evaluation=evaluation,
         flops_per_token=lambda length: config.model.flops_per_token(length, config.objective.masked_fraction(length)),

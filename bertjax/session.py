@@ -56,6 +56,7 @@ class Session:
     evaluation: Callable[[Mesh], Hook]
     flops_per_token: Callable[[int], float]  # of training, in a row of so many tokens
     trained_parts: Callable[[Mesh], Params]  # parameters that do not start at random
+    save_sync: bool = False
     patience: int = 0
     frozen: tuple[str, ...] = ()  # top-level parameters that are not trained
 
@@ -116,7 +117,12 @@ def _fit(
     """From the step of `state`, with the rest of its checkpoint, to the last one, or to a failure."""
     run, number = Path(session.config.out), int(state.step)
     saver = Saver(
-        run, keep_last=session.keep_last, best=session.best, constant=constant, leader=extra.get("leader", ())
+        run,
+        keep_last=session.keep_last,
+        sync=session.save_sync,
+        best=session.best,
+        constant=constant,
+        leader=extra.get("leader", ()),
     )
     writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
     phases = [Phase(steps, mixture, local_rows(mixture.batch_size, fixed.mesh)) for steps, mixture in session.phases]

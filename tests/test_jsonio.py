@@ -77,7 +77,7 @@ def test_missing_keys_have_their_defaults_and_integers_may_stand_for_floats():
         (config.Pretrain, {"model": {"width": 64}}, 'here.model: needs a "name" (one of bert'),
         (config.Pretrain, {"model": "bert"}, 'here.model: needs a "name" (one of bert'),
         (config.Pretrain, {"model": {"name": "brt"}}, "models: there is no 'brt'; did you mean 'bert'?"),
-        (config.Pretrain, {"model": {"name": "no.such.module"}}, "cannot import 'no.such.module'"),
+        (config.Pretrain, {"model": {"name": "no.such.module"}}, "a file names the module 'no.such.module'"),
         (config.Pretrain, {"model": {"name": "bert", "dtype": "float31"}}, "here.model.dtype: 'float31'; did you"),
         (config.Pretrain, {"model": {"name": "bert", "width": 130}}, "model.width=130 is not a multiple"),
         (config.Finetune, {"encoder": "pretraind"}, "here.encoder: 'pretraind'; did you mean 'pretrained'?"),

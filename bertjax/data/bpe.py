@@ -154,7 +154,7 @@ class ByteBPE(WordTokenizer):
         for number, merge in enumerate(merges, start=1):
             left, _, right = merge.partition(" ")
             if missing := {left, right, left + right} - known:
-                raise DataError(f"{where}: merge {number}, {merge!r}: {missing.pop()!r} is not in the vocabulary")
+                raise DataError(f"{where}: merge {number}, {merge!r}: {max(missing)!r} is not in the vocabulary")
         return cls(vocabulary, merges, separators=separators, **options)
 
 

@@ -58,7 +58,7 @@ def _check_model(file: Path, data: Mapping[str, Any]) -> None:
         )
     if model.get("dropout"):
         raise DataError(f"{file}: model.dropout is {model['dropout']!r}: a text would have other ids each time")
-    if model["type"] == "Unigram" and not (type(unknown) is int and 0 <= unknown < len(model["vocab"])):
+    if model["type"] == "Unigram" and not (type(unknown) is int and 0 <= unknown < len(model.get("vocab") or ())):
         raise DataError(f"{file}: model.unk_id is {unknown!r}, not that of a piece; get the file anew")
     if isinstance(unknown, str) and unknown not in rows_of(data, file):
         raise DataError(f"{file}: model.unk_token {unknown!r} is not in the vocabulary; get the file anew")
@@ -68,7 +68,8 @@ def rows_of(data: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Token -> id, of the model and of the tokens that were added to it."""
     rows = data["model"].get("vocab")
     if data["model"].get("type") == "Unigram":
-        pieces = [piece[0] if isinstance(piece, list) and len(piece) == 2 else None for piece in rows or []]
+        listed = rows if isinstance(rows, list) else [None] * bool(rows)
+        pieces = [piece[0] if isinstance(piece, list) and len(piece) == 2 else None for piece in listed]
         if not all(isinstance(piece, str) for piece in pieces):
             raise DataError(f"{file}: model.vocab is not a list of [piece, score]; get the file anew")
         rows = {piece: row for row, piece in enumerate(pieces)}

@@ -35,14 +35,22 @@ class Saver:
     """
 
     def __init__(
-        self, run: Path, *, keep_last: int, best: str, constant: Mapping[str, Any], leader: Sequence[float] = ()
+        self,
+        run: Path,
+        *,
+        keep_last: int,
+        best: str,
+        constant: Mapping[str, Any],
+        leader: Sequence[float] = (),
+        sync: bool = False,
     ) -> None:
         """`best` is the figure to choose by, "-loss" to choose the lowest; `constant` goes into every `extra`.
 
         `leader` is the first step that had the best score so far, and that score: an `extra` has it for who resumes.
+        With `sync` a save returns when it is on the disk.
         """
         self.leader = tuple(leader)
-        self._run, self._keep_last = run, keep_last
+        self._run, self._keep_last, self._sync = run, keep_last, sync
         self._sign = -1.0 if best.startswith("-") else 1.0
         self._best = best.removeprefix("-")
         self._constant = {**constant, "manifest": manifest.VERSION}
@@ -94,6 +102,8 @@ class Saver:
             )
         except Exception as error:  # Orbax raises many kinds
             self._failed(error)
+        if self._sync:
+            self._settle()
 
     def _wait_for_the_last(self, step: int) -> None:
         began = time.perf_counter()
@@ -107,9 +117,8 @@ class Saver:
 
     def check(self) -> None:
         """Tells of a save that has failed; does not wait for one that goes on."""
-        if self._step is not None and jax.process_count() > 1 and heard.error:
-            self._failed(heard.error)  # not waited for: the other processes wait for this one
-        if self._step is not None and not self._manager.is_saving_in_progress():
+        failed = jax.process_count() > 1 and heard.error
+        if self._step is not None and (failed or not self._manager.is_saving_in_progress()):
             self._settle()
         if self._step is None and self._failures:
             remove_unfinished(self._run)  # threads of the save that failed may still have written
@@ -127,6 +136,11 @@ class Saver:
 
     def _settle(self, *, last: bool = False) -> None:
         """Waits for what is being saved."""
+        if self._step is not None and jax.process_count() > 1:
+            while self._manager.is_saving_in_progress() and not heard.error:
+                time.sleep(0.05)
+            if heard.error:  # Orbax would wait for the other processes, and these wait for this one
+                self._failed(heard.error)
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax raises many kinds
@@ -161,12 +175,14 @@ class Saver:
 
     def close(self) -> None:
         """Waits and lets go; what goes wrong here is told, as something else may have gone wrong before."""
+        if jax.process_count() > 1 and heard.error:
+            return  # nothing ends well here
         try:
             self._manager.close()
         except Exception as error:  # Orbax raises many kinds
             self._failures += 1
             console.print(f"checkpoint {self._step} could not be saved: {str(error)[:300]}")
-        if self._failures and jax.process_count() == 1:
+        if self._failures:
             remove_unfinished(self._run)
 
 

@@ -68,6 +68,8 @@ JSON_FILES = {
     "a beginning": (changed(OTHER, normalizer={"type": "Prepend", "prepend": "x" * 99}), "some by 99 characters"),
     "no unknown": (changed(UNIGRAM, model={"unk_id": None}), "model.unk_id is None"),
     "an unknown beyond": (changed(UNIGRAM, model={"unk_id": 1 << 40}), "model.unk_id is 1099511627776"),
+    "no pieces": (changed(UNIGRAM, model={"vocab": None}), "model.unk_id is 0, not that of a piece"),
+    "a number of pieces": (changed(UNIGRAM, model={"vocab": 3}), r"model.vocab is not a list of \[piece, score\]"),
     "no scores": (changed(UNIGRAM, model={"vocab": [["<unk>", "x"]]}), "the tokenizers library cannot read it"),
     "a map that is none": (
         changed(UNIGRAM, normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),

@@ -93,6 +93,7 @@ def test_a_failed_save_is_told_and_the_next_one_works(run, refuse, capsys):
             said = capsys.readouterr().err
             assert f"checkpoint {step} could not be saved (there is none yet): {run.folder}: No space left" in said
             assert "make room there; the next save tries again" in said and run.there == []
+            assert isinstance(heard.error, OSError)
     assert run.there == ["3", "4"] and run.restored() == 4
     assert capsys.readouterr().err == ""
 
@@ -243,4 +244,13 @@ def test_a_disk_that_becomes_read_only(tmp_path, state, capsys):
         run.save(3)
         run.saver.wait()
         assert run.restored() == 3 and run.there == ["1", "3"]
+        run.saver.close()
+
+
+def test_a_save_that_is_waited_for_is_on_the_disk(tmp_path, state):
+    run = Run(tmp_path / "run", state, sync=True)
+    try:
+        run.save(1)
+        assert run.there == ["1"] and not run.saver._manager.is_saving_in_progress()
+    finally:
         run.saver.close()

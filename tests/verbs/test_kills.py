@@ -37,9 +37,13 @@ def test_killed_at_random_moments(zygote, runs, tmp_path, name, count):
 
 
 def test_killed_in_every_step(zygote, runs, tmp_path):
-    found = kills.every_step(zygote, tmp_path, runs["pretrain"])
+    found = kills.every_step(zygote, tmp_path, runs["pretrain"], range(1, 31))
     unseen(found, 30, 4)
     assert found["epochs"] >= 3
+
+
+def test_where_saving_is_waited_for_a_kill_costs_one_interval(zygote, runs, tmp_path):
+    unseen(kills.every_step(zygote, tmp_path, runs["pretrain"], range(3, 31, 3), sync=True), 10, 2)
 
 
 def test_the_comparison_sees_what_is_not_the_same(zygote, runs, tmp_path):
