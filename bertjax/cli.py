@@ -37,17 +37,18 @@ CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.
 def main() -> None:
     """The console script."""
     arguments = sys.argv[1:]
+    stop.REQUEST.command = arguments
     if arguments and arguments[0] in stop.VERBS:
-        stop.REQUEST.begin(arguments)
+        stop.REQUEST.begin()
     try:
         code = run(arguments)
     except Exception:
         print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         code = 1
-    stop.REQUEST.over(code)
     hosts = sys.modules.get("bertjax.train.hosts")
     if hosts:
         hosts.leave(code)
+    stop.REQUEST.over(code)
     sys.exit(code)
 
 

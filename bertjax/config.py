@@ -127,7 +127,7 @@ class Pretrain(Limits):
         at_least(
             1, self, "steps", "batch_size", "micro_batches", "log_every", "eval_every", "eval_batches", "save_every"
         )
-        at_least(0, self, "workers", "seed", "grace")
+        at_least(0, self, "workers", "seed", "grace", "hang_timeout")
         at_least(1, self, "keep_last")
         if self.data_weights and (len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0):
             raise ConfigError(
@@ -238,7 +238,7 @@ class Finetune(Limits):
     def __post_init__(self) -> None:
         profiled(self.profile)
         at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
-        at_least(0, self, "train_rows", "seed", "new_layers", "patience", "grace")
+        at_least(0, self, "train_rows", "seed", "new_layers", "patience", "grace", "hang_timeout")
         if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=8) < 8:
             raise ConfigError(f"buckets={' '.join(map(str, self.buckets))}: lengths from 8 on, in ascending order")
         if self.length < 8:

@@ -29,7 +29,7 @@ VERDICTS: dict[str, Verdict] = {
     **dict.fromkeys(["mesh", "remat", "attention"], "warn"),
     # a folder may have moved: what is in it must be the same, of which the hashes tell
     **dict.fromkeys(["data", "out"], "may change"),
-    **dict.fromkeys(["workers", "baseline", "profile", "guard", "grace"], "may change"),
+    **dict.fromkeys(["workers", "baseline", "profile", "guard", "grace", "hang_timeout"], "may change"),
     **dict.fromkeys(["log_every", "eval_every", "eval_batches", "save_every", "save_sync", "keep_last"], "may change"),
     # of a suite, not of its runs
     **dict.fromkeys(["seeds", "grid", "from_mnli"], "may change"),

@@ -15,11 +15,12 @@ from rich.table import Table
 from bertjax.config import Finetune
 from bertjax.contracts import AttentionKind, Compute, Example, Objective, Output, Params, Prediction, Task
 from bertjax.data.examples import ExampleSource
-from bertjax.data.sources import Position
+from bertjax.data.sources import HostBatch, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
 from bertjax.saved import SavedRun, versions
+from bertjax.train.hang import moved
 from bertjax.train.log import answers, console
 from bertjax.train.mesh import MeshConfig, local_rows, make_mesh, put_batch, row_ways
 from bertjax.train.step import TrainState
@@ -136,9 +137,14 @@ class Scorer:
     def _outputs(self, params: Params) -> list[Output]:
         """The logits of every example, in their order whatever the order of the batches."""
         batches = (self._source.batch(Position(0, 0, i), self._own) for i in range(self._source.batches(0, 0)))
-        made = (row for batch in batches for row in np.asarray(self._step(params, put_batch(batch, self._mesh))))
+        made = (row for batch in batches for row in self._logits(params, batch))
         outputs = dict(zip(self._source.order(0).tolist(), made, strict=False))  # rows of weight 0 come last
         return [outputs[number] for number in range(len(self._examples))]
+
+    def _logits(self, params: Params, batch: HostBatch) -> np.ndarray:
+        made = np.asarray(self._step(params, put_batch(batch, self._mesh)))
+        moved()
+        return made
 
 
 def predictions_of(saved: SavedRun, task: Task, rows: Sequence[Any], batch_size: int) -> list[Prediction]:

@@ -8,6 +8,7 @@ from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from bertjax.automesh import mesh_of
@@ -25,6 +26,7 @@ from bertjax.saved import versions
 from bertjax.train import hosts
 from bertjax.train.checkpoint import Checkpoints, Step
 from bertjax.train.guard import Diverged
+from bertjax.train.hang import watched
 from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
@@ -130,7 +132,8 @@ def _fit(
         if "rolled back" in extra:
             saver.forget(after=number)
             writer.note(number, ROLLED_BACK, *extra["rolled back"])
-        return fit(fixed, state, batches, begun=extra, saver=saver, writer=writer)
+        with watched(session.config.hang_timeout, run, jax.process_index()):
+            return fit(fixed, state, batches, begun=extra, saver=saver, writer=writer)
     finally:
         writer.close()
         batches.close()

@@ -98,6 +98,7 @@ ended() {
         " ") echo unreachable ;;
         *" running "*) echo running ;;
         *" 2 "*) echo 2 ;;
+        *" 3 "*) echo 3 ;;
         *" 42 "*) echo 42 ;;
         *) tr ' ' '\n' <<<"$codes" | sort -n | tail -n 1 ;;
     esac
@@ -138,6 +139,7 @@ keep() {
                         running | unreachable) ;;
                         0) say "done" && delete && return ;;
                         2) say "the command is wrong: see the message above this" && logs_end && delete && return 2 ;;
+                        3) say "the disk is full or broken: see the message above this" && logs_end && delete && return 3 ;;
                         42) say "was asked to stop: goes on" && started="" ;;
                         *) faults=$((faults + 1)) started="" && say "ended with $code ($faults)" && logs_end ;;
                     esac

@@ -62,7 +62,7 @@ KEYS += [(SQUAD, ("task_settings",))]
 KEYS += [(TEXT, path) for path in leaves(TEXT) if path[0] == "columns"]
 
 
-MAY_CHANGE = {"data", "out", "workers", "baseline", "profile", "guard", "grace", "seeds", "grid", "from_mnli"}
+MAY_CHANGE = {"data", "out", "workers", "baseline", "profile", "guard", "grace", "hang_timeout", "seeds", "grid", "from_mnli"}
 MAY_CHANGE |= {"log_every", "eval_every", "eval_batches", "save_every", "save_sync", "keep_last"}
 WARNS = {"mesh", "remat", "attention"}
 

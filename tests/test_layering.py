@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
     ("errors", "parsing"),
-    ("contracts", "registry", "recipe", "chips", "compiled", "lock", "storage"),
+    ("contracts", "registry", "recipe", "chips", "compiled", "lock", "storage", "supervise"),
     ("nn", "data"),
     ("models", "train"),
     ("objectives", "tasks"),

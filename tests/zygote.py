@@ -53,11 +53,11 @@ class Child:
         if self.code is None:
             os.kill(self.pid, number)
 
-    def reached(self, seconds=120):
+    def reached(self, seconds=300):
         """Returns when it has touched HERE."""
         self.until(Path(f"{self._err}.here").exists, seconds)
 
-    def until(self, true, seconds=120):
+    def until(self, true, seconds=300):
         end = time.monotonic() + seconds
         while not true() and time.monotonic() < end:
             assert self.code is None, self.err

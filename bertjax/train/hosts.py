@@ -53,12 +53,13 @@ class Told(UserError):
 
 
 _agreed = True  # whether all processes know how this one ends
+_peers: Peers | None = None
 _own = ""  # which of several processes this is, for messages
 
 
 def join(config: HostsConfig) -> None:
     """Makes this process one of several where it is one; to be called before anything touches a device."""
-    global _agreed, _own
+    global _agreed, _own, _peers
     if jax.distributed.is_initialized():
         return
     address, count, number = _given(config)
@@ -83,7 +84,7 @@ def join(config: HostsConfig) -> None:
             number if number >= 0 else None,
             cluster_detection_method="deactivate" if whole else None,
             initialization_timeout=config.start_timeout + GRACE,
-            heartbeat_timeout_seconds=config.heartbeat,
+            heartbeat_timeout_seconds=2 * config.heartbeat,  # ours comes first
             shutdown_timeout_seconds=config.start_timeout,
         )
     except Exception as error:  # jax raises many kinds, those of gRPC, HTTP and the cluster's library among them
@@ -91,12 +92,12 @@ def join(config: HostsConfig) -> None:
         raise ConfigError(f"{VAIN} ({why}); {cure}") from error
     finally:
         patience.cancel()
+    if global_state.num_processes > 1:  # before devices are begun with, which may take one longer than another
+        _peers = Peers(global_state.client, global_state.process_id, global_state.num_processes, config.heartbeat)
+        REQUEST.due, REQUEST.tells = _peers.due, global_state.process_id == 0
     _agreed = jax.process_count() == 1
     _own = f" (process {jax.process_index()} of {jax.process_count()})"
-    REQUEST.tells = first()
     console.quiet = answers.quiet = not first()
-    if jax.process_count() > 1:
-        REQUEST.due = Peers(global_state.client, jax.process_index(), jax.process_count()).due
     console.print(f"{jax.process_count()} processes, {len(jax.devices())} devices")
 
 
@@ -272,6 +273,8 @@ def leave(code: int) -> None:
 
     The orderly end, which jax arranges, waits for all: not for those that wait for this one.
     """
+    if _peers and code in (1, 3):
+        _peers.await_verdict()
     if code and not _agreed:
         if _own.startswith(" (process 0 "):  # all end with it at once: first those that have the same error tell it
             time.sleep(2)

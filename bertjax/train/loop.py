@@ -15,6 +15,7 @@ from bertjax.contracts import Batch, Metrics
 from bertjax.errors import DataError
 from bertjax.train import hosts
 from bertjax.train.guard import Guard, Places, Watch
+from bertjax.train.hang import moved
 from bertjax.train.log import Writer, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
@@ -92,6 +93,7 @@ def fit(
         for number, (tokens, batch, places) in enumerate(ahead, start=done + 1):
             with run.profiler.before(number - done):
                 state, metrics = run.step(state, batch)
+            moved()
             run.profiler.after(number - done, state)
             late.flush(window)
             watch.add(number, metrics.pop(WATCHED), before, places)
@@ -112,6 +114,7 @@ def fit(
                     raise DataError(f"the parameters after step {number} are not finite; lower --optimizer.peak-lr")
                 log = {"window": window.to_json(), "watch": watch.to_json()}
                 saver.save(state, loader=places, log=log, figures=figures)
+                moved()
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
                 break
@@ -158,5 +161,6 @@ def mean_metrics(step: Callable[[Any, Any], Metrics], state: TrainState, batches
     total: Metrics = {}
     for batch in batches:
         metrics = step(state.params, put_batch(batch, mesh))
+        moved()
         total = sum_metrics(total, metrics) if total else metrics
     return total

@@ -1,38 +1,54 @@
-"""The other processes of a run, by the store that jax.distributed keeps: when all stop."""
+"""The other processes of a run, by the store that jax.distributed keeps: when all stop, and which of them is lost."""
 
 import atexit
+import ctypes
+import signal
 import threading
-from typing import Any
+import time
+from contextlib import suppress
+from typing import Any, NoReturn
 
-from bertjax.train.stop import REQUEST
+from bertjax.errors import AGAIN
+from bertjax.train.stop import REQUEST, within
 
-EVERY = 0.25  # seconds between two looks at the store
+LOOK = 0.25  # seconds between two looks at the store
 FOLDER = "bertjax/"
+QUICKLY = 8  # looks without a sign of life that are enough where jax has seen it too
 
 
 class Peers:
-    """Tells the other processes that one of them is asked to stop, and after which step all do.
+    """Tells the other processes that one of them is asked to stop, after which step all do, and who is lost.
 
-    Each says how many steps it has begun to ask about and waits there until all have said so: they stop after the step
-    that comes next to the furthest of them.
+    To stop, each says how many steps it has asked about and waits there until all have said so: they stop after the
+    step that comes next to the furthest of them. A process gives a sign of life with every look it takes; one that gave
+    none for `heartbeat` seconds is lost, and the others end.
     """
 
-    def __init__(self, client: Any, number: int, count: int) -> None:  # noqa: ANN401 (jax's DistributedRuntimeClient)
+    def __init__(self, client: Any, number: int, count: int, heartbeat: int) -> None:  # noqa: ANN401 (a client of jax's)
         """`client` is connected; this process is `number` of `count`."""
         self._client, self._number, self._count = client, number, count
+        self._wait = LOOK * max(1.0, count / 32)  # all ask process 0
+        self._patience = max(2, round(heartbeat / self._wait))  # looks: time that this process slept does not count
+        self._seen: dict[int, tuple[str, int]] = {i: ("", 0) for i in range(count)}  # sign of life, looks since it came
         self._asked = 0  # how often, after a step
         self._last = -1  # the step to stop after, as such a number
         self._agreeing = False
         self._changed = threading.Condition()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._looks, self._store = 0, dict[str, str]()
+        self._threads = [threading.Thread(target=act, daemon=True) for act in (self._run, self._count_signs)]
+        for thread in self._threads:
+            thread.start()
         atexit.register(self.close)  # before jax lets go of the client
+        self._outlive_jax()
 
     def close(self) -> None:
-        """No more looks at the store."""
+        """No more looks at the store; the others know that there will be none."""
         self._over.set()
-        self._thread.join(timeout=5)
+        for thread in self._threads:
+            thread.join(timeout=5)
+        with suppress(Exception):  # process 0 may have gone before
+            self._say(f"beat/{self._number}", "over")
 
     def due(self) -> bool:
         """Whether all stop after this step; to be called by each of them once after every step."""
@@ -41,16 +57,26 @@ class Peers:
             self._changed.wait_for(lambda: not self._agreeing)
             return self._asked == self._last
 
+    def await_verdict(self) -> None:
+        """What went wrong here may come of a lost process: where one is, this one ends in here, else it returns."""
+        time.sleep((self._patience + 8) * self._wait)
+
     def _run(self) -> None:
-        while not self._over.wait(EVERY):
-            try:
+        while not self._over.wait(self._wait):
+            self._looks += 1
+            with suppress(Exception):  # jax raises what gRPC says: who counts will see that nothing came of it
+                self._say(f"beat/{self._number}", str(self._looks))
                 store = dict(self._client.key_value_dir_get(FOLDER))
-            except Exception:  # jax raises what gRPC says: process 0 is gone
-                return
-            self._look({name.removeprefix(FOLDER): text for name, text in store.items()})
+                self._store = {name.removeprefix(FOLDER): text for name, text in store.items()}
+                self._look(self._store)
+
+    def _count_signs(self) -> None:
+        """Apart from the looks, as one at the store of a process that is lost does not return."""
+        while not self._over.wait(self._wait):
+            self._find_lost(self._store)
 
     def _look(self, store: dict[str, str]) -> None:
-        """One look, and what follows from it."""
+        """What follows for the end of the run from what is in the store."""
         if REQUEST.name and "stop" not in store:
             self._say("stop", REQUEST.name)
         elif "stop" in store and f"at/{self._number}" not in store:
@@ -64,5 +90,39 @@ class Peers:
                 self._agreeing = False
                 self._changed.notify_all()
 
+    def _find_lost(self, store: dict[str, str]) -> None:
+        """Ends this process where another gives no more signs of life, or where somebody has seen that."""
+        for number, (before, looks) in self._seen.items():
+            now = store.get(f"beat/{number}", "")
+            self._seen[number] = (now, 0 if now != before or now == "over" else looks + 1)
+        stale = [number for number, (_, looks) in self._seen.items() if looks >= self._patience]
+        if self._number in stale:  # nothing can be written either
+            self._end(0)
+        if stale and "lost" not in store:
+            within(1, lambda: self._say("lost", str(stale[0])))
+        if stale or "lost" in store:
+            self._end(int(store.get("lost", stale[0] if stale else 0)))
+
+    def _end(self, lost: int) -> NoReturn:
+        """Ends this process; one of those that are left says why."""
+        REQUEST.tells = self._number == 0 or (lost == 0 and self._number == 1 and not REQUEST.name)
+        REQUEST.end(AGAIN, f"process {lost} of {self._count} is lost, and so this run ends")
+
     def _say(self, name: str, text: str) -> None:
         self._client.key_value_set(FOLDER + name, text, allow_overwrite=True)
+
+    def _outlive_jax(self) -> None:
+        """jax aborts the process at once where process 0 is lost: not before we have said so.
+
+        Its callback for that cannot be given from Python (std::bad_cast in 0.10.2), so it is the abort that waits.
+        """
+        library = ctypes.CDLL(None)
+
+        def aborted(number: int) -> None:
+            self._patience = min(self._patience, QUICKLY)
+            self.await_verdict()
+            library.signal(signal.SIGABRT, None)  # as it was: on return the process dies of it
+
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # kept as long as it may be called
+        library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+        library.signal(signal.SIGABRT, ctypes.cast(self._handler, ctypes.c_void_p))

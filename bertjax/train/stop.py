@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from bertjax.errors import AGAIN, KILLED, redacted
 
 VERBS = ("prepare", "pretrain", "finetune")  # what takes long, and goes on where it was stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 8  # seconds
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Limits:
 
     grace: int = GRACE
     """seconds after SIGTERM or Ctrl-C to save in; then the run ends, and the last checkpoint stands"""
+    hang_timeout: int = 1800
+    """seconds without a step, batch of an evaluation or save, compilations apart, after which the run counts as hung:
+    where its threads stand is told, and it ends with exit code 75; 0: never"""
 
 
 class Interrupted(Exception):
@@ -45,15 +49,15 @@ class Request:
         self.grace = float(GRACE)
         self.due: Callable[[], bool] | None = None  # whether to stop after this step, where several processes agree
         self.tells = True  # whether it is this process that speaks
-        self._noted = False
+        self._begun = self._noted = False
         self._saving = 0  # whether what is under way ends in a checkpoint when asked to
         self._code: int | None = None  # of a process that is on its way out
-        self._command: Sequence[str] = ()
+        self.command: Sequence[str] = ("",)  # what would go on
         self._old: dict[int, Any] = {}
 
-    def begin(self, command: Sequence[str]) -> None:
-        """Listens from now on until the process ends; `command` is what would go on."""
-        self._command = command
+    def begin(self) -> None:
+        """Listens from now on until the process ends."""
+        self._begun = True
         read, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -87,38 +91,40 @@ class Request:
             interrupts += seen.count(signal.SIGINT)
             if interrupts > 1:
                 time.sleep(1)  # for the main thread, which has it too
-                self._end(KILLED, "interrupted")
+                self.end(KILLED, "interrupted", kept=False)
             if left is not None:
                 left -= time.monotonic() - began
-            elif self._code is None:
-                self.name = self.name or signal.Signals(seen[0]).name
+            elif self._code is None and (asked := [number for number in SIGNALS if number in seen]):
+                self.name = self.name or asked[0].name
                 left = self.grace if self._saving or self.due else 0
-        self._end(AGAIN, f"{self.name}: {self._kept()}")
+        self.end(AGAIN, f"{self.name}: stopped{self._late()}")
 
     def ask(self, name: str) -> None:
         """The same as a signal of that name, from another process."""
         if not self.name:
             self.name = name
-            if self._command:
+            if self._begun:
                 signal.raise_signal(signal.SIGTERM)  # wakes who watches
 
-    def _kept(self) -> str:
-        verb, *_ = self._command
-        again = redacted(f"go on with\n  {shlex.join(['bertjax', *self._command])}")
-        if verb == "prepare":
-            return f"stopped; whole shards in {self.out or 'its folder'} are kept: {again}"
-        why = "stopped" + (f", as its step took longer than {self.grace:g} seconds" if self._saving else "")
-        step = last_step(Path(self.out)) if self.out else 0
-        kept = f"the last checkpoint is of step {step} in {self.out}" if step else "there is no checkpoint yet"
-        return f"{why}; {kept}: {again}"
+    def _late(self) -> str:
+        return f", as its step took longer than {self.grace:g} seconds" if self._saving else ""
 
-    def _end(self, code: int, message: str) -> NoReturn:
+    def kept(self) -> str:
+        """What is on disk, and the command that goes on from there."""
+        again = redacted(f"go on with\n  {shlex.join(['bertjax', *self.command])}")
+        if self.command[0] == "prepare":
+            return f"; whole shards in {self.out or 'its folder'} are kept: {again}"
+        step = within(1, lambda: last_step(Path(self.out))) if self.out else 0
+        found = f"the last checkpoint is of step {step} in {self.out}" if step else "there is no checkpoint yet"
+        return f"; {f'{self.out} does not answer' if step is None else found}: {again}"
+
+    def end(self, code: int, message: str, *, kept: bool = True) -> NoReturn:
         """Ends the process whatever its other threads do; so without their locks, and past their clean-up."""
         if self._code is None and self.tells:
             shown = "\x1b[?25h\r" if os.isatty(2) else ""  # a progress bar hides the cursor
-            os.write(2, f"{shown}bertjax {self._command[0]}: {message}\n".encode())
+            os.write(2, f"{shown}bertjax {self.command[0]}: {message}{self.kept() if kept else ''}\n".encode())
             if self.due:
-                time.sleep(0.3)  # the others end first: without process 0 they could not end as they should
+                time.sleep(1)  # the others end first: without process 0 they could not end as they should
         os._exit(code if self._code is None else self._code)
 
 
@@ -147,6 +153,15 @@ class StopSignal:
         if REQUEST.due:
             return REQUEST.name if REQUEST.due() else ""
         return REQUEST.name
+
+
+def within(seconds: float, look: Callable[[], Found]) -> Found | None:
+    """What `look` finds; None where that takes longer, as with a file system that is gone."""
+    found: list[Found] = []
+    thread = threading.Thread(target=lambda: found.append(look()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
 
 
 def last_step(run: Path) -> int:

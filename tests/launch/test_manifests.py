@@ -59,8 +59,8 @@ def test_the_jobset_has_a_pod_for_every_host_and_volumes_for_every_mount():
     hosts = chips // container["resources"]["limits"]["google.com/tpu"]
     assert job["parallelism"] == job["completions"] == hosts and job["completionMode"] == "Indexed"
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    # A wrong command fails all; any other end, such as 42 after a signal, starts all again.
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2] and job["backoffLimit"] == 0
+    # A wrong command or a full disk fails all; any other end, such as 42 after a signal, starts all again.
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2, 3] and job["backoffLimit"] == 0
     assert pod["terminationGracePeriodSeconds"] > HostsConfig().heartbeat
 
 

@@ -56,6 +56,7 @@ SEQUENCES = {
     "always fails": (["FAILED"], [0], 1, ["delete"]),
     "told to stop": (["MISSING", "ACTIVE"], [42, 0], 0, [*BEGIN, "ended?", *BEGIN[1:], "ended?", "delete"]),
     "a wrong command": (["MISSING", "ACTIVE"], [2], 2, [*BEGIN, "ended?", "log", "delete"]),
+    "a full disk": (["MISSING", "ACTIVE"], [3], 3, [*BEGIN, "ended?", "log", "delete"]),
     "crashes": (["MISSING", "ACTIVE"], [1, 134, 1], 1,
                 [*BEGIN, "ended?", "log", *[*BEGIN[1:], "ended?", "log"] * 2, "delete"]),
     "crashes once": (["MISSING", "ACTIVE"], [1, 0], 0, [*BEGIN, "ended?", "log", *BEGIN[1:], "ended?", "delete"]),

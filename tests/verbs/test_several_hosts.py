@@ -285,17 +285,3 @@ def test_one_process_stopped_and_four_go_on(tiny, home, tmp_path):
     codes, _ = drive(tmp_path, [[command]] * 4)
     assert codes == [[0]] * 4
     same_losses(tmp_path / "run", tmp_path / "alone")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
-def test_where_one_process_is_lost_the_others_end(tiny, home, tmp_path, killed):
-    out = tmp_path / "run"
-    many = ["--steps", 100_000, "--save-every", 5000, "--eval-every", 50_000, "--hosts.heartbeat", 10]
-    processes = start([["-m", "bertjax", *pretraining(home, *tiny.data, out), *many]] * 2)
-    after_step(processes, out, 3)
-    processes[killed].kill()
-    began = time.monotonic()
-    said = finish(processes)
-    assert time.monotonic() - began < 25
-    assert said[killed].code == -signal.SIGKILL and said[1 - killed].code not in (0, 2, 42)

@@ -1,0 +1,161 @@
+"""SIGTERM at random moments of pretraining, of one process and of one of two: seconds to the end, code, what is kept.
+
+    python bench/endings.py [--one 50] [--two 20]
+
+A run is taken up after each signal until it is done, then another begins; each that is done must have logged, to the
+last bit, what the undisturbed one did. Rounds that are in bench/results/endings.json already are not made again, so
+that it can be made in pieces. Every second start compiles anew, that there is something to hit. The processes are
+forked from one that has made its imports.
+"""
+
+import argparse
+import json
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from processes import free_port  # noqa: E402
+from zygote import Child, Zygote  # noqa: E402
+
+from bertjax.train.log import read_metrics  # noqa: E402
+from bertjax.train.stop import last_step  # noqa: E402
+
+RESULTS = ROOT / "bench/results/endings.json"
+VARIES = ("seconds", "tokens_per_second", "gflops_per_second")
+RECIPE = """
+from bertjax.config import Pretrain
+from bertjax.models import bert
+from bertjax.train.mesh import MeshConfig
+from bertjax.train.optim import Optimizer
+
+def config() -> Pretrain:
+    return Pretrain(
+        model=bert.Config(width=32, layers=2, heads=2, mlp_width=64, max_length=64),
+        optimizer=Optimizer(peak_lr=1e-3), mesh=MeshConfig(data=-1), steps=100, batch_size=8, length=64,
+        log_every=1, eval_every=20, eval_batches=10, save_every=5,
+    )
+"""
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """Every logged figure that is not a time."""
+    return [{name: value for name, value in line.items() if name not in VARIES} for line in read_metrics(run)]
+
+
+def phase(said: str) -> str:
+    """What was under way, by the last line that was said."""
+    last = next((line for line in reversed(said.splitlines()) if re.match(r"pretrain:|step ", line)), "")
+    for text, name in ((" dev:", "after an evaluation"), ("step", "training"), ("pretrain:", "compiling, evaluating")):
+        if text in last:
+            return name
+    return "starting"
+
+
+class Rounds:
+    """Signals to runs of so many processes."""
+
+    def __init__(self, home: Path, zygote: Zygote, count: int) -> None:
+        self.home, self.zygote, self.count = home, zygote, count
+        self.run = home / f"run-{count}"
+        self.undisturbed = home / f"undisturbed-{count}"
+        began = time.monotonic()
+        ended = [child.ended(600) for child in self.start(self.undisturbed, cached=True)]
+        assert {code for code, _ in ended} == {0}, ended
+        self.lasts = time.monotonic() - began
+
+    def start(self, out: Path, *, cached: bool) -> list[Child]:
+        """The command, with a cache of programs that is shared or empty."""
+        cache = self.home / "cache" if cached else tempfile.mkdtemp(dir=self.home)
+        before = f"import jax; jax.config.update('jax_compilation_cache_dir', {str(cache)!r})"
+        command = ["pretrain", self.home / "recipe.py", "--data", self.home / "data", "--out", out]
+        if self.count == 1:
+            return [self.zygote.start(*command, before=before)]
+        return self.zygote.several(self.count, *command, port=free_port(), before=before)
+
+    def round(self, number: int) -> dict[str, Any] | None:
+        """A start and a signal; None where the run was done before it."""
+        moment, stopped = random.uniform(0, self.lasts), random.randrange(self.count)
+        children = self.start(self.run, cached=number % 2 == 0)
+        end = time.monotonic() + moment
+        while time.monotonic() < end and children[0].code is None:
+            time.sleep(0.01)
+        said = children[0].err
+        children[stopped].send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        codes = [child.ended(60)[0] for child in children]
+        seconds = time.monotonic() - began
+        if set(codes) == {0}:
+            assert logged(self.run) == logged(self.undisturbed), "a run that was stopped is another one"
+            shutil.rmtree(self.run)
+            return None
+        told = re.findall(r"SIGTERM: (stopped.*?)(?:; the same|: go on|$)", " ".join(c.err for c in children), re.M)
+        return {
+            "processes": self.count,
+            "moment": round(moment, 2),
+            "signal to": stopped,
+            "phase": phase(said),
+            "compiles": number % 2 == 1,
+            "seconds": round(seconds, 2),
+            "codes": codes,
+            "told": [re.sub(r" in /\S+", "", text) for text in told],
+            "stands": last_step(self.run),
+        }
+
+
+def write(rounds: list[dict[str, Any]], done: int) -> None:
+    """The rounds, and a table of them."""
+    RESULTS.write_text(json.dumps({"rounds": rounds, "runs done bit-equal": done}, indent=1) + "\n")
+    lines = ["# SIGTERM at random moments of pretraining", "", "`python bench/endings.py`; CPU, 2 layers of 32.", ""]
+    lines += [
+        "| processes | under way | signals | exit 42 | seconds to the end, most | saved | last checkpoint named |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for key in sorted({(each["processes"], each["phase"]) for each in rounds}):
+        some = [each for each in rounds if (each["processes"], each["phase"]) == key]
+        told = Counter("saved" if "saved it" in " ".join(each["told"]) else "named" for each in some)
+        right = sum(set(each["codes"]) == {42} for each in some)
+        most = max(each["seconds"] for each in some)
+        lines += [f"| {key[0]} | {key[1]} | {len(some)} | {right} | {most:.1f} | {told['saved']} | {told['named']} |"]
+    lines += ["", f"Runs of one and of two processes that were taken up to their end, bit-equal in every line: {done}."]
+    RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Makes what is missing."""
+    options = argparse.ArgumentParser()
+    options.add_argument("--one", type=int, default=50)
+    options.add_argument("--two", type=int, default=20)
+    chosen = options.parse_args()
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rounds, done = kept.get("rounds", []), kept.get("runs done bit-equal", 0)
+    with tempfile.TemporaryDirectory() as folder:
+        home, zygote = Path(folder), Zygote(Path(folder))
+        (home / "recipe.py").write_text(RECIPE)
+        corpus = ROOT / "sample_data/messages.txt.gz"
+        made = zygote.start("prepare", "--corpus", corpus, "--vocab-size", 500, "--out", home / "data").ended(300)
+        assert made[0] == 0, made
+        for count, wanted in ((1, chosen.one), (2, chosen.two)):
+            have = sum(each["processes"] == count for each in rounds)
+            made = Rounds(home, zygote, count) if have < wanted else None
+            while have < wanted:
+                one = made.round(have)
+                print(one, flush=True)
+                done += one is None
+                have += one is not None
+                rounds += [one] if one else []
+                write(rounds, done)
+        zygote.close()
+
+
+if __name__ == "__main__":
+    main()

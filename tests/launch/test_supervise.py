@@ -1,0 +1,102 @@
+"""The supervisor: what is started again and what is not, how long it waits, when it gives up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+# Ends as the next of ENDS says: [exit code or a signal's negative number, the checkpoint it makes or 0].
+STUB = """
+import json, os, signal, sys, time
+from pathlib import Path
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+starts = out / "starts"
+number = int(starts.read_text()) if starts.exists() else 0
+starts.write_text(str(number + 1))
+code, step = json.loads(os.environ["ENDS"])[number]
+if step:
+    (out / "sst2/seed-0/checkpoints" / str(step)).mkdir(parents=True)
+if code == "wait":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    (out / "waits").touch()
+    signal.sigwait([signal.SIGTERM])
+    sys.exit(42)
+os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)
+"""
+
+
+def supervise(out, ends, *, pause=0.01):
+    out.mkdir()
+    stub = [sys.executable, "-c", STUB, "--out", out]
+    command = [sys.executable, "-m", "bertjax.supervise", "--pause", pause, *stub]
+    environment = {**os.environ, "ENDS": json.dumps(ends), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "starts"),
+    [
+        ([[0, 5]], 0, 1),
+        ([[2, 0]], 2, 1),
+        ([[3, 0]], 3, 1),
+        ([[130, 0]], 130, 1),
+        ([[42, 0], [75, 0], [-6, 0], [0, 0]], 0, 4),  # jax aborts
+        ([[-9, 0], [1, 0], [2, 0]], 2, 3),
+        ([[42, 0]] * 4, 42, 4),  # the first and three more
+        ([[42, 0], [42, 0], [42, 5], [-15, 0], [42, 0], [0, 0]], 0, 6),  # what is new gives three more
+        ([[42, 5], [42, 0], [42, 0], [-9, 0]], 137, 4),
+    ],
+)  # fmt: skip
+def test_what_is_started_again(tmp_path, ends, code, starts):
+    process = supervise(tmp_path / "run", ends)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, int((tmp_path / "run/starts").read_text())) == (code, starts), err
+    assert err.count("starts again") == starts - 1
+    gave_up = f"3 restarts in a row made no new checkpoint in {tmp_path / 'run'}: gives up"
+    assert (gave_up in err) == (code in (42, 137)), err
+
+
+def test_it_waits_twice_as_long_each_time(tmp_path):
+    began = time.monotonic()
+    process = supervise(tmp_path / "run", [[42, 0], [42, 0], [42, 0], [0, 0]], pause=0.2)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began > 0.2 + 0.4 + 0.8 - 0.2
+    assert [line.split(" seconds")[0].split()[-1] for line in err.splitlines()] == ["0.2", "0.4", "0.8"], err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_hands_that_on_and_starts_nothing(tmp_path, number):
+    process = supervise(tmp_path / "run", [["wait", 0]])
+    end = time.monotonic() + 60
+    while not (tmp_path / "run/waits").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 42 and "starts again" not in err
+
+
+def test_asked_to_stop_while_it_waits(tmp_path):
+    process = supervise(tmp_path / "run", [[42, 0]], pause=60)
+    assert "starts again in 60 seconds" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 42
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [(["bertjax", "pretrain"], "has no --out"), ([], "no command"), (["/nowhere", "--out", "run"], "No such file")],
+)
+def test_a_command_that_cannot_be_watched_or_started(tmp_path, command, told):
+    done = subprocess.run(
+        [sys.executable, "-m", "bertjax.supervise", *command], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2 and told in done.stderr, done.stderr
