@@ -75,6 +75,16 @@ def damage(folder: Path, rng: random.Random) -> tuple[str, str]:
     return kind, str(path.relative_to(folder))
 
 
+def mend(damaged: Path, folder: Path, name: str) -> None:
+    """Undoes a change."""
+    if (folder / name).is_dir():
+        shutil.copytree(folder / name, damaged / name)
+    elif (folder / name).exists():
+        shutil.copyfile(folder / name, damaged / name)
+    else:
+        (damaged / name).unlink()
+
+
 def trials(count: int, work: Path) -> dict[str, Any]:
     """How many of the changes were told, did no harm, or were silent."""
     model = bert.Config(vocab_size=128, width=32, layers=1, heads=2, mlp_width=64, max_length=32)
@@ -82,11 +92,10 @@ def trials(count: int, work: Path) -> dict[str, Any]:
     like, want = abstract_state(state), _digest(state)
     extra = Checkpoints(work / "whole").extra(0)
     rng, outcomes, silent, missed = random.Random(0), Counter[str](), [], Counter[str]()
+    run = work / "run"
+    damaged = shutil.copytree(folder, run / "checkpoints" / "0")
     for _ in range(count):
-        run = work / "run"
-        shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(folder, run / "checkpoints" / "0")
-        kind, name = damage(run / "checkpoints" / "0", rng)
+        kind, name = damage(damaged, rng)
         try:
             step = Checkpoints(run).latest_good()
             same = _digest(step.state(like)) == want and step.extra == extra
@@ -97,6 +106,7 @@ def trials(count: int, work: Path) -> dict[str, Any]:
             outcome = "told" if named else "told late"
         outcomes[f"{kind}: {outcome}"] += 1
         silent += [f"{kind} {name}"] if outcome == "silent" else []
+        mend(damaged, folder, name)
     return {"trials": count, "outcomes": dict(sorted(outcomes.items())), "silent": silent, "harmless in": dict(missed)}
 
 
