@@ -55,7 +55,8 @@ class Saver:
         self._best = best.removeprefix("-")
         self._constant = {**constant, "manifest": manifest.VERSION}
         self._step: int | None = None  # what is being saved
-        self._failures = 0
+        self._failures = 0  # since the last save that went well
+        self._lost = ""  # what to say of the last of them
         self._manager = self._begin()
 
     def _begin(self) -> ocp.CheckpointManager:
@@ -131,8 +132,10 @@ class Saver:
                 self._manager.delete(step)
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk; raises what went wrong in the background."""
+        """Returns when the last save is on disk; raises where it is not."""
         self._settle(last=True)
+        if self._failures:
+            raise StorageError(self._lost)
 
     def _settle(self, *, last: bool = False) -> None:
         """Waits for what is being saved."""
@@ -162,8 +165,9 @@ class Saver:
         several = jax.process_count() > 1  # what the others have done of it is not known
         if not several:
             self._start_again()
+        self._lost = f"{why}: {told(self._run, number)}"
         if last or several or self._failures == FAILURES:
-            raise StorageError(f"{why}: {told(self._run, number)}")
+            raise StorageError(self._lost)
         console.print(f"{why}: {what(self._run, number)}; the next save tries again")
 
     def _start_again(self) -> None:

@@ -129,6 +129,23 @@ def test_the_last_save_has_no_other_after_it(run, refuse):
     assert run.there == []
 
 
+@pytest.mark.parametrize("sync", [False, True], ids=["in the background", "at once"])
+def test_a_run_does_not_end_well_without_its_last_save(tmp_path, state, refuse, sync):
+    """Though it was noticed before its end, as it is where nothing is saved in the background."""
+    run = Run(tmp_path / "run", state, sync=sync)
+    run.save(1)
+    run.settled()
+    refuse(1)
+    run.save(2)
+    run.settled()
+    with pytest.raises(StorageError, match=r"checkpoint 2 could not be saved \(checkpoint 1 is the last\)"):
+        run.saver.wait()
+    run.save(3)
+    run.saver.wait()
+    run.saver.close()
+    assert run.there == ["1", "3"]
+
+
 def test_what_is_no_fault_of_the_disk_is_raised(run, monkeypatch):
     def broken(folder):
         raise ZeroDivisionError("ours")
