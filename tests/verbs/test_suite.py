@@ -65,7 +65,7 @@ def test_glue_from_mnli_with_two_seeds_goes_on_where_it_stopped(finetune, tmp_pa
 
     monkeypatch.setattr(suite.run, "finetune", counted)
     options = "--task glue --seeds 0 1 --from-mnli"
-    assert finetune(options).code == 42
+    assert finetune(options).code == 130
     outcome = finetune(options)
     assert outcome.code == 0, outcome.err
     order = [f"{task}/seed-{seed}" for task in ("mnli", "cola", "rte", "wnli") for seed in (0, 1)]
