@@ -111,7 +111,8 @@ def test_who_was_done_is_not_lost(run):
 
 
 def test_a_store_that_does_not_answer_is_a_lost_process_0(run):
-    store, made = run(3, heartbeat=1)
+    store, made = run(3, heartbeat=4)
     time.sleep(0.1)
     store.stands_still.set()
-    assert waited(lambda: made[1].lost == [0] and made[2].lost == [0]), [each.lost for each in made]
+    assert waited(lambda: made[1].lost and made[2].lost)
+    assert made[1].lost[0] == made[2].lost[0] == 0, [each.lost for each in made]

@@ -142,5 +142,5 @@ def test_a_fault_of_ours_and_a_signal(planted, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "RuntimeError: *** at https://***@example.com/x" in error and not FOUND.search(error.partition("raise ")[2])
     request = stop.Request()
-    request._command = ["pretrain", "c.py", "--data", URLS[0]]
-    assert "https://***@example.com/x" in request._kept() and not FOUND.search(request._kept())
+    request.command = ["pretrain", "c.py", "--data", URLS[0]]
+    assert "https://***@example.com/x" in request.kept() and not FOUND.search(request.kept())
