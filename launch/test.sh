@@ -9,6 +9,6 @@ ruff check .
 ruff format --check .
 mypy
 shellcheck launch/*.sh launch/slurm.sbatch .ci/run
-pytest --numprocesses 2 --dist loadfile "$@"
+pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
 [ $# -gt 0 ] || pytest --numprocesses 2 -m slow tests/verbs/test_kills.py
 [ $# -gt 0 ] || exec launch/parity.sh
