@@ -71,6 +71,8 @@ class Request:
     def over(self, code: int) -> None:
         """Nothing is left to be stopped; where the process was asked to stop, it still ends in time."""
         self._code = code
+        if self._begun:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the interpreter's clean-up would make it deadly again
 
     def listen(self) -> None:
         """Takes the signals."""

@@ -343,3 +343,19 @@ def test_a_supervised_run_that_dies_twice_is_the_run_left_alone(tiny, home, pret
     assert done.returncode == 0, done.stderr
     assert re.findall("supervise: ended with (.*): starts again", done.stderr) == ["137", "134"]
     equal_runs(pretrained, tmp_path / "run")
+
+
+LEAVES = """
+import os, signal
+from bertjax.train.stop import REQUEST
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGTERM):
+        kill(process, number)
+REQUEST.begin()
+late = Late()  # freed when the interpreter takes itself apart
+REQUEST.over(0)
+"""
+
+
+def test_a_signal_to_a_process_that_is_done_changes_nothing():
+    assert subprocess.run([sys.executable, "-c", LEAVES], timeout=60).returncode == 0
