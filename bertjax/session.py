@@ -1,7 +1,6 @@
 """What pretraining and fine-tuning have in common: a run folder that is begun or resumed, and trained to the end."""
 
 import json
-from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, count
@@ -16,7 +15,7 @@ from bertjax.chips import chip_of
 from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import Compute, ModelConfig, Objective, Params
 from bertjax.data.mixture import Mixture
-from bertjax.data.phases import Phase, Phases
+from bertjax.data.phases import Phase, Phases, phase_after
 from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
@@ -149,10 +148,11 @@ def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple
         hosts.stopped_together()
         raise bad
     found = Checkpoints(run).latest_good(bad.first) if any(step < bad.first for step in steps_of(run)) else None
+    ends = list(accumulate(steps for steps, _ in session.phases))
     why = "" if found else "there is no checkpoint before them"
     if rollbacks == ROLLBACKS:
         why = f"the run has gone back {rollbacks} times already"
-    elif found and _phase(session, found.number) != _phase(session, bad.last):
+    elif found and phase_after(found.number, ends) != phase_after(bad.last, ends):
         why = "a length phase begins in between"
     if why or not found:
         hosts.stopped_together()
@@ -163,11 +163,6 @@ def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple
     text = f"goes on from here after the failure in steps {bad.first} to {bad.last}, with the data after it"
     places = [[*place[:3], number] for place in bad.after]
     return found, {**found.extra, "loader": places, "rolled back": (about, text)}
-
-
-def _phase(session: Session, done: int) -> int:
-    """The phase of the step after `done`."""
-    return bisect(list(accumulate(steps for steps, _ in session.phases)), done)
 
 
 def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -21,6 +22,11 @@ class Phase(NamedTuple):
     rows: np.ndarray | None = None  # i64[b], of each batch those that this host is to have; without them all
 
 
+def phase_after(done: int, ends: Sequence[int]) -> int:
+    """Which phase, of those that end after so many steps, has the step after `done`; the last one where all is done."""
+    return min(bisect(ends, done), len(ends) - 1)
+
+
 class Phases:
     """The batches of all phases, from the step after `done` on; `places` is where its phase stood after that step.
 
@@ -31,11 +37,8 @@ class Phases:
     def __init__(self, phases: Sequence[Phase], *, done: int, places: Places | None, workers: int) -> None:
         self._phases, self._ends, self._workers = phases, list(accumulate(phase.steps for phase in phases)), workers
         self._done = done
-        self._at = self._phase(done)
+        self._at = phase_after(done, self._ends)
         self._loader = self._open(None if done == self._first(self._at) else places)
-
-    def _phase(self, done: int) -> int:
-        return next((i for i, end in enumerate(self._ends) if done < end), len(self._phases) - 1)
 
     def _first(self, phase: int) -> int:
         return self._ends[phase] - self._phases[phase].steps
@@ -51,7 +54,7 @@ class Phases:
 
     def numbers(self, step: int, before: Places) -> list[list[int]]:
         """Of each source the numbers of what it gave to the batch of a step, by the `places` before it."""
-        phase, done = self._phase(step - 1), step - 1
+        phase, done = phase_after(step - 1, self._ends), step - 1
         mixture = self._phases[phase].mixture
         return mixture.numbers(mixture.start(done) if done == self._first(phase) else before)
 

@@ -72,14 +72,16 @@ class Watch:
         """One more step; nothing is fetched from the device."""
         self._waiting.append(_Watched(number, figures, before, after))
 
-    def settle(self) -> int:
-        """Tells of what went bad since the last time, and how many steps were skipped; raises Diverged."""
-        waiting, self._waiting, skipped = self._waiting, [], 0
+    def settle(self) -> None:
+        """Tells of what went bad since the last time; raises Diverged."""
+        waiting, self._waiting = self._waiting, []
         fetched = jax.device_get([step.figures for step in waiting]) if waiting else []
         for step, (loss, norm) in zip(waiting, fetched, strict=True):
             bad = not (math.isfinite(loss) and math.isfinite(norm))
-            high = not bad and self._is_spike(float(loss))
-            skipped += bad
+            edge = self._edge()
+            high = not bad and loss > edge
+            if not bad:  # a spike counts as its edge: it does not widen what is usual, and what lasts comes to be usual
+                self._losses.append(float(min(loss, edge)))
             self._bad = self._bad + 1 if bad else 0
             self._high = self._high + 1 if high else 0
             if bad or high:
@@ -88,23 +90,17 @@ class Watch:
                 raise self._diverged(step, f"the loss or the gradient was not finite (loss {loss}, norm {norm})")
             if self._high == self._guard.consecutive and self._guard.then == "rollback":
                 raise self._diverged(step, f"the loss was far above the usual ({loss:.3f})")
-        return skipped
 
     def to_json(self) -> dict[str, Any]:
         """What the next steps are judged by; nothing may wait."""
         assert not self._waiting
         return {"losses": list(self._losses), "bad": self._bad, "high": self._high}
 
-    def _is_spike(self, loss: float) -> bool:
-        """Whether a finite loss is far above the usual; counts it among the usual ones, at most as high as their edge.
-
-        So neither a NaN nor a single spike widens what is usual, and a loss that stays high comes to be usual.
-        """
-        edge = math.inf
-        if self._guard.spike and len(self._losses) >= ENOUGH:
-            edge = float(np.mean(self._losses) + self._guard.spike * np.std(self._losses))
-        self._losses.append(min(loss, edge))
-        return loss > edge
+    def _edge(self) -> float:
+        """The loss from which on one is a spike; without end as long as too few are known, or where that is off."""
+        if not self._guard.spike or len(self._losses) < ENOUGH:
+            return math.inf
+        return float(np.mean(self._losses) + self._guard.spike * np.std(self._losses))
 
     def _tell(self, step: _Watched, loss: float, norm: float, what: str) -> None:
         examples = self._numbers(step.number, step.before)
