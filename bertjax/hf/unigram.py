@@ -3,7 +3,8 @@
 What `spiece.prepared` and the model do to a text becomes a chain of normalizers; each is what transformers' own
 conversion has, but where that would give other ids: Python's white space, combining marks and final sigma, Hangul that
 the loss of accents has taken apart, and the scores of words that the model was told to keep whole. What stays different
-is rare: a mark on a letter that the charsmap replaces is lost, and several on one letter are put in order first.
+is rare: a mark on a letter that the charsmap replaces is lost, several on one letter are put in order first, and a
+capital sigma beside an apostrophe or the like is σ.
 """
 
 import base64

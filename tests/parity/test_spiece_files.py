@@ -75,6 +75,8 @@ def test_a_unigram(tmp_path, lines, lowercase, keep_accents):
     assert read(tmp_path).tokenizer.hash == tokenizer.hash
     alone = tokenizer_json.read(tmp_path / "tokenizer.json")
     assert alone.encode_batch([*lines, *HARD]) == [*ours, *tokenizer.encode_batch(HARD)]
+    again = exported(tmp_path / "again", alone)  # as of XLM-R and others that come as a tokenizer.json
+    assert again(HARD)["input_ids"] == theirs(HARD)["input_ids"]
 
 
 def test_a_unigram_that_another_program_learnt(tmp_path, lines):
