@@ -37,6 +37,7 @@ ONLY_IN = {
     "tensorflow_datasets": ("data/tfds.py",),
     "tyro": ("cli.py",),
     "safetensors": ("hf/",),
+    "google_crc32c": ("hf/tf1.py",),
     "seqeval": ("tasks/ner.py",),
     "sentencepiece": ("data/spiece.py",),
     "tokenizers": ("data/wordpiece.py", "data/bpe.py", "data/library.py"),
