@@ -37,15 +37,20 @@ WORKERS = Path(__file__).parent / "workers"
 
 
 class Peer(NamedTuple):
-    """A program: the option that gives its python, its worker, and whether what runs eagerly is compiled."""
+    """A program: the option that gives its python, its worker, whether what runs eagerly is compiled, and flags."""
 
     option: str
     worker: str
     compiled: bool = False
+    flags: str = ""  # XLA's
 
 
+ONEDNN = (  # as in the README
+    "--xla_cpu_use_onednn=true --xla_cpu_experimental_onednn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+)
 PEERS = {
     "bertjax": Peer("", "with_bertjax.py"),
+    "bertjax with oneDNN": Peer("", "with_bertjax.py", flags=ONEDNN),
     "torch eager": Peer("torch", "with_torch.py"),
     "torch compiled": Peer("torch", "with_torch.py", compiled=True),
     "transformers Flax": Peer("flax", "with_flax.py"),
@@ -66,11 +71,12 @@ class Table(NamedTuple):
 
 
 ALL = tuple(PEERS)
+OURS = ALL[:2]
 TABLES = {
     "train-mini": Table("mini", 8, 128, "training", 4, ALL),
-    "train-base": Table("base", 8, 128, "training", 1, ("bertjax", "torch eager")),
-    "inference-base": Table("base", 32, 128, "inference", 1, ("bertjax", "torch eager", "keras-hub on JAX")),
-    "packed-mini": Table("mini", 32, 128, "training", 2, ("bertjax", "torch eager"), packed=True),
+    "train-base": Table("base", 8, 128, "training", 1, (*OURS, "torch eager")),
+    "inference-base": Table("base", 32, 128, "inference", 1, (*OURS, "torch eager", "keras-hub on JAX")),
+    "packed-mini": Table("mini", 32, 128, "training", 2, (*OURS, "torch eager"), packed=True),
     "start-mini": Table("mini", 8, 128, "training", 1, ("bertjax", "torch eager")),
 }
 
@@ -142,7 +148,7 @@ class Worker:
         peer = PEERS[name]
         about = {**spec, "compiled": peer.compiled, "cores": [os.cpu_count() - 1], "began": time.time()}
         command = [python, str(WORKERS / peer.worker), json.dumps(about)]
-        threads = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+        threads = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=false {peer.flags}"}
         self.process = subprocess.Popen(
             command,
             env={**os.environ, **threads, **spec.get("env", {})},

@@ -12,9 +12,9 @@ def keep_compiled() -> None:
     """Lets JAX keep what it compiles in the user's cache folder; JAX_COMPILATION_CACHE_DIR names another one.
 
     JAX_ENABLE_COMPILATION_CACHE=false turns it off. A program is found by its text, options, versions and kind of
-    machine, and computes the same to the last bit.
+    machine, and computes the same to the last bit. Those with oneDNN in them jaxlib cannot write down.
     """
-    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+    if jax.config.jax_compilation_cache_dir or "onednn_fusion" in os.environ.get("XLA_FLAGS", ""):  # type: ignore[attr-defined]
         return
     folder = cache_folder("compiled")
     if not folder:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bertjax.contracts import Batch, Compute, Metrics, Objective, Params
 from bertjax.train.mesh import ROWS, shardings
+from bertjax.train.optim import unless
 
 Update = optax.GradientTransformation
 
@@ -94,18 +95,17 @@ def make_train_step(
     the metrics are those of no rows; WATCHED among them are loss and norm of the gradient as they were.
     """
     gradient = _gradient(objective, mesh, micro_batches)
+    update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         gradients, metrics = gradient(state.params, batch, key)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         norm = optax.tree.norm(gradients)
         loss = jnp.stack([_mean(*metrics[name]) for name in objective.loss_terms]).sum()
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old), (params, opt_state), (state.params, state.opt_state)
-        )
+        updates, opt_state = update(gradients, state.opt_state, state.params, good=good)
+        params = optax.apply_updates(state.params, updates)
+        params, opt_state = unless(good, (params, opt_state), (state.params, state.opt_state))
         metrics = jax.tree.map(lambda x: jnp.where(good, x, 0.0), {**metrics, "grad_norm": (norm, jnp.ones(()))})
         return TrainState(state.step + 1, params, opt_state, state.key), {**metrics, WATCHED: (loss, norm)}
 

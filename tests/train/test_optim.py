@@ -14,8 +14,8 @@ from bertjax.train.optim import (
     decay_mask,
     decayed,
     depth_below_head,
+    scale_by_adam,
     scale_by_depth,
-    scale_by_uncorrected_adam,
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "bert_parameter_names.txt"
@@ -79,7 +79,7 @@ def test_bert_adam_by_hand():
 
 
 def test_first_step_is_3_2_times_the_rate():
-    update = scale_by_uncorrected_adam(0.9, 0.999, 1e-6)
+    update = scale_by_adam(0.9, 0.999, 1e-6, corrected=False)
     gradient = {"x": jnp.array([1.0, -20.0, 300.0])}
     step, _ = update.update(gradient, update.init(gradient))
     np.testing.assert_allclose(step["x"], np.array([1, -1, 1]) * 0.1 / np.sqrt(0.001), rtol=1e-4)
@@ -87,7 +87,7 @@ def test_first_step_is_3_2_times_the_rate():
 
 
 def test_epsilon_stands_outside_the_root():
-    update = scale_by_uncorrected_adam(0.0, 0.0, 1e-3)
+    update = scale_by_adam(0.0, 0.0, 1e-3, corrected=False)
     gradient = {"x": jnp.array([1e-3])}
     np.testing.assert_allclose(update.update(gradient, update.init(gradient))[0]["x"], 0.5, rtol=1e-5)
 

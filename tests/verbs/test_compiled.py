@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +82,8 @@ def test_the_users_own_choice_stands(tmp_path):
 def test_a_home_that_cannot_be_written_is_no_fault(tmp_path):
     (tmp_path / "file").write_text("")
     assert folder(XDG_CACHE_HOME=tmp_path / "file")[0] == "None"
+
+
+def test_programs_with_onednn_are_not_kept(tmp_path):
+    flags = re.search(r"XLA_FLAGS='(.*)'", (Path(__file__).parents[2] / "README.md").read_text())
+    assert folder(XDG_CACHE_HOME=tmp_path, XLA_FLAGS=flags[1])[0] == "None"
