@@ -125,7 +125,7 @@ class MomentState(NamedTuple):
 class AdamState(NamedTuple):
     """The same, and how many steps they are of."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as optax's does
     mu: optax.Updates
     nu: optax.Updates
 
