@@ -74,7 +74,11 @@ def run(arguments: Sequence[str]) -> int:
         number = fault_of(error)
         if not number:
             raise
-        return _tell(verb, str(told(getattr(error, "filename", None) or "the disk", number)), StorageError.code)
+        return _tell(
+            verb,
+            str(told(getattr(error, "filename", None) or ("the bucket" if number < 0 else "the disk"), number)),
+            StorageError.code,
+        )
 
 
 def _tell(verb: str, message: str, code: int) -> int:

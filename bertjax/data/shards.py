@@ -24,6 +24,7 @@ from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile, file_hash
 from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
+from bertjax.paths import fetched
 
 SAMPLES = 12  # sentences shown in the report
 SAMPLE_TOKENS = 64  # of each
@@ -162,9 +163,10 @@ def _samples(path: Path, tokenizer: Tokenizer) -> list[list[str]]:
 def read_shard(path: str | Path) -> Shard:
     """A whole shard as arrays in memory."""
     try:
-        reader = ArrayRecordReader(str(path))
-        records = reader.read_all()
-        reader.close()
-        return unpack(records)
+        with fetched(path) as file:
+            reader = ArrayRecordReader(str(file))
+            records = reader.read_all()
+            reader.close()
+            return unpack(records)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {AGAIN}") from None

@@ -15,6 +15,7 @@ from bertjax.data.plan import next_sentence
 from bertjax.data.rows import Sequences, row_batch
 from bertjax.data.shards import Meta, read_shard
 from bertjax.errors import ConfigError, DataError
+from bertjax.paths import as_path
 
 HostBatch = dict[str, np.ndarray]
 Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]  # (batch, keys u64[B], progress) -> batch
@@ -110,7 +111,7 @@ class CorpusSource:
             )
         if length < SHORTEST:
             raise ConfigError(f"length={length} is too short for a row of text; at least {SHORTEST}")
-        self.paths = [Path(data_dir) / file.name for file in files]
+        self.paths = [as_path(data_dir) / file.name for file in files]
         self.windows = -(-len(files) // window_shards)
         self.length, self.batch_size, self.seed = length, batch_size, (seed, number)
         self.vocab, self.planner, self.corruption, self.steps = vocab, planner, corruption, steps

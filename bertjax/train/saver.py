@@ -1,9 +1,8 @@
 """The writing of checkpoints: in the background, whole or not at all, with a manifest."""
 
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from bertjax.errors import StorageError
+from bertjax.paths import remote, remove
 from bertjax.storage import fault_of, free_bytes, told, what, writing
 from bertjax.train import manifest
 from bertjax.train.background import heard
 from bertjax.train.log import console
 from bertjax.train.step import TrainState
-from bertjax.train.steps import faults_of, folder_of, steps_of
+from bertjax.train.steps import UNFINISHED, faults_of, folder_of, steps_of, unfinished
 
-UNFINISHED = ocp.utils.TMP_DIR_SUFFIX  # of the name of a folder that is being written
 FAILURES = 3  # saves in a row that the disk may refuse
 NOTICED = 1.0  # seconds of waiting that are worth a word
 
@@ -71,7 +70,7 @@ class Saver:
             return ocp.CheckpointManager(folder_of(self._run), options=options)
 
     def _list(self) -> None:
-        manifest.write(folder_of(self._run, f"{self._step}{UNFINISHED}"))
+        manifest.write(folder_of(self._run, f"{self._step}" if remote(self._run) else f"{self._step}{UNFINISHED}"))
 
     def save(
         self,
@@ -159,8 +158,10 @@ class Saver:
             raise error
         step, self._step = self._step, None
         self._failures += 1
-        good = steps_of(self._run)
-        kept = f"checkpoint {good[-1]} is the last" if good else "there is none yet"
+        kept = "what was there is kept"
+        with suppress(Exception) if remote(self._run) else nullcontext():
+            good = steps_of(self._run)
+            kept = f"checkpoint {good[-1]} is the last" if good else "there is none yet"
         why = f"checkpoint {step} could not be saved ({kept})"
         several = jax.process_count() > 1  # what the others have done of it is not known
         if not several:
@@ -192,12 +193,15 @@ class Saver:
 
 def remove_unfinished(run: Path) -> None:
     """Removes what saves that were cut off have left."""
-    for folder in folder_of(run).glob(f"*{UNFINISHED}"):
-        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(Exception) if remote(run) else nullcontext():  # a bucket that is out of reach is told by the save
+        for folder in unfinished(run):
+            remove(folder)
 
 
 def require_room(run: Path, state: TrainState, *, keep_last: int) -> None:
     """Raises where not one checkpoint of a state fits on the disk; warns where not all that are kept do."""
+    if remote(run):
+        return
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     free, more = free_bytes(run), max(1, keep_last + 2 - len(steps_of(run)))  # the last, the best, and a new one
     room = f"{run}: {free / 2**20:,.0f} MiB are free, a checkpoint takes {size / 2**20:,.0f}"
@@ -215,7 +219,7 @@ def tidy(run: Path, damaged: Iterable[int] = ()) -> None:
     unreadable = [step for step in unreadable if faults_of(folder_of(run, step), {"metrics"})]
     for step in sorted({*damaged, *unreadable}):
         aside = run / "damaged" / str(step)
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         aside.parent.mkdir(exist_ok=True)
         folder_of(run, step).rename(aside)
         console.print(f"damaged: checkpoint {step} is moved to {aside}; delete it when you have looked at it")

@@ -1,0 +1,229 @@
+"""Runs in a bucket (gs://), by a server on this machine: every verb, and whatever may be wrong with a bucket."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_resume import equal_runs
+
+from bertjax import run
+from bertjax.paths import as_path
+from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.stop import Interrupted
+
+
+@pytest.fixture(scope="session")
+def kept(store, tiny):
+    """What a finished pretraining run leaves in a bucket; the names begin with run/."""
+    store.buckets["bkt"] = {}
+    run.pretrain(replace(tiny, out="gs://bkt/run"))
+    return dict(store.buckets["bkt"])
+
+
+@pytest.fixture
+def in_bucket(kept, cloud):
+    """gs://bkt with that run in it."""
+    cloud.buckets["bkt"] = dict(kept)
+    return cloud
+
+
+def damage(store, start):
+    """Changes a bit of the largest object whose name starts so; gives its name."""
+    name, data = max(store.files("bkt", start).items(), key=lambda item: len(item[1]))
+    changed = bytearray(data)
+    changed[len(changed) // 2] ^= 16
+    store.store("bkt", name, bytes(changed))
+    return name
+
+
+def test_stopped_and_resumed_there_is_the_run_on_a_disk(cloud, on_step, terminate, pretrained, tiny, monkeypatch):
+    config = replace(tiny, out="gs://bkt/some/run")
+    on_step(7, terminate)
+    with pytest.raises(Interrupted, match="stopped after step 7 and saved it"):
+        run.pretrain(config)
+    monkeypatch.undo()
+    assert Checkpoints(as_path(config.out)).latest == 7
+    run.pretrain(config)
+    equal_runs(pretrained, as_path(config.out))
+    assert not cloud.files("bkt", "some/run/run.lock")
+    there = {name.split("/")[2] for name in cloud.files("bkt") if name.count("/") == 2}
+    assert there == {"config.json", "metrics.jsonl"}
+
+
+def test_every_verb_takes_such_a_run(bertjax, in_bucket, home, pretrained, tmp_path):
+    arguments = ["--task", "sms_spam", "--data", home, "--epochs", "1"]
+    for start, out in ((pretrained, tmp_path / "tuned"), ("gs://bkt/run", "gs://bkt/tuned")):
+        outcome = bertjax("finetune", home / "finetune.py", *arguments, "--from", start, "--out", out)
+        assert outcome.code == 0, outcome.err
+        outcome = bertjax("evaluate", out, "--data", home)
+        assert outcome.code == 0 and f"scores in {out}/scores-dev.json" in outcome.err, outcome.err
+    for name in ("scores.json", "scores-dev.json"):
+        local, there = (
+            json.loads(data)
+            for data in ((tmp_path / "tuned" / name).read_bytes(), in_bucket.files("bkt")[f"tuned/{name}"])
+        )
+        assert local["metrics"] == there["metrics"] and local["metrics"]
+    again = bertjax("finetune", home / "finetune.py", *arguments, "--from", "gs://bkt/run", "--out", "gs://bkt/tuned")
+    assert again.code == 0 and "resumes after step 8 of 8" in again.err
+
+    (tmp_path / "texts").write_text("free prize now\nsee you at home\n")
+    (tmp_path / "texts.tsv").write_text("text\nfree prize now\nsee you at home\n")
+    made = []
+    for start, tuned in ((pretrained, tmp_path / "tuned"), ("gs://bkt/run", "gs://bkt/tuned")):
+        assert bertjax("embed", start, "--input", tmp_path / "texts", "--out", tmp_path / "v.npy").code == 0
+        assert bertjax("predict", tuned, "--input", tmp_path / "texts.tsv", "--out", tmp_path / "p.tsv").code == 0
+        shown = bertjax("inspect", start).out.split("best checkpoint")[1]
+        made.append((np.load(tmp_path / "v.npy").tobytes(), (tmp_path / "p.tsv").read_bytes(), shown))
+    assert made[0] == made[1]
+    reported = bertjax("report", pretrained, "gs://bkt/run")
+    assert reported.code == 0 and "gs://bkt/run" in reported.out
+    assert bertjax("convert", "--from", "gs://bkt/run", "--to", tmp_path / "hf").code == 0
+
+
+def test_prepared_data_in_a_bucket(bertjax, cloud, home, data, pretrained):
+    for file in data.rglob("*"):
+        if file.is_file():
+            cloud.store("bkt", f"data/{file.relative_to(data).as_posix()}", file.read_bytes())
+    outcome = bertjax(
+        "pretrain", home / "pretrain.py", "--data", "gs://bkt/data", "--out", "gs://bkt/run", "--workers", "1"
+    )
+    assert outcome.code == 0, outcome.err
+    equal_runs(pretrained, as_path("gs://bkt/run"))
+    assert bertjax("inspect", "gs://bkt/data", "--verify").code == 0
+    name = damage(cloud, "data/train-").removeprefix("data/")
+    outcome = bertjax("inspect", "gs://bkt/data", "--verify")
+    assert outcome.code == 2 and f"{name}: other bytes than were written" in outcome.err
+
+
+def test_a_damaged_object_is_named_and_the_step_before_is_taken(bertjax, in_bucket, home, data):
+    before = in_bucket.calls["GET"]
+    assert bertjax("inspect", "gs://bkt/run", "--verify").code == 0
+    objects = len(in_bucket.files("bkt", "run/checkpoints/"))
+    assert in_bucket.calls["GET"] - before < objects, "objects are compared by what the bucket says of them"
+    name = damage(in_bucket, "run/checkpoints/16/train/")
+    del in_bucket.buckets["bkt"]["run/checkpoints/16/extra/metadata"]
+    outcome = bertjax("inspect", "gs://bkt/run", "--verify")
+    assert outcome.code == 2 and "2 files are damaged" in outcome.err
+    for line in (f"{name.removeprefix('run/')}: other bytes than were written", "16/extra/metadata: missing"):
+        assert line in outcome.err
+    outcome = bertjax("pretrain", home / "pretrain.py", "--data", data, "--out", "gs://bkt/run")
+    assert outcome.code == 0, outcome.err
+    for line in ("16 is damaged and is passed over", "resumes after step 15 of 16", "moved to gs://bkt/run/damaged/16"):
+        assert line in outcome.err
+    assert name.replace("checkpoints", "damaged") in in_bucket.files("bkt")
+    assert bertjax("inspect", "gs://bkt/run", "--verify").code == 0
+
+
+def test_what_a_save_that_was_cut_off_left_is_no_checkpoint(bertjax, in_bucket, home, data):
+    """As it is where a process was killed: all that a step has but its last object."""
+    del in_bucket.buckets["bkt"]["run/checkpoints/16/commit_success.txt"]
+    doctor = bertjax("doctor", "--out", "gs://bkt/run")
+    assert "last checkpoint of step 15" in doctor.out and "stale files" in doctor.out
+    outcome = bertjax("pretrain", home / "pretrain.py", "--data", data, "--out", "gs://bkt/run")
+    assert outcome.code == 0 and "resumes after step 15 of 16" in outcome.err, outcome.err
+    assert "run/checkpoints/16/commit_success.txt" in in_bucket.files("bkt")
+
+
+def test_a_run_copied_from_a_bucket_or_into_one_is_as_good(bertjax, in_bucket, pretrained, tmp_path):
+    for name, content in in_bucket.files("bkt", "run/").items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert bertjax("inspect", tmp_path / "run", "--verify").code == 0
+    for file in pretrained.rglob("*"):
+        if file.is_file():
+            in_bucket.store("bkt", f"copied/{file.relative_to(pretrained).as_posix()}", file.read_bytes())
+    assert bertjax("inspect", "gs://bkt/copied", "--verify").code == 0
+    name = damage(in_bucket, "copied/checkpoints/16/encoder")
+    (tmp_path / damage(in_bucket, "run/checkpoints/16/encoder")).write_bytes(b"")
+    assert name.removeprefix("copied/") in bertjax("inspect", "gs://bkt/copied", "--verify").err
+    assert "16/encoder" in bertjax("inspect", tmp_path / "run", "--verify").err
+
+
+def test_doctor(bertjax, in_bucket, data):
+    for file in data.rglob("*"):
+        if file.is_file():
+            in_bucket.store("bkt", f"data/{file.relative_to(data).as_posix()}", file.read_bytes())
+    before = in_bucket.files("bkt")
+    outcome = bertjax("doctor", "--out", "gs://bkt/run", "--data", "gs://bkt/data")
+    assert outcome.code == 0 and "last checkpoint of step 16" in outcome.out and "shards" in outcome.out, outcome.out
+    assert in_bucket.files("bkt") == before
+    assert bertjax("doctor", "--out", "gs://bkt/new").code == 0
+    in_bucket.fault = lambda method, path: 403 if method == "POST" else None
+    outcome = bertjax("doctor", "--out", "gs://bkt/run")
+    assert outcome.code == 2 and "cannot be written" in outcome.out and "storage.objectUser" in outcome.out
+
+
+PRETRAIN = "pretrain {home}/pretrain.py --data {data} --out gs://bkt/run"
+
+
+@pytest.mark.parametrize(
+    ("fault", "command", "code", "told"),
+    [
+        (403, PRETRAIN, 2, ["--out gs://bkt/run: the bucket forbids it", "roles/storage.objectUser"]),
+        (401, PRETRAIN, 2, ["--out gs://bkt/run", "gcloud auth application-default login"]),
+        (404, PRETRAIN, 2, ["--out gs://bkt/run", "there is no bucket bkt", "gcloud storage buckets create gs://bkt"]),
+        (503, PRETRAIN, 3, ["gs://bkt/run: the bucket does not answer", "give the same command again"]),
+        ("drop", PRETRAIN, 3, ["gs://bkt/run: the bucket does not answer"]),
+        (403, "evaluate gs://bkt/run --data {home}", 2, ["RUN gs://bkt/run: the bucket forbids it"]),
+        (None, "evaluate gs://bkt/run --data {home}", 2, ["gs://bkt/run: no such run in the bucket"]),
+        (None, "inspect gs://bkt/run --verify", 2, ["gs://bkt/run holds no checkpoints/"]),
+        (None, "inspect gs://B_!/run", 2, ["no name of a bucket"]),
+        (None, "inspect gs://bkt", 2, ["names the whole bucket"]),
+        (None, PRETRAIN + " --profile 2:3", 2, ["--profile", "on this machine"]),
+    ],
+)
+def test_what_may_be_wrong_with_a_bucket_is_told_in_one_line(bertjax, cloud, home, data, fault, command, code, told):
+    cloud.fault = lambda method, path: fault
+    outcome = bertjax(*command.format(home=home, data=data).split())
+    assert outcome.code == code and all(text in outcome.err for text in told), outcome.err
+    assert outcome.err.count("\n") == 1 and not cloud.files("bkt")
+
+
+def test_gcsfs_is_asked_for(bertjax, cloud, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    outcome = bertjax("inspect", "gs://bkt/run")
+    assert outcome.code == 2 and "pip install 'bertjax[gcs]'" in outcome.err and outcome.err.count("\n") == 1
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Tensorstore, too, tries again at once and not for long."""
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    tries = {"gcs_request_retries": {"max_retries": 2, "initial_delay": "1ms", "max_delay": "1ms"}}
+    for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
+        monkeypatch.setattr(tensorstore_utils, name, {**getattr(tensorstore_utils, name), **tries})
+
+
+def cut(store, fault):
+    """An action for `on_step`: from then on the bucket has a fault."""
+
+    def act(state):
+        store.fault = lambda method, path: fault
+        return state
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"), [(503, "does not answer"), (403, "forbids it"), ("drop", "does not answer")]
+)
+def test_a_bucket_that_goes_away_ends_the_run_and_the_same_command_goes_on(
+    bertjax, cloud, hasty, on_step, home, data, pretrained, monkeypatch, fault, told
+):
+    command = ("pretrain", home / "pretrain.py", "--data", data, "--out", "gs://bkt/run", "--save-every", "2")
+    with monkeypatch.context():
+        on_step(7, cut(cloud, fault))
+        outcome = bertjax(*command)
+    assert outcome.code == 3 and "Traceback" not in outcome.err, outcome.err
+    assert "could not be saved" in outcome.err and told in outcome.err, outcome.err
+
+
+def test_a_bucket_that_is_away_for_a_save_costs_that_save(bertjax, cloud, hasty, on_step, home, data, pretrained):
+    on_step(9, cut(cloud, 503))
+    on_step(12, cut(cloud, None))
+    outcome = bertjax("pretrain", home / "pretrain.py", "--data", data, "--out", "gs://bkt/run")
+    assert outcome.code == 0 and "checkpoint 10 could not be saved" in outcome.err, outcome.err
+    equal_runs(pretrained, as_path("gs://bkt/run"))
