@@ -4,6 +4,7 @@ Objects are written whole or not at all, and what is written is seen by all at o
 can be appended to. Orbax is given these paths too, and reads and writes arrays there by tensorstore.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -118,6 +119,7 @@ def _fs() -> Any:  # noqa: ANN401 (a gcsfs.GCSFileSystem)
         import gcsfs  # noqa: F401
     except ImportError:
         raise ConfigError(NEEDS) from None
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it raises is told once, by us
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # other hosts write there too
     return fsspec.filesystem("gcs", finalize_on_close=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bertjax.errors import StorageError, UserError
+from bertjax.errors import AwayError, StorageError, UserError
 
 ROOM = "make room there"
 CURES = {
@@ -35,7 +35,7 @@ BUCKETS = {
 _WORDS = {  # of tensorstore, which has no kinds of errors
     LOGIN: "UNAUTHENTICATED",
     FORBIDDEN: "PERMISSION_DENIED",
-    AWAY: "UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|HTTP response code: 5",
+    AWAY: r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|\d+ retry attempts failed",
 }
 _CLIENTS = ("aiohttp", "requests", "gcsfs", "google.auth")  # libraries that talk to buckets
 
@@ -88,7 +88,16 @@ def what(where: str | Path, number: int) -> str:
 
 def told(where: str | Path, number: int) -> StorageError:
     """What ends a command."""
-    return StorageError(f"{what(where, number)}, then give the same command again")
+    return _kind(number)(f"{what(where, number)}, then give the same command again")
+
+
+def given_up(why: str, where: str | Path, number: int) -> StorageError:
+    """What ends a command that has tried for long."""
+    return _kind(number)(f"{why}: {told(where, number)}")
+
+
+def _kind(number: int) -> type[StorageError]:
+    return AwayError if number == AWAY else StorageError
 
 
 @contextmanager

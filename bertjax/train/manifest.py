@@ -121,7 +121,7 @@ def _checksum(path: Path, version: int) -> tuple[int, str]:
     view = memoryview(block)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(block):
-            hasher.update(view[:count])
+            hasher.update(view[:count] if version == VERSION else bytes(view[:count]))
             total += count
     return total, hasher.hexdigest() if version == VERSION else b64encode(hasher.digest()).decode()
 

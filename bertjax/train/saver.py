@@ -12,7 +12,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from bertjax.errors import StorageError
 from bertjax.paths import remote, remove
-from bertjax.storage import fault_of, free_bytes, told, what, writing
+from bertjax.storage import fault_of, free_bytes, given_up, what, writing
 from bertjax.train import manifest
 from bertjax.train.background import heard
 from bertjax.train.log import console
@@ -55,8 +55,9 @@ class Saver:
         self._constant = {**constant, "manifest": manifest.VERSION}
         self._step: int | None = None  # what is being saved
         self._failures = 0  # since the last save that went well
-        self._lost = ""  # what to say of the last of them
+        self._lost = StorageError()  # the last of them
         self._manager = self._begin()
+        self._over = False  # whether it is to be begun anew
 
     def _begin(self) -> ocp.CheckpointManager:
         kept = [LatestN(self._keep_last), BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)]
@@ -97,6 +98,8 @@ class Saver:
         self._wait_for_the_last(step)
         self._step, heard.error = step, None
         try:
+            if self._over:
+                self._manager, self._over = self._begin(), False
             self._manager.save(
                 step, args=ocp.args.Composite(**items, extra=ocp.args.JsonSave(extra)), metrics=score, force=True
             )
@@ -134,10 +137,12 @@ class Saver:
         """Returns when the last save is on disk; raises where it is not."""
         self._settle(last=True)
         if self._failures:
-            raise StorageError(self._lost)
+            raise self._lost
 
     def _settle(self, *, last: bool = False) -> None:
         """Waits for what is being saved."""
+        if self._over:
+            return
         if self._step is not None and jax.process_count() > 1:
             while self._manager.is_saving_in_progress() and not heard.error:
                 time.sleep(0.05)
@@ -166,17 +171,17 @@ class Saver:
         several = jax.process_count() > 1  # what the others have done of it is not known
         if not several:
             self._start_again()
-        self._lost = f"{why}: {told(self._run, number)}"
+        self._lost = given_up(why, self._run, number)
         if last or several or self._failures == FAILURES:
-            raise StorageError(self._lost)
+            raise self._lost
         console.print(f"{why}: {what(self._run, number)}; the next save tries again")
 
     def _start_again(self) -> None:
-        """Begins anew: Orbax forgets that steps it meant to delete are still there."""
+        """Begins anew with the next save: Orbax forgets that steps it meant to delete are still there."""
         with suppress(Exception):
             self._manager.close()
         remove_unfinished(self._run)
-        self._manager = self._begin()
+        self._over = True
 
     def close(self) -> None:
         """Waits and lets go; what goes wrong here is told, as something else may have gone wrong before."""

@@ -83,7 +83,7 @@ def test_skypilot_tells_every_process_who_it_is(tmp_path):
     assert arguments[0] == "pretrain"
     for name, value in {"COORDINATOR_ADDRESS": "10.0.0.1:8476", "NUM_PROCESSES": "2", "PROCESS_ID": "1"}.items():
         assert cluster[f"JAX_{name}"] == value
-    assert SKY["num_nodes"] == 2 and "/shared" in SKY["file_mounts"]
+    assert SKY["num_nodes"] == 2 and '--out "gs://$BUCKET/run"' in SKY["run"]
 
 
 def test_scripts_pass_shellcheck():
