@@ -43,7 +43,9 @@ class BucketPath(PosixGPath):
         """Itself."""
         return self
 
-    resolve = absolute  # type: ignore[assignment]
+    def resolve(self, strict: bool = False) -> "BucketPath":
+        """Itself."""
+        return self
 
     def is_file(self) -> bool:
         """Whether there is an object of this name."""

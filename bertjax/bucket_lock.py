@@ -96,7 +96,8 @@ class _Signs:
                         file=sys.stderr,
                         flush=True,
                     )
-                    return os._exit(LOST)
+                    os._exit(LOST)
+                    return
             except Exception:  # gcsfs raises many kinds: the network may be away for a while
                 continue
 

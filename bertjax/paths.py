@@ -27,7 +27,7 @@ def as_path(text: str | Path) -> Path:
         from bertjax.bucket import BucketPath
 
         return cast(Path, BucketPath(f"gs://{text[found.end() :]}"))
-    return text if remote(text) else Path(text)  # type: ignore[return-value]
+    return cast(Path, text) if remote(text) else Path(text)
 
 
 def remote(path: str | Path) -> TypeGuard[BucketPath]:

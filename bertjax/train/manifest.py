@@ -67,27 +67,37 @@ def faults(folder: Path, wanted: Set[str]) -> list[str]:
         return [str(error)]
     if remote(folder):
         there = _objects(folder, wanted)
-        seen = {name: (size, crc32c if version == OF_BUCKETS else None) for name, (size, crc32c) in there.items()}
+        wrong = [
+            _fault_of_object(folder / name, name, listed.get(name), version, there[name]) for name in sorted(there)
+        ]
     else:
-        seen = dict.fromkeys(_names(folder, wanted))
-    wrong = [_fault(folder / name, name, listed.get(name), version, seen[name]) for name in sorted(seen)]
-    missing = {name for name in listed if name.partition("/")[0] in wanted} - set(seen)
+        there = dict.fromkeys(_names(folder, wanted), (0, ""))
+        wrong = [_fault(folder / name, name, listed.get(name), version) for name in sorted(there)]
+    missing = {name for name in listed if name.partition("/")[0] in wanted} - there.keys()
     return [line for line in wrong if line] + [f"{name}: missing" for name in sorted(missing)]
 
 
-def _fault(path: Path, name: str, known: Any, version: int, about: tuple[int, str | None] | None) -> str:  # noqa: ANN401 (what a file says)
-    """What is wrong with a file; `about` is what a bucket knows of it."""
+def _fault(path: Path, name: str, known: Any, version: int) -> str:  # noqa: ANN401 (what a file says)
     if known is None:
         return f"{name}: not of this checkpoint"
     try:
         size, checksum = known
-        found = about[0] if about else path.stat().st_size
-        if found != size:
-            return f"{name}: {found:,} bytes, not {size:,}"
-        seen = (about[0], about[1]) if about and about[1] else _checksum(path, version)
-        return "" if seen == (size, checksum) else f"{name}: other bytes than were written"
+        if path.stat().st_size != size:
+            return f"{name}: {path.stat().st_size:,} bytes, not {size:,}"
+        return "" if _checksum(path, version) == (size, checksum) else f"{name}: other bytes than were written"
     except OSError as error:
         return f"{name}: cannot be read ({error.strerror})"
+
+
+def _fault_of_object(path: Path, name: str, known: Any, version: int, about: tuple[int, str]) -> str:  # noqa: ANN401 (what a file says)
+    """The same in a bucket, by what this knows of it; of a checkpoint that was written elsewhere by its bytes."""
+    if known is None:
+        return f"{name}: not of this checkpoint"
+    size, checksum = known
+    if about[0] != size:
+        return f"{name}: {about[0]:,} bytes, not {size:,}"
+    found = about[1] if version == OF_BUCKETS else xxhash.xxh3_128_hexdigest(path.read_bytes())
+    return "" if found == checksum else f"{name}: other bytes than were written"
 
 
 def _objects(folder: Path, wanted: Set[str] | None = None) -> dict[str, tuple[int, str]]:
@@ -114,9 +124,6 @@ def _names(folder: Path, wanted: Set[str] | None = None) -> Iterator[str]:
 
 def _checksum(path: Path, version: int) -> tuple[int, str]:
     """Size and checksum of a file, of the kind that a version of the manifest has."""
-    if remote(path):
-        data = path.read_bytes()
-        return len(data), xxhash.xxh3_128_hexdigest(data)
     total, hasher, block = 0, xxhash.xxh3_128() if version == VERSION else _crc32c(), bytearray(BLOCK)
     view = memoryview(block)
     with path.open("rb", buffering=0) as file:
