@@ -95,12 +95,13 @@ def fetched(path: str | Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="bertjax-") as folder:
         copy = Path(folder) / path.name
-        found = sizes(path)
-        if not found and path.is_file():
-            copy.write_bytes(path.read_bytes())
-        for name in found:
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((path / name).read_bytes())
+        with writing(path):
+            found = sizes(path)
+            if not found:
+                copy.write_bytes(path.read_bytes())
+            for name in found:
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                (copy / name).write_bytes((path / name).read_bytes())
         yield copy
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import mean, median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from bertjax.config import Finetune
 from bertjax.errors import ConfigError, DataError, MissingData
 from bertjax.jsonio import expecting, read_json, to_json, write_json
 from bertjax.parsing import is_name
-from bertjax.paths import as_path
+from bertjax.paths import as_path, fetched
 from bertjax.saved import versions
 from bertjax.tasks.glue import SUBMISSION, SUITES, GlueTask
 from bertjax.train import hosts
@@ -202,9 +203,12 @@ def _pack(out: Path) -> None:
     made = [name for name in SUBMISSION if (out / "submission" / name).is_file()]
     if not made:
         return
-    with zipfile.ZipFile(out / "submission.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in made:
-            archive.write(out / "submission" / name, name)
+    with fetched(out / "submission") as here, TemporaryDirectory(prefix="bertjax-") as folder:
+        file = Path(folder) / "submission.zip"
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in made:
+                archive.write(here / name, name)
+        (out / file.name).write_bytes(file.read_bytes())
     missing = ", ".join(sorted(set(SUBMISSION).difference(made)))
     lacks = f"; the leaderboard also wants {missing}" if missing else ""
     console.print(f"submission: {len(made)} files in {out / 'submission.zip'}{lacks}")

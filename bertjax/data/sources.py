@@ -13,7 +13,7 @@ from bertjax.data.meta import AGAIN
 from bertjax.data.packing import Rows, one_each, pack, sequences_in_row
 from bertjax.data.plan import next_sentence
 from bertjax.data.rows import Sequences, row_batch
-from bertjax.data.shards import Meta, read_shard
+from bertjax.data.shards import Meta, read_shards
 from bertjax.errors import ConfigError, DataError
 from bertjax.paths import as_path
 
@@ -163,7 +163,7 @@ class CorpusSource:
     def _plan(self, epoch: int, window: int) -> _Window:
         order = generator(SHARDS, *self.seed, epoch).permutation(len(self.paths))
         numbers = np.array_split(order, self.windows)[window].tolist()
-        shards = [read_shard(self.paths[number]) for number in numbers]
+        shards = read_shards([self.paths[number] for number in numbers])
         for shard, number in zip(shards, numbers, strict=True):
             if shard.tokens.max(initial=0) >= self.vocab.size:
                 raise DataError(f"{self.paths[number]}: has tokens beyond the vocabulary of {self.vocab.size}; {AGAIN}")

@@ -1,21 +1,26 @@
 """Runs in a bucket (gs://), by a server on this machine: every verb, and whatever may be wrong with a bucket."""
 
 import json
+import signal
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from processes import finish, start
 from test_resume import equal_runs, logged
+from test_several_hosts import same_losses
 
 from bertjax import run
 from bertjax.paths import as_path
 from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.log import read_metrics
 
 
-def damage(store, start):
-    """Changes a bit of the largest object whose name starts so; gives its name."""
-    name, data = max(store.files("bkt", start).items(), key=lambda item: len(item[1]))
+def damage(store, prefix):
+    """Changes a bit of the largest object whose name begins so; gives its name."""
+    name, data = max(store.files("bkt", prefix).items(), key=lambda item: len(item[1]))
     changed = bytearray(data)
     changed[len(changed) // 2] ^= 16
     store.store("bkt", name, bytes(changed))
@@ -31,8 +36,8 @@ def test_stopped_and_resumed_there_is_the_run_on_a_disk(in_bucket, pretrained):
 @pytest.mark.slow
 def test_every_verb_takes_such_a_run(bertjax, in_bucket, home, pretrained, tmp_path):
     arguments = ["--task", "sms_spam", "--data", home, "--epochs", "1"]
-    for start, out in ((pretrained, tmp_path / "tuned"), ("gs://bkt/run", "gs://bkt/tuned")):
-        outcome = bertjax("finetune", home / "finetune.py", *arguments, "--from", start, "--out", out)
+    for source, out in ((pretrained, tmp_path / "tuned"), ("gs://bkt/run", "gs://bkt/tuned")):
+        outcome = bertjax("finetune", home / "finetune.py", *arguments, "--from", source, "--out", out)
         assert outcome.code == 0, outcome.err
         outcome = bertjax("evaluate", out, "--data", home)
         assert outcome.code == 0 and f"scores in {out}/scores-dev.json" in outcome.err, outcome.err
@@ -48,10 +53,10 @@ def test_every_verb_takes_such_a_run(bertjax, in_bucket, home, pretrained, tmp_p
     (tmp_path / "texts").write_text("free prize now\nsee you at home\n")
     (tmp_path / "texts.tsv").write_text("text\nfree prize now\nsee you at home\n")
     made = []
-    for start, tuned in ((pretrained, tmp_path / "tuned"), ("gs://bkt/run", "gs://bkt/tuned")):
-        assert bertjax("embed", start, "--input", tmp_path / "texts", "--out", tmp_path / "v.npy").code == 0
+    for source, tuned in ((pretrained, tmp_path / "tuned"), ("gs://bkt/run", "gs://bkt/tuned")):
+        assert bertjax("embed", source, "--input", tmp_path / "texts", "--out", tmp_path / "v.npy").code == 0
         assert bertjax("predict", tuned, "--input", tmp_path / "texts.tsv", "--out", tmp_path / "p.tsv").code == 0
-        shown = bertjax("inspect", start).out.split("best checkpoint")[1]
+        shown = bertjax("inspect", source).out.split("best checkpoint")[1]
         made.append((np.load(tmp_path / "v.npy").tobytes(), (tmp_path / "p.tsv").read_bytes(), shown))
     assert made[0] == made[1]
     reported = bertjax("report", pretrained, "gs://bkt/run")
@@ -211,3 +216,46 @@ def test_a_bucket_that_is_away_for_a_save_costs_that_save(bertjax, cloud, hasty,
     assert logged(pretrained) == logged(as_path("gs://bkt/run"))
     assert Checkpoints(as_path("gs://bkt/run")).latest == 16
     assert bertjax("inspect", "gs://bkt/run", "--verify").code == 0
+
+
+def until(processes, condition):
+    """Returns when a condition holds, while the processes go on."""
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end and all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_run_and_one_goes_on(bertjax, cloud, home, data, tmp_path):
+    upload(cloud, data, "data")
+    long = ("--steps", 160, "--eval-every", 80, "--save-every", 20, "--log-every", 4, "--optimizer.peak-lr", 3e-4)
+    command = ["pretrain", home / "pretrain.py", "--data", "gs://bkt/data", *long]
+    shared = ["-m", "bertjax", *command, "--out", "gs://bkt/run", "--mesh.data", "-1"]
+    processes = start([shared, shared])
+    until(processes, lambda: "run/checkpoints/20/commit_success.txt" in cloud.files("bkt"))
+    processes[1].send_signal(signal.SIGTERM)
+    said = finish(processes)
+    assert [one.code for one in said] == [42, 42], said
+    out = as_path("gs://bkt/run")
+    stopped = Checkpoints(out).latest
+    assert f"stopped after step {stopped} and saved it" in said[0].err and 20 <= stopped < 160
+    assert not [name for name in cloud.files("bkt") if "run.lock" in name or ".shared" in name]
+    assert [line["step"] for line in read_metrics(out) if line["split"] == "train"] == list(range(4, stopped + 1, 4))
+    assert bertjax("inspect", out, "--verify").code == 0
+    assert bertjax(*command, "--out", out).code == 0
+    assert bertjax(*command, "--out", tmp_path / "alone").code == 0
+    same_losses(out, tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_is_followed_at_once(cloud, home, data, pretrained):
+    command = [["-m", "bertjax", "pretrain", home / "pretrain.py", "--data", data, "--out", "gs://bkt/run"]]
+    processes = start(command, JAX_NUM_PROCESSES="1")
+    until(processes, lambda: "run/checkpoints/5/commit_success.txt" in cloud.files("bkt"))
+    processes[0].kill()
+    finish(processes)
+    assert "run/run.lock" in cloud.files("bkt")
+    (said,) = finish(start(command, JAX_NUM_PROCESSES="1"), seconds=50)
+    assert said.code == 0 and "waits" not in said.err and "resumes after step" in said.err, said
+    equal_runs(pretrained, as_path("gs://bkt/run"))
