@@ -179,14 +179,16 @@ def delete(path: BucketPath, *, generation: int | None = None) -> None:
     _call("DELETE", "b/{}/o/{}", path.bucket, path.key, **options)
 
 
-def probe(path: BucketPath) -> None:
-    """Raises where a bucket cannot be listed."""
+def probe(path: BucketPath, *, writes: bool) -> None:
+    """Raises where a bucket cannot be listed, or what Orbax asks before it writes is not allowed."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", path.bucket):
         raise ConfigError(f"{path}: {path.bucket!r} is no name of a bucket; give gs://BUCKET/FOLDER")
     if not path.key:
         raise ConfigError(f"{path}: names the whole bucket; give a folder in it, gs://{path.bucket}/FOLDER")
     try:
         any(_pages(path, 1))
+        if writes:
+            _call("GET", "b/{}", path.bucket, json_out=True)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: there is no bucket {path.bucket}; gcloud storage buckets create gs://{path.bucket}"

@@ -96,12 +96,15 @@ def fetched(path: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bertjax-") as folder:
         copy = Path(folder) / path.name
         with writing(path):
-            found = sizes(path)
-            if not found:
+            try:
                 copy.write_bytes(path.read_bytes())
-            for name in found:
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                (copy / name).write_bytes((path / name).read_bytes())
+            except FileNotFoundError:
+                found = sizes(path)
+                if not found:
+                    raise
+                for name in found:
+                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                    (copy / name).write_bytes((path / name).read_bytes())
         yield copy
 
 

@@ -28,7 +28,8 @@ BUCKETS = {
     ),
     FORBIDDEN: (
         "the bucket forbids it",
-        "give your account the role roles/storage.objectUser there (gcloud storage buckets add-iam-policy-binding)",
+        "give your account the roles roles/storage.objectUser and roles/storage.legacyBucketReader there "
+        "(gcloud storage buckets add-iam-policy-binding)",
     ),
     AWAY: ("the bucket does not answer", "look after the network"),
 }
@@ -37,7 +38,7 @@ _WORDS = {  # of tensorstore, which has no kinds of errors
     FORBIDDEN: "PERMISSION_DENIED",
     AWAY: r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|\d+ retry attempts failed",
 }
-_CLIENTS = ("aiohttp", "requests", "gcsfs", "google.auth")  # libraries that talk to buckets
+_CLIENTS = ("aiohttp", "requests", "gcsfs", "google.auth", "google.api_core")  # libraries that talk to buckets
 
 
 def fault_of(error: BaseException | None) -> int:

@@ -139,7 +139,7 @@ def check_path(option: str, path: str, *, written: bool = False, buckets: bool =
     if scheme[1].lower() == "gs" and buckets:
         found = as_path(path)
         if remote(found):
-            check_access(option, found)
+            check_access(option, found, writes=written)
         return
     fetch = FETCH.get(scheme[1].lower(), "fetch {} into a FOLDER").format(path)
     cure = "copy it there when it is done (gcloud storage cp --recursive)" if written else f"first: {fetch}"
@@ -149,12 +149,12 @@ def check_path(option: str, path: str, *, written: bool = False, buckets: bool =
     )
 
 
-def check_access(option: str, path: "BucketPath") -> None:
+def check_access(option: str, path: "BucketPath", *, writes: bool) -> None:
     """Raises where a bucket is not there, or not for this user."""
     from bertjax.bucket import probe
 
     try:
-        probe(path)
+        probe(path, writes=writes)
     except UserError as error:
         raise type(error)(f"{option} {error}") from None
     except Exception as error:  # gcsfs raises many kinds

@@ -1,9 +1,11 @@
 """Runs in a bucket (gs://), by a server on this machine: every verb, and whatever may be wrong with a bucket."""
 
+import io
 import json
 import signal
 import sys
 import time
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +14,14 @@ from processes import finish, start
 from test_resume import equal_runs, logged
 from test_several_hosts import same_losses
 
-from bertjax import run
+from bertjax import api, run, suite
 from bertjax.paths import as_path
+from bertjax.supervise import kept
+from bertjax.train import hang
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
+from bertjax.train.steps import steps_of
+from bertjax.train.stop import last_step
 
 
 def damage(store, prefix):
@@ -31,6 +37,29 @@ def test_stopped_and_resumed_there_is_the_run_on_a_disk(in_bucket, pretrained):
     equal_runs(pretrained, as_path("gs://bkt/run"))
     there = {name.split("/")[1] for name in in_bucket.files("bkt")}
     assert there == {"config.json", "metrics.jsonl", "tokenizer", "checkpoints"}, "no lock is left, and nothing else"
+    steps = steps_of(as_path("gs://bkt/run"))
+    assert steps == steps_of(pretrained) and last_step(as_path("gs://bkt/run")) == 16
+    assert {path.parent.name for path in kept(as_path("gs://bkt/run"))} == {str(step) for step in steps}
+
+
+def test_who_may_read_and_no_more_can_use_a_run(bertjax, in_bucket, home, tmp_path):
+    in_bucket.fault = lambda method, path: 403 if method != "GET" or path.endswith("/b/bkt") else None
+    (tmp_path / "texts").write_text("a text\n")
+    outcome = bertjax("embed", "gs://bkt/run", "--input", tmp_path / "texts", "--out", tmp_path / "v.npy")
+    assert outcome.code == 0, outcome.err
+    assert bertjax("inspect", "gs://bkt/run", "--verify").code == 0
+    assert api.load_tokenizer("gs://bkt/run").vocabulary == api.load_tokenizer(home / "data").vocabulary
+
+
+def test_what_else_is_written_in_a_run(cloud):
+    folder = as_path("gs://bkt/suite")
+    name = suite.SUBMISSION[0]
+    (folder / "submission" / name).write_text("index\tprediction\n")
+    suite._pack(folder)
+    with zipfile.ZipFile(io.BytesIO((folder / "submission.zip").read_bytes())) as archive:
+        assert archive.read(name) == b"index\tprediction\n"
+    assert hang._write(folder / "stacks-0.txt")
+    assert "test_what_else_is_written_in_a_run" in (folder / "stacks-0.txt").read_text()
 
 
 @pytest.mark.slow
@@ -155,6 +184,7 @@ PRETRAIN = "pretrain {home}/pretrain.py --data {data} --out gs://bkt/run"
         (404, PRETRAIN, 2, ["--out gs://bkt/run", "there is no bucket bkt", "gcloud storage buckets create gs://bkt"]),
         (503, PRETRAIN, 75, ["gs://bkt/run: the bucket does not answer", "give the same command again"]),
         ("drop", PRETRAIN, 75, ["gs://bkt/run: the bucket does not answer"]),
+        ("metadata", PRETRAIN, 2, ["--out gs://bkt/run: the bucket forbids it", "roles/storage.legacyBucketReader"]),
         (403, "evaluate gs://bkt/run --data {home}", 2, ["RUN gs://bkt/run: the bucket forbids it"]),
         (None, "evaluate gs://bkt/run --data {home}", 2, ["gs://bkt/run: no such run in the bucket"]),
         (None, "inspect gs://bkt/run --verify", 2, ["gs://bkt/run holds no checkpoints/"]),
@@ -165,6 +195,8 @@ PRETRAIN = "pretrain {home}/pretrain.py --data {data} --out gs://bkt/run"
 )
 def test_what_may_be_wrong_with_a_bucket_is_told_in_one_line(bertjax, cloud, home, data, fault, command, code, told):
     cloud.fault = lambda method, path: fault
+    if fault == "metadata":  # as it is for who may read and write objects, and no more
+        cloud.fault = lambda method, path: 403 if path.endswith("/b/bkt") else None
     outcome = bertjax(*command.format(home=home, data=data).split())
     assert outcome.code == code and all(text in outcome.err for text in told), outcome.err
     assert outcome.err.count("\n") == 1 and not cloud.files("bkt")
