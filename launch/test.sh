@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint, types and tests, in the environment of the quickstart. Arguments go to pytest: launch/test.sh -m slow
-# Without any, launch/parity.sh comes after them.
+# Without any, these long ones and launch/parity.sh come after them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh test
@@ -10,5 +10,8 @@ ruff format --check .
 mypy
 shellcheck launch/*.sh launch/slurm.sbatch .ci/run
 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
-[ $# -gt 0 ] || pytest --numprocesses 2 -m slow tests/verbs/test_kills.py
-[ $# -gt 0 ] || exec launch/parity.sh
+[ $# -eq 0 ] || exit 0
+pytest --numprocesses 2 --dist worksteal -m slow tests/test_readme.py::test_the_commands_step_by_step \
+    tests/verbs/test_kills.py::test_killed_at_random_moments tests/test_bench_gpu.py tests/verbs/test_compiled.py \
+    tests/verbs/test_suite.py
+exec launch/parity.sh

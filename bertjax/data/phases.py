@@ -28,7 +28,7 @@ def phase_after(done: int, ends: Sequence[int]) -> int:
 
 
 class Phases:
-    """The batches of all phases, from the step after `done` on; `places` is where its phase stood after that step.
+    """The batches of all phases, from the step after `done` on, which stands at `places` in its phase.
 
     A phase begins at the start of its sources, wherever the one before it ended: what a run saves stays the places in
     one mixture, as the number of steps tells which.
@@ -38,31 +38,28 @@ class Phases:
         self._phases, self._ends, self._workers = phases, list(accumulate(phase.steps for phase in phases)), workers
         self._done = done
         self._at = phase_after(done, self._ends)
-        self._loader = self._open(None if done == self._first(self._at) else places)
+        self._loader = self._open(places or self._phases[self._at].mixture.start(done))
 
-    def _first(self, phase: int) -> int:
-        return self._ends[phase] - self._phases[phase].steps
-
-    def _open(self, places: Places | None) -> Loader:
+    def _open(self, places: Places) -> Loader:
         phase = self._phases[self._at]
-        return Loader(phase.mixture, places or phase.mixture.start(self._done), rows=phase.rows, workers=self._workers)
+        return Loader(phase.mixture, places, rows=phase.rows, workers=self._workers)
 
     @property
     def places(self) -> Places:
-        """Those of the next batch in the mixture that the last one came from."""
-        return self._loader.places
+        """Those of the next batch, in the mixture that it comes from."""
+        after = phase_after(self._done, self._ends)
+        return self._loader.places if after == self._at else self._phases[after].mixture.start(self._done)
 
     def numbers(self, step: int, before: Places) -> list[list[int]]:
         """Of each source the numbers of what it gave to the batch of a step, by the `places` before it."""
-        phase, done = phase_after(step - 1, self._ends), step - 1
-        mixture = self._phases[phase].mixture
-        return mixture.numbers(mixture.start(done) if done == self._first(phase) else before)
+        return self._phases[phase_after(step - 1, self._ends)].mixture.numbers(before)
 
     def __next__(self) -> HostBatch:
-        if self._done == self._ends[self._at] and self._at + 1 < len(self._phases):
+        if phase_after(self._done, self._ends) != self._at:
+            places = self.places
             self._loader.close()
             self._at += 1
-            self._loader = self._open(None)
+            self._loader = self._open(places)
         self._done += 1
         return next(self._loader)
 

@@ -29,7 +29,8 @@ class Peers:
         self._client, self._number, self._count = client, number, count
         self._wait = LOOK * max(1.0, count / 32)  # all ask process 0
         self._patience = max(2, round(heartbeat / self._wait))  # looks: time that this process slept does not count
-        self._seen: dict[int, tuple[str, int]] = {i: ("", 0) for i in range(count)}  # sign of life, looks since it came
+        others = (i for i in range(count) if i != number)
+        self._seen: dict[int, tuple[str, int]] = {i: ("", 0) for i in others}  # sign of life, looks since it came
         self._asked = 0  # how often, after a step
         self._last = -1  # the step to stop after, as such a number
         self._agreeing = False
@@ -72,8 +73,14 @@ class Peers:
 
     def _count_signs(self) -> None:
         """Apart from the looks, as one at the store of a process that is lost does not return."""
+        seen, silent = self._store, 0
         while not self._over.wait(self._wait):
-            self._find_lost(self._store)
+            fresh = self._store is not seen
+            seen, silent = self._store, 0 if fresh else silent + 1
+            if silent >= self._patience:
+                self._end(0)  # who keeps the store; nothing can be written either
+            if fresh:
+                self._find_lost(seen)
 
     def _look(self, store: dict[str, str]) -> None:
         """What follows for the end of the run from what is in the store."""
@@ -96,12 +103,11 @@ class Peers:
             now = store.get(f"beat/{number}", "")
             self._seen[number] = (now, 0 if now != before or now == "over" else looks + 1)
         stale = [number for number, (_, looks) in self._seen.items() if looks >= self._patience]
-        if self._number in stale:  # nothing can be written either
-            self._end(0)
-        if stale and "lost" not in store:
+        if "lost" in store:
+            self._end(int(store["lost"]))
+        elif stale:
             within(1, lambda: self._say("lost", str(stale[0])))
-        if stale or "lost" in store:
-            self._end(int(store.get("lost", stale[0] if stale else 0)))
+            self._end(stale[0])
 
     def _end(self, lost: int) -> NoReturn:
         """Ends this process; one of those that are left says why."""

@@ -57,6 +57,18 @@ def test_a_run_stopped_after_any_step_goes_on_with_the_same_batches(phases, undi
     second.close()
 
 
+@pytest.mark.parametrize("done", np.cumsum(STEPS)[:-1])
+def test_between_two_phases_the_places_are_those_of_the_next_one(phases, undisturbed, done):
+    batches = Phases(phases, done=0, places=(START,), workers=0)
+    tokens(batches, done)
+    assert batches.places == (START._replace(step=done),)
+    (examples,) = batches.numbers(done + 1, batches.places)
+    later = Phases(phases, done=done, places=(START._replace(batch=1, step=done),), workers=0)  # as a rollback does
+    assert tokens(later, 2) == undisturbed[done + 1 : done + 3] and len(examples) == len(undisturbed[done])
+    batches.close()
+    later.close()
+
+
 def test_at_the_end_the_position_is_that_of_the_last_phase(phases):
     batches = Phases(phases, done=0, places=(START,), workers=0)
     tokens(batches, sum(STEPS))

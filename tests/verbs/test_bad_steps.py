@@ -88,6 +88,7 @@ def test_it_goes_back_and_on_with_the_data_after_them(bertjax, command, poison, 
     assert (tuple(place), step, checkpoints.latest) == (places[20][0], 16, 16)
 
 
+@pytest.mark.slow
 def test_going_back_is_the_same_every_time(poison, tiny, tmp_path, on_step, terminate, monkeypatch):
     config = replace(tiny, guard=replace(tiny.guard, then="rollback"))
     poison(7, 8, 9)

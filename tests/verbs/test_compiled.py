@@ -49,6 +49,7 @@ def losses(folder):
     return [line["loss"].hex() for line in read_metrics(folder)]
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_and_logs_the_same_bits(start, tmp_path):
     cold = start(tmp_path, tmp_path / "cold")
     warm = start(tmp_path, tmp_path / "warm")

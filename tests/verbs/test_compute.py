@@ -65,7 +65,7 @@ def test_work_is_that_of_the_real_tokens(pretrained, tiny, monkeypatch, tmp_path
     lines = [line for line in read_metrics(pretrained) if line["split"] == "train"]
     work = open_run(pretrained).model.flops_per_token(32, tiny.objective.masked_fraction(32))
     for line in lines:  # a CPU has no peak in the table
-        assert line["gflops_per_second"] == pytest.approx(line["tokens_per_second"] * work / 1e9, rel=1e-3)
+        assert line["gflops_per_second"] == pytest.approx(line["tokens_per_second"] * work / 1e9, rel=1e-2)  # rounded
     monkeypatch.setattr(session, "chip_of", lambda kind: CHIPS["v5e"])
     run.pretrain(replace(tiny, out=str(tmp_path / "run"), steps=2, mesh=MeshConfig(data=4)))
     line = next(line for line in read_metrics(tmp_path / "run") if line["split"] == "train")
@@ -73,6 +73,7 @@ def test_work_is_that_of_the_real_tokens(pretrained, tiny, monkeypatch, tmp_path
     assert session._peak_flops(make_mesh(MeshConfig(data=4))) == 4 * 197e12
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_way_to_attend(bertjax, computed, stop_after, home, data, tmp_path):
     command = ["pretrain", home / "pretrain.py", "--data", data, "--steps", "4", "--eval-every", "4"]
     # The splash kernel takes multiples of 128 and drops no probabilities; on a CPU it is interpreted.

@@ -53,6 +53,7 @@ def figures(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_glue_from_mnli_with_two_seeds_goes_on_where_it_stopped(finetune, tmp_path, pretrained, monkeypatch):
     out = tmp_path / "out"
     begun, finetune_one = [], suite.run.finetune
@@ -133,6 +134,7 @@ def test_from_mnli_needs_mnli(finetune, glue, tmp_path):
     assert outcome.code == 2 and "has no files of MNLI" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_submission_of_all_tasks(finetune, bertjax, glue, tmp_path):
     assert finetune("--task glue --seeds 0 1").code == 0
     moved, data = tmp_path / "moved", tmp_path / "tests"
