@@ -95,7 +95,7 @@ class Doctor:
     """Whether this machine, or every host of a cluster, is ready for a run. Exit code 0, or 2 where one would fail."""
 
     out: str = ""
-    """folder of the run"""
+    """folder of the run, here or in a bucket (gs://)"""
     data: tuple[str, ...] = ()
     """folders made by prepare"""
     mesh: MeshConfig = field(default_factory=MeshConfig)
