@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from bertjax.supervise import kept
 from bertjax.train import hang
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
+from bertjax.train.saver import tidy
 from bertjax.train.steps import steps_of
 from bertjax.train.stop import last_step
 
@@ -124,26 +126,44 @@ def test_workers_read_such_data(bertjax, cloud, home, data, pretrained):
     equal_runs(pretrained, as_path("gs://bkt/run"))
 
 
-def test_damaged_objects_and_cut_off_saves_are_passed_over(bertjax, in_bucket, home, data, pretrained):
-    before = in_bucket.calls["GET"]
-    assert bertjax("inspect", "gs://bkt/run", "--verify").code == 0
-    objects = len(in_bucket.files("bkt", "run/checkpoints/"))
-    assert in_bucket.calls["GET"] - before < objects, "objects are compared by what the bucket says of them"
+@pytest.fixture
+def worn(in_bucket):
+    """The run with a step whose objects have changed, and one that is cut off; gives the name of what was changed."""
     name = damage(in_bucket, "run/checkpoints/15/train/")
     del in_bucket.buckets["bkt"]["run/checkpoints/15/extra/metadata"]
-    outcome = bertjax("inspect", "gs://bkt/run", "--verify")
-    assert outcome.code == 2 and "2 files are damaged" in outcome.err
-    for line in (f"{name.removeprefix('run/')}: other bytes than were written", "15/extra/metadata: missing"):
-        assert line in outcome.err
     # As it is where a process was killed: all that a step has but its last object.
     del in_bucket.buckets["bkt"]["run/checkpoints/16/commit_success.txt"]
+    return name
+
+
+def test_objects_are_compared_by_what_the_bucket_knows_of_them(bertjax, in_bucket):
+    outcome = bertjax("inspect", "gs://bkt/run", "--verify")
+    assert outcome.code == 0 and outcome.out.count("whole") == len(steps_of(as_path("gs://bkt/run")))
+    assert in_bucket.calls["GET"] < len(in_bucket.files("bkt", "run/checkpoints/"))
+
+
+def test_damaged_objects_and_cut_off_saves_are_passed_over(bertjax, in_bucket, worn):
+    outcome = bertjax("inspect", "gs://bkt/run", "--verify")
+    assert outcome.code == 2 and "2 files are damaged" in outcome.err
+    for line in (f"{worn.removeprefix('run/')}: other bytes than were written", "15/extra/metadata: missing"):
+        assert line in outcome.err
     doctor = bertjax("doctor", "--out", "gs://bkt/run")
     assert "last checkpoint of step 15" in doctor.out and "stale files" in doctor.out
+    out = as_path("gs://bkt/run")
+    found = Checkpoints(out).latest_good()
+    assert (found.number, found.damaged) == (8, (15,))
+    tidy(out, found.damaged)
+    assert steps_of(out) == [8] and not in_bucket.files("bkt", "run/checkpoints/16")
+    assert worn.replace("checkpoints", "damaged") in in_bucket.files("bkt")
+    assert not in_bucket.files("bkt", "run/checkpoints/15")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_the_last_whole_checkpoint_there(bertjax, in_bucket, worn, home, data, pretrained):
     outcome = bertjax("pretrain", home / "pretrain.py", "--data", data, "--out", "gs://bkt/run")
     assert outcome.code == 0, outcome.err
     for line in ("15 is damaged and is passed over", "resumes after step 8 of 16", "moved to gs://bkt/run/damaged/15"):
         assert line in outcome.err
-    assert name.replace("checkpoints", "damaged") in in_bucket.files("bkt")
     equal_runs(pretrained, as_path("gs://bkt/run"))
     assert bertjax("inspect", "gs://bkt/run", "--verify").code == 0
 
@@ -240,6 +260,7 @@ def test_a_bucket_that_goes_away_ends_the_run(bertjax, cloud, hasty, on_step, ho
     assert "could not be saved" in outcome.err and told in outcome.err, outcome.err
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_away_for_a_save_costs_that_save(bertjax, cloud, hasty, on_step, home, data, pretrained):
     on_step(9, cut(cloud, 503))
     on_step(12, cut(cloud, None))
@@ -291,3 +312,25 @@ def test_a_process_that_was_killed_is_followed_at_once(cloud, home, data, pretra
     (said,) = finish(start(command, JAX_NUM_PROCESSES="1"), seconds=50)
     assert said.code == 0 and "waits" not in said.err and "resumes after step" in said.err, said
     equal_runs(pretrained, as_path("gs://bkt/run"))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_is_the_run_left_alone(bertjax, cloud, home, data, tmp_path):
+    many = ("--steps", 120, "--eval-every", 40, "--save-every", 7, "--log-every", 3)
+    command = ["pretrain", home / "pretrain.py", "--data", data, *many, "--out"]
+    assert bertjax(*command, tmp_path / "alone").code == 0
+    rng, lock, kills = random.Random(0), None, 0
+    while kills < 8:
+        (process,) = start([["-m", "bertjax", *command, "gs://bkt/run"]], JAX_NUM_PROCESSES="1")
+        until([process], lambda before=lock: cloud.buckets["bkt"].get("run/run.lock") not in (before, None))
+        lock = cloud.buckets["bkt"]["run/run.lock"]
+        time.sleep(rng.uniform(1, 10))
+        if process.poll() is not None:
+            break
+        process.kill()
+        kills += 1
+        finish([process])
+    (said,) = finish(start([["-m", "bertjax", *command, "gs://bkt/run"]], JAX_NUM_PROCESSES="1"))
+    assert said.code == 0 and "damaged" not in said.err, said
+    equal_runs(tmp_path / "alone", as_path("gs://bkt/run"))
+    assert bertjax("inspect", "gs://bkt/run", "--verify").code == 0
