@@ -53,7 +53,7 @@ def _corpus(folder: Path) -> list[str]:
         with fetched(folder / "tokenizer") as tokenizer:
             if Tokenizer.load(tokenizer).hash != meta.tokenizer_hash:
                 found.append("tokenizer: not the one the shards were made with")
-    except UserError as error:
+    except (UserError, FileNotFoundError) as error:
         found.append(f"tokenizer: {error}")
     answers.print(table)
     return found

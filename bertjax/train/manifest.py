@@ -147,7 +147,15 @@ def _crc32c() -> Any:  # noqa: ANN401 (as of hashlib)
 def _read(folder: Path) -> tuple[int, dict[str, Any]]:
     """The version of a manifest, and the files it lists."""
     try:
-        found = parse((folder / NAME).read_bytes(), strict=True)
+        data = (folder / NAME).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{NAME}: missing") from None
+    except OSError as error:
+        if remote(folder):  # a bucket that is out of reach has damaged nothing
+            raise
+        raise DataError(f"{NAME}: cannot be read ({error.strerror})") from None
+    try:
+        found = parse(data, strict=True)
         files: dict[str, Any] = found["files"]
         if not all([type(part) for part in about] == [int, str] for about in files.values()):
             raise ValueError("no size and checksum of each file")
@@ -155,10 +163,6 @@ def _read(folder: Path) -> tuple[int, dict[str, Any]]:
             raise ValueError("its own checksum is another")
         if found["version"] not in (VERSION, OF_BUCKETS):
             raise ValueError(f"version {found['version']} is of a later bertjax")
-    except FileNotFoundError:
-        raise DataError(f"{NAME}: missing") from None
-    except OSError as error:
-        raise DataError(f"{NAME}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{NAME}: damaged ({error})") from None
     return found["version"], files

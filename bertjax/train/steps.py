@@ -83,8 +83,14 @@ class Steps:
 
     def _score(self, step: int) -> float:
         try:
-            return float(parse((folder_of(self.run, step) / "metrics/metrics").read_bytes())["score"])
-        except (OSError, ValueError, TypeError, KeyError, OverflowError):
+            data = (folder_of(self.run, step) / "metrics/metrics").read_bytes()
+        except OSError as error:
+            if remote(self.run) and not isinstance(error, FileNotFoundError):
+                raise  # a bucket that is out of reach
+            return float("-inf")
+        try:
+            return float(parse(data)["score"])
+        except (ValueError, TypeError, KeyError, OverflowError):
             return float("-inf")
 
     def latest_good(self, before: float = math.inf) -> tuple[int, list[int]]:

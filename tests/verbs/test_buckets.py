@@ -248,6 +248,18 @@ def cut(store, fault):
     return act
 
 
+@pytest.mark.parametrize("fault", [503, "drop"])
+@pytest.mark.parametrize("part", ["manifest.json", "metrics%2Fmetrics", "extra%2Fmetadata", "encoder%2F"])
+def test_what_cannot_be_read_now_is_not_damaged(bertjax, in_bucket, hasty, tmp_path, part, fault):
+    before = in_bucket.files("bkt")
+    (tmp_path / "texts").write_text("a text\n")
+    in_bucket.fault = lambda method, path: fault if method == "GET" and part in path else None
+    outcome = bertjax("embed", "gs://bkt/run", "--input", tmp_path / "texts", "--out", tmp_path / "v.npy")
+    assert outcome.code == 75 and "the bucket does not answer" in outcome.err, outcome.err
+    assert "damaged" not in outcome.err and "Traceback" not in outcome.err
+    assert in_bucket.files("bkt") == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "told"), [(503, 75, "does not answer"), (403, 3, "forbids it"), ("drop", 75, "does not answer")]
