@@ -133,10 +133,8 @@ class Growing:
     def flush(self) -> bool:
         """All lines are in the file when this returns, or False: a bucket that does not take them is tried again."""
         if self._due:
-            self._written = time.monotonic()
-            try:
+            with suppress(StorageError):
                 write_text(self._path, "".join(line + "\n" for line in self._lines))
-            except StorageError:
-                return False
-            self._due = False
-        return True
+                self._due = False
+            self._written = time.monotonic()  # after what it took: a bucket that is away holds the run up long enough
+        return not self._due

@@ -109,10 +109,10 @@ class Saver:
             self._settle()
 
     def _wait_for_the_last(self, step: int) -> None:
-        began = time.perf_counter()
+        began, failed = time.perf_counter(), self._failures
         self._settle()
         waited = time.perf_counter() - began
-        if waited > NOTICED:
+        if waited > NOTICED and self._failures <= failed:
             console.print(
                 f"step {step} waited {waited:.1f} s for the checkpoint before it: the disk is slower than the saves "
                 "come; save less often (--save-every)"
