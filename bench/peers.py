@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from batches import random_batch
 
-from bertjax.data.masking import Masking
 from bertjax.data.packing import pack
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.models.bert import PRESETS
@@ -117,8 +117,8 @@ def write_batches(table: Table, folder: Path) -> dict[str, Any]:
         lengths = rng.choice(paragraph_lengths(table.length), table.rows)
         rows = pack(lengths, length=table.length, rng=rng)
         packed = np.split(lengths[rows.members], rows.bounds[1:-1])
-        save_rows(folder / "packed.npz", packed, table.length, model.vocab_size, rng)
-    save_rows(folder / "padded.npz", [[n] for n in lengths], table.length, model.vocab_size, rng)
+        np.savez(folder / "packed.npz", **random_batch(packed, table.length, model.vocab_size, rng))
+    np.savez(folder / "padded.npz", **random_batch([[n] for n in lengths], table.length, model.vocab_size, rng))
     return {
         "model": asdict(replace(model, max_length=512)),
         "batch": str(folder / "padded.npz"),
@@ -133,34 +133,6 @@ def paragraph_lengths(most: int) -> np.ndarray:
     paragraphs = [line for line in text.split("\n") if line.strip()]
     tokenizer = Tokenizer.train(paragraphs, 8_192, lowercase=True)
     return np.minimum([len(ids) + 2 for ids in tokenizer.encode_batch(paragraphs)], most)
-
-
-def save_rows(file: Path, rows: list[Any], length: int, vocab_size: int, rng: np.random.Generator) -> None:
-    """A batch (contracts.Batch) of rows of sequences of the given lengths, about 15% of their tokens masked."""
-    slots, most = Masking().slots(length), max(map(len, rows))
-    shape = (len(rows), length)
-    batch = {name: np.zeros(shape, np.int32) for name in ("types", "sequence", "positions")}
-    batch["tokens"] = rng.integers(5, vocab_size, shape, dtype=np.int32)
-    batch |= {
-        "first_tokens": np.zeros((len(rows), most), np.int32),
-        "next_weights": np.zeros((len(rows), most), np.float32),
-    }
-    batch |= {name: np.zeros((len(rows), slots), np.int32) for name in ("masked_positions", "masked_targets")}
-    batch["masked_weights"] = np.zeros((len(rows), slots), np.float32)
-    for row, lengths in enumerate(rows):
-        at = 0
-        for number, size in enumerate(lengths):
-            batch["sequence"][row, at : at + size] = number + 1
-            batch["positions"][row, at : at + size] = np.arange(size)
-            batch["types"][row, at + size // 2 : at + size] = 1
-            batch["first_tokens"][row, number], batch["next_weights"][row, number] = at, 1
-            at += size
-        count = min(slots, max(1, round(0.15 * at)))
-        batch["masked_positions"][row, :count] = np.sort(rng.permutation(at)[:count])
-        batch["masked_targets"][row, :count] = rng.integers(5, vocab_size, count)
-        batch["masked_weights"][row, :count] = 1
-    batch["next_labels"] = rng.integers(0, 2, (len(rows), most)).astype(np.int32)
-    np.savez(file, **batch)
 
 
 class Worker:

@@ -78,7 +78,7 @@ def measure(arguments: argparse.Namespace) -> float:
     """CPU-seconds of a step in this process: the median after the first, which compiles."""
     import jax
     import numpy as np
-    from peers import save_rows
+    from batches import random_batch
 
     from bertjax.models.bert import PRESETS
     from bertjax.objectives import mlm
@@ -90,12 +90,9 @@ def measure(arguments: argparse.Namespace) -> float:
         jax.distributed.initialize(f"localhost:{arguments.port}", arguments.processes, arguments.process)
     model, mesh = PRESETS[arguments.preset], make_mesh(MeshConfig())
     objective, optimizer = mlm.Config().build(model), Optimizer(kind="adamw").build(1_000)
-    file = Path(f"/tmp/bertjax-scaling-{arguments.port}-{arguments.process}.npz")
-    save_rows(
-        file, [[arguments.length]] * arguments.batch, arguments.length, model.vocab_size, np.random.default_rng(0)
-    )
-    batch = {name: array[local_rows(arguments.batch, mesh)] for name, array in np.load(file).items()}
-    file.unlink()
+    rows = [[arguments.length]] * arguments.batch
+    whole = random_batch(rows, arguments.length, model.vocab_size, np.random.default_rng(0))
+    batch = {name: array[local_rows(arguments.batch, mesh)] for name, array in whole.items()}
     state, step = init_state(objective, optimizer, seed=0, mesh=mesh), make_train_step(objective, optimizer, mesh)
     spent = []
     for _ in range(arguments.steps + 1):

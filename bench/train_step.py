@@ -63,6 +63,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
     import jax
     import numpy as np
+    from batches import random_batch
 
     from bertjax.models import bert
     from bertjax.objectives import mlm
@@ -76,23 +77,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         model = replace(model, dropout=0.0, attention_dropout=0.0)
     slots = length if arguments.worker == "all positions" else config.masking.slots(length)
     objective, optimizer = config.build(model), Optimizer(kind="adamw").build(1_000)
-    rng, mesh = np.random.default_rng(0), make_mesh(MeshConfig())
-
-    def ids(width: int, high: int) -> np.ndarray:
-        return rng.integers(high, size=(rows, width), dtype=np.int32)
-
-    batch = {
-        "tokens": ids(length, model.vocab_size),
-        "types": ids(length, 2),
-        "sequence": np.ones((rows, length), np.int32),
-        "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-        "first_tokens": np.zeros((rows, 1), np.int32),
-        "masked_positions": ids(slots, length),
-        "masked_targets": ids(slots, model.vocab_size),
-        "masked_weights": np.ones((rows, slots), np.float32),
-        "next_labels": ids(1, 2),
-        "next_weights": np.ones((rows, 1), np.float32),
-    }
+    mesh, full = make_mesh(MeshConfig()), [[length]] * rows
+    batch = random_batch(full, length, model.vocab_size, np.random.default_rng(0), slots)
     state = init_state(objective, optimizer, seed=0, mesh=mesh)
     step = make_train_step(objective, optimizer, mesh)
     state, _ = jax.block_until_ready(step(state, put_batch(batch, mesh)))

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.config import Finetune, Pretrain
+from bertjax.data.spiece import SentencePiece
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.hf import unigram
 from bertjax.jsonio import expecting, read_json, to_json
 from bertjax.saved import Imported, SavedRun, versions
 
@@ -24,8 +27,13 @@ PATHS = {"data", "source"}  # on the disk of who trained it: the last part of th
 TOKENIZER = """## Tokenizer
 
 AutoTokenizer gives the ids the model was trained with, with these exceptions: in bertjax the name of a special token
-in a text, such as `[SEP]`, is ordinary text; an uncased WordPiece sees a final capital sigma as ς; and of several ways
-to cut a word into SentencePiece's pieces that are equally likely, another may be taken."""
+in a text, such as `[SEP]`, is ordinary text; an uncased WordPiece sees a final capital sigma as ς; and by a
+SentencePiece model that bertjax did not learn, a word may be cut otherwise where two ways are equally likely, or a
+number before a comma: about one line in 10,000."""
+NO_TOKENIZER_JSON = """## Tokenizer
+
+There is no tokenizer.json, as none can say what this model's spiece.model does ({reason}), and what AutoTokenizer makes
+of that file may give other ids than the model was trained with: take them from `bertjax.load(PATH).tokenizer`."""
 
 
 def card(saved: SavedRun, name: str, architecture: str, parameters: int) -> str:
@@ -37,10 +45,16 @@ def card(saved: SavedRun, name: str, architecture: str, parameters: int) -> str:
         _use(architecture),
         _training(saved),
         _results(saved),
-        TOKENIZER,
+        _tokenizer(saved.tokenizer),
         "## Versions\n\n" + ", ".join(f"{library} {version}" for library, version in versions().items()),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _tokenizer(tokenizer: Tokenizer) -> str:
+    if isinstance(tokenizer, SentencePiece) and (reason := unigram.why_not(tokenizer)):
+        return NO_TOKENIZER_JSON.format(reason=reason)
+    return TOKENIZER
 
 
 def _pipeline(architecture: str) -> str:

@@ -23,7 +23,7 @@ from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
 from bertjax.session import training_step
-from bertjax.train.log import answers, console, describe, read_metrics
+from bertjax.train.log import TEMPORARIES, answers, console, describe, memory_table, read_metrics
 from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
 from bertjax.train.step import TrainState, init_params, planned_state
@@ -81,13 +81,10 @@ def dry_run(config: Pretrain) -> None:
         batch = abstract_batch(example, len(example["tokens"]), mesh)
         console.print("compiling the step ...")
         memory = step.lower(state, batch).compile().memory_analysis()
-        sizes = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
+        trees = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
+        sizes = {name: bytes_on_device(tree) for name, tree in trees.items()}
         title = f"{phase.steps:,} steps of {phase.batch_size:,} x {phase.length:,}"
-        table = Table("memory on each device", "MiB", title=title, title_justify="left")
-        for name, tree in sizes.items():
-            table.add_row(name, f"{bytes_on_device(tree) / 2**20:,.1f}")
-        table.add_row("gradients, activations and other temporaries", f"{memory.temp_size_in_bytes / 2**20:,.1f}")
-        answers.print(table)
+        answers.print(memory_table(title, {**sizes, TEMPORARIES: memory.temp_size_in_bytes}))
         _print_work(config, phase, state, mixture, example)
 
 

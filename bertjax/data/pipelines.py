@@ -6,6 +6,7 @@ makes them longer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ PRE_TOKENIZERS = (
     "Digits",
     "ByteLevel",
 )
-PATTERNS = (" {2,}",)  # of Replace, as regular expressions; plain strings may be any
+FINAL_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{Lt}])Σ(?![\p{Lu}\p{Ll}\p{Lt}])"
+PATTERNS = (" {2,}", FINAL_SIGMA)  # of Replace, as regular expressions; plain strings may be any
+SET = re.compile(r"\[[^\[\]\\^&]+\]\+?")  # as is one of, or a run of, the characters in brackets
 LONGEST, GROWING = 8, 2  # characters put into a text, and how many steps may make it longer: each may by so many times
 MARKS = {"Metaspace": "▁", "ByteLevel": "Ġ"}  # what stands for the space before a word
 
@@ -138,4 +141,4 @@ def space_of(data: Mapping[str, Any]) -> str:
 
 
 def _harmless(pattern: Mapping[str, Any]) -> bool:
-    return "String" in pattern or pattern.get("Regex") in PATTERNS
+    return "String" in pattern or pattern.get("Regex") in PATTERNS or bool(SET.fullmatch(str(pattern.get("Regex"))))

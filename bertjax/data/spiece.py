@@ -22,8 +22,10 @@ from bertjax.data.vocabulary_files import read_bytes, read_config, write_config
 from bertjax.errors import ConfigError, DataError
 
 SAMPLE = 20_000_000  # characters to learn from, if no other number is asked for: about a minute and half a gigabyte
+AVOIDED = 100.0  # taken from the score of a piece that is not to be found; transformers takes as much
 SPACE = "▁"  # how a vocabulary writes a space
 OURS = ("AlbertTokenizer", "AlbertTokenizerFast")
+FAST = "PreTrainedTokenizerFast"  # of an export, whose tokenizer.json says it all
 
 
 class SentencePiece(Tokenizer):
@@ -42,7 +44,7 @@ class SentencePiece(Tokenizer):
         if not {self.rows[name] for name in specials if name != specials.unk}.isdisjoint(found):
             backend = SentencePieceProcessor(model_proto=_with_control(base64.b64decode(model), specials))
         self._backend = backend
-        self._commas = {row: self._parted(token) for row, token in enumerate(vocabulary) if _ends_in_comma(token)}
+        self._commas = {row: self._parted(token) for row, token in enumerate(vocabulary) if ends_in_comma(token)}
 
     def _parted(self, token: str) -> list[int]:
         """Ids of a piece like "▁9,000," with its comma apart (encode_pieces)."""
@@ -80,6 +82,14 @@ class SentencePiece(Tokenizer):
         first, *rest = zip(parts, self.encode_batch(parts), strict=True)
         glued = [ids[:1] == [self.rows.get(SPACE)] and not part.startswith(" ") for part, ids in rest]
         return [first[1], *(ids[1:] if drop else ids for (_, ids), drop in zip(rest, glued, strict=True))]
+
+    def proto(self) -> Any:  # noqa: ANN401 (a ModelProto)
+        """The model as it is used, where special tokens are found in no text: sentencepiece_model.proto's message."""
+        return _message(self._backend.serialized_model_proto())
+
+    def normalized(self, text: str) -> str:
+        """What the model itself makes of a text before it looks for its pieces."""
+        return str(self._backend.normalize(text))
 
     def to_json(self) -> dict[str, Any]:
         """The model file and what is done to a text first."""
@@ -121,14 +131,16 @@ class SentencePiece(Tokenizer):
         except RuntimeError as error:
             reason = str(error).rpartition("] ")[2].partition(" Increase")[0]
             raise ConfigError(f"vocab_size={vocab_size} does not suit this corpus ({reason}); give a larger") from None
-        return cls(base64.b64encode(model.getvalue()).decode(), **options)
+        found = model.getvalue() if model_type == "bpe" else _settled(model.getvalue())
+        return cls(base64.b64encode(found).decode(), **options)
 
     @classmethod
     def read(cls, file: Path) -> SentencePiece:
         """From a spiece.model; where no tokenizer_config.json beside it says otherwise, capital letters mean cased."""
         model = base64.b64encode(read_bytes(file, "spiece.model")).decode()
         config = read_config(file.parent)
-        if config.get("tokenizer_class", OURS[0]) not in OURS:
+        known = OURS if "keep_accents" not in config else (*OURS, FAST)
+        if config.get("tokenizer_class", OURS[0]) not in known:
             raise DataError(f"{file}: of a {config['tokenizer_class']}; of SentencePiece models, {OURS[0]}'s are known")
         try:
             tokenizer = cls(model, lowercase=False, keep_accents=True)
@@ -163,15 +175,32 @@ def prepared(text: str, *, lowercase: bool, keep_accents: bool) -> str:
     return text.lower() if lowercase else text
 
 
-def _ends_in_comma(token: str) -> bool:
+def _message(model: bytes) -> Any:  # noqa: ANN401 (a ModelProto)
+    from sentencepiece import sentencepiece_model_pb2 as messages
+
+    return messages.ModelProto.FromString(model)  # type: ignore[attr-defined]
+
+
+def ends_in_comma(token: str) -> bool:
+    """Whether a piece is digits and the comma after them, which ALBERT takes apart."""
     return len(token) > 1 and token[-1] == "," and token[-2].isdigit()
+
+
+def _settled(model: bytes) -> bytes:
+    """A unigram model with which every program cuts a text alike.
+
+    Its scores are multiples of 1/256, whose sums have no rounding, neither in float32 nor in float64: so of several
+    ways that are equally likely the same is taken. Pieces that would be taken apart again are not found first.
+    """
+    proto = _message(model)
+    for piece in proto.pieces:
+        piece.score = round(piece.score * 256) / 256 - AVOIDED * ends_in_comma(piece.piece)
+    return bytes(proto.SerializeToString())
 
 
 def _with_control(model: bytes, specials: Sequence[str]) -> bytes:
     """A model whose special tokens are never found in a text (some declare [MASK] as a word of the user's)."""
-    from sentencepiece import sentencepiece_model_pb2 as messages
-
-    proto = messages.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    proto = _message(model)
     for piece in proto.pieces:
         if piece.piece in specials and piece.type != piece.UNKNOWN:
             piece.type = piece.CONTROL

@@ -11,7 +11,7 @@ from bertjax.data.bpe import ByteBPE
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import read_config, read_object
 from bertjax.errors import DataError
-from bertjax.hf import config_json, tf1
+from bertjax.hf import config_json, tf1, tokenizer_files
 from bertjax.hf.tensors import Tensors
 from bertjax.hf.tf1 import Tf1Tensors, prefix_of
 from bertjax.hf.weights import Weights, task_heads
@@ -85,7 +85,7 @@ def _tokenizer(folder: Path, about: config_json.Described) -> Tokenizer:
     """From tokenizer.json, which says all that decides the ids, or from the vocabulary's own file."""
     whole, vocab_size = folder / "tokenizer.json", about.model.vocab_size
     if whole.is_file():
-        tokenizer = tokenizer_json.read(whole)
+        tokenizer = tokenizer_files.of_spiece(folder) or tokenizer_json.read(whole)
     else:
         tokenizer = Tokenizer.load(folder)
         _check_options(folder, tokenizer)

@@ -2,14 +2,14 @@
 
 The index is a table of LevelDB's format (tensorflow/core/lib/io/table): blocks of (key, value) pairs, keys without the
 beginning they share with the one before; values are BundleEntryProto (tensor_bundle.proto). Numbers lie in the data
-files as they are.
+files as they are; each tensor has its checksum in the index.
 """
 
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -27,9 +27,6 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 _TRAINING = re.compile(r"(^|/)(global_step|adam_[mv]|AdamWeightDecayOptimizer(_\d+)?)$")
 _LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "output_weights": "weight", "output_bias": "bias"}
-_CRC = list(range(256))
-for _ in range(8):
-    _CRC = [row >> 1 ^ 0x82F63B78 * (row & 1) for row in _CRC]
 Fields = dict[int, list[int | bytes]]
 
 
@@ -46,29 +43,50 @@ def prefix_of(path: Path) -> Path | None:
     return found[0].with_name(found[0].name.removesuffix(INDEX)) if found else None
 
 
+class _Place(NamedTuple):
+    """Where a tensor lies; `name` is the index's own for it."""
+
+    file: Path
+    offset: int
+    dtype: np.dtype[Any]
+    name: str
+    checksum: int
+
+    @property
+    def transposed(self) -> bool:
+        return self.name.endswith("/kernel")
+
+
 class Tf1Tensors:
     """Names, shapes and arrays of a checkpoint, as `Tensors` of a Hugging Face directory."""
 
     def __init__(self, prefix: Path) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._file = prefix.with_name(prefix.name + INDEX)
-        self._places: dict[str, tuple[Path, int, np.dtype[Any], str]] = {}
+        self._places: dict[str, _Place] = {}
         try:
             self._read_index(prefix)
         except (IndexError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self._file}: not whole, or no checkpoint of BERT ({error!r}); get it anew") from None
         sizes = {file: file.stat().st_size if file.is_file() else 0 for file, *_ in self._places.values()}
-        for name, (file, offset, dtype, _) in self._places.items():
-            if offset + math.prod(self.shapes[name]) * dtype.itemsize > sizes[file]:
-                raise DataError(f"{file}: not there or not whole: {name} ends beyond it; get the checkpoint anew")
+        for name, place in self._places.items():
+            if place.offset + math.prod(self.shapes[name]) * place.dtype.itemsize > sizes[place.file]:
+                raise DataError(f"{place.file}: not there or not whole: {name} ends beyond it; get the checkpoint anew")
 
     def read(self, name: str) -> np.ndarray:
         """One tensor in float32, a Linear as [outputs, inputs]."""
-        file, offset, dtype, leaf = self._places[name]
-        shape = self.shapes[name][::-1] if leaf == "kernel" else self.shapes[name]
-        array = np.fromfile(file, dtype, math.prod(shape), offset=offset).reshape(shape)
-        array = array.astype(np.float32, copy=False)
-        return array.T if leaf == "kernel" else array
+        place = self._places[name]
+        shape = self.shapes[name][::-1] if place.transposed else self.shapes[name]
+        with place.file.open("rb") as file:
+            file.seek(place.offset)
+            data = file.read(math.prod(shape) * place.dtype.itemsize)
+        if _checksum(data) != place.checksum:
+            raise DataError(
+                f"{place.file}: {place.name} is damaged: its checksum is not that in {self._file.name}; "
+                "get the checkpoint anew"
+            )
+        array = np.frombuffer(data, place.dtype).reshape(shape).astype(np.float32, copy=False)
+        return array.T if place.transposed else array
 
     def _read_index(self, prefix: Path) -> None:
         if self._file.stat().st_size > MAX_INDEX:
@@ -99,11 +117,10 @@ class Tf1Tensors:
             raise ValueError(f"{name} is not float32, float16 or bfloat16, or is cut in slices")
         if size != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{name}: {size} bytes for shape {shape}")
-        leaf = name.rpartition("/")[2]
-        theirs = _name(name)
-        self.shapes[theirs] = shape[::-1] if leaf == "kernel" else shape
         file = prefix.with_name(f"{prefix.name}.data-{_int(fields, 3):05d}-of-{shards:05d}")
-        self._places[theirs] = (file, offset, dtype, leaf)
+        place = _Place(file, offset, dtype, name, _int(fields, 6))
+        self.shapes[_name(name)] = shape[::-1] if place.transposed else shape
+        self._places[_name(name)] = place
 
 
 def _name(name: str) -> str:
@@ -153,10 +170,9 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 def _checksum(data: bytes) -> int:
     """CRC-32C, masked as LevelDB stores it."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC[(crc ^ byte) & 255] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
+    import google_crc32c
+
+    crc: int = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from bertjax.data.bpe import ByteBPE
+from bertjax.data.spiece import FAST, SentencePiece
 from bertjax.data.tokenizer import Tokenizer
-from bertjax.data.vocabulary_files import CONFIG, read_config
+from bertjax.data.vocabulary_files import CONFIG, MAX_BYTES, read_config, read_object
 from bertjax.data.wordpiece import WordPiece
+from bertjax.hf import unigram
 
+FILE = "tokenizer.json"
 # Normalizer, pre-tokenizer, model and decoder of a tokenizer.json.
 Parts = tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any], dict[str, Any]]
 
@@ -20,16 +23,41 @@ def write(tokenizer: Tokenizer, folder: Path, max_length: int, types: int = 2) -
     """
     tokenizer.save(folder)
     config = {**read_config(folder), "model_max_length": max_length}
-    if isinstance(tokenizer, WordPiece | ByteBPE):
-        parts = _wordpiece(tokenizer) if isinstance(tokenizer, WordPiece) else _bpe(tokenizer)
-        _write(folder / "tokenizer.json", _pipeline(tokenizer, min(types, 2), *parts))
-    if (folder / "tokenizer.json").is_file():
+    if pipeline := described(tokenizer, types):
+        _write(folder / FILE, pipeline)
+    if (folder / FILE).is_file():
         # This class does what tokenizer.json says. BERT's has words of at most 100 characters (from transformers 5 on
         # whatever the file says), RoBERTa's and GPT-2's have pairs of their own.
         inputs = ["input_ids", "token_type_ids", "attention_mask"] if types > 1 else ["input_ids", "attention_mask"]
-        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+        config |= {"tokenizer_class": FAST, "model_input_names": inputs}
     _write(folder / CONFIG, config)
     _write(folder / "special_tokens_map.json", {key: config[key] for key in config if key.endswith("_token")})
+
+
+def described(tokenizer: Tokenizer, types: int = 2) -> dict[str, Any] | None:
+    """The content of a tokenizer.json; None where the tokenizer has its own, or where none can say what it does."""
+    if isinstance(tokenizer, WordPiece):
+        parts = _wordpiece(tokenizer)
+    elif isinstance(tokenizer, ByteBPE):
+        parts = _bpe(tokenizer)
+    elif isinstance(tokenizer, SentencePiece) and not unigram.why_not(tokenizer):
+        parts = unigram.parts(tokenizer)
+    else:
+        return None
+    return _pipeline(tokenizer, min(types, 2), *parts)
+
+
+def of_spiece(folder: Path) -> SentencePiece | None:
+    """The SentencePiece model that a folder's tokenizer.json was written from, where it has it, too.
+
+    Of pieces that are equally likely it takes those that it took in training.
+    """
+    if not (folder / "spiece.model").is_file() or "keep_accents" not in read_config(folder):
+        return None
+    tokenizer = SentencePiece.read(folder / "spiece.model")
+    expected, found = described(tokenizer), read_object(folder / FILE, FILE, MAX_BYTES)
+    same = expected and all(found.get(key) == expected[key] for key in ("normalizer", "pre_tokenizer", "model"))
+    return tokenizer if same else None
 
 
 def _write(file: Path, value: dict[str, Any]) -> None:
@@ -79,7 +107,9 @@ def _pipeline(
     decoder: dict[str, Any],
 ) -> dict[str, Any]:
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    names = tokenizer.specials
+    names = set(tokenizer.specials)
+    if isinstance(tokenizer, SentencePiece):
+        names |= unigram.marks(tokenizer)
     rows = sorted((tokenizer.rows[name], name) for name in names)
     return {
         "version": "1.0",

@@ -30,7 +30,12 @@ class Table(nn.Module):
 
         On a CPU without tiles: copying table and scores takes longer than they save (6% of a small model's step).
         """
-        return jax.lax.platform_dependent(hidden, self.table.astype(self.dtype), cpu=scores, default=tiled_scores)
+        return jax.lax.platform_dependent(hidden, self.table.astype(self.dtype), cpu=flat_scores, default=tiled_scores)
+
+
+def flat_scores(hidden: jax.Array, table: jax.Array) -> jax.Array:
+    """The same as `scores` on flattened rows: otherwise XLA copies the gradient of the scores, transposed, on a CPU."""
+    return scores(hidden.reshape(-1, hidden.shape[-1]), table).reshape(*hidden.shape[:-1], len(table))
 
 
 def scores(hidden: jax.Array, table: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bertjax.train.log import answers
+from bertjax.train.log import TEMPORARIES, answers, memory_table
 
 MIB, GIB = 2**20, 2**30
 RECOMPUTED = 1.1  # times the formula; what is not a matrix product is less than that
@@ -24,14 +24,11 @@ def show(report: dict[str, Any]) -> None:
 
 def _memory(phase: dict[str, Any]) -> None:
     title = f"{phase['steps']:,} steps of {phase['batch_size']:,} x {phase['length']:,}"
-    table = Table("memory on each device", "MiB", title=title, title_justify="left")
-    table.columns[1].justify = "right"
     sizes = phase["bytes_per_chip"]
-    for name in ("parameters", "optimizer", "batch"):
-        table.add_row(name, f"{sizes[name] / MIB:,.1f}")
-    table.add_row("gradients, activations and other temporaries", f"{sizes['temporaries'] / MIB:,.1f}")
-    table.add_row("the program itself", f"{sizes['program'] / MIB:,.1f}")
-    answers.print(table)
+    state = {name: sizes[name] for name in ("parameters", "optimizer", "batch")}
+    answers.print(
+        memory_table(title, {**state, TEMPORARIES: sizes["temporaries"], "the program itself": sizes["program"]})
+    )
     needed, available = sizes["needed"] / GIB, sizes["available"] / GIB
     if not phase["fits"]:
         answers.print(

@@ -4,7 +4,6 @@ import hashlib
 import os
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,10 +21,11 @@ from bertjax.lock import held
 from bertjax.paths import remote
 from bertjax.train.log import answers, console
 from bertjax.train.peers import Peers
+from bertjax.train.rollcall import VAIN, RollCall
 from bertjax.train.stop import REQUEST
 
 LONGEST = 2_000  # bytes of a message from one process to the others
-GRACE = 60  # seconds until jax gives up after us
+GRACE = 60  # seconds until jax gives up after we do
 SEEN_WITHIN = 20.0  # seconds until a network file system shows on one host what another has written
 
 
@@ -75,9 +75,7 @@ def join(config: HostsConfig) -> None:
         "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
         f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
     )
-    patience = threading.Timer(config.start_timeout, _give_up, [cure])
-    patience.daemon = True
-    patience.start()
+    roll_call = RollCall(global_state, config.start_timeout, _own, cure)
     try:
         jax.distributed.initialize(
             address or None,
@@ -92,7 +90,7 @@ def join(config: HostsConfig) -> None:
         why = f"{type(error).__name__}: {str(error)[:300]}"
         raise ConfigError(f"{VAIN} ({why}); {cure}") from error
     finally:
-        patience.cancel()
+        roll_call.close()
     if global_state.num_processes > 1:  # before devices are begun with, which may take one longer than another
         _peers = Peers(global_state.client, global_state.process_id, global_state.num_processes, config.heartbeat)
         REQUEST.due, REQUEST.tells = _peers.due, global_state.process_id == 0
@@ -100,15 +98,6 @@ def join(config: HostsConfig) -> None:
     _own = f" (process {jax.process_index()} of {jax.process_count()})"
     console.quiet = answers.quiet = not first()
     console.print(f"{jax.process_count()} processes, {len(jax.devices())} devices")
-
-
-VAIN = "the processes of this run did not find each other"
-
-
-def _give_up(cure: str) -> None:
-    """Ends the process with a message; left alone, jax ends it with none that says what to do."""
-    print(f"bertjax{_own}: {VAIN}; {cure}", file=sys.stderr, flush=True)
-    os._exit(2)
 
 
 def _given(config: HostsConfig) -> tuple[str, int, int]:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from bertjax.contracts import Metrics
 from bertjax.parsing import parse
@@ -25,6 +27,18 @@ def _console(*, stderr: bool) -> Console:
 
 console = _console(stderr=True)  # what goes on
 answers = _console(stderr=False)  # what was asked for: tables and lists
+
+
+TEMPORARIES = "gradients, activations and other temporaries"
+
+
+def memory_table(title: str, sizes: Mapping[str, int]) -> Table:
+    """What the memory of a device is taken by, from bytes in MiB."""
+    table = Table("memory on each device", "MiB", title=title, title_justify="left")
+    table.columns[1].justify = "right"
+    for name, size in sizes.items():
+        table.add_row(name, f"{size / 2**20:,.1f}")
+    return table
 
 
 def averages(metrics: Metrics, loss_terms: tuple[str, ...]) -> dict[str, float]:

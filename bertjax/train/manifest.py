@@ -13,9 +13,10 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import xxhash
 
-from bertjax.errors import ConfigError, DataError
+from bertjax.errors import DataError
 from bertjax.parsing import parse
 from bertjax.paths import remote
 
@@ -124,24 +125,13 @@ def _names(folder: Path, wanted: Set[str] | None = None) -> Iterator[str]:
 
 def _checksum(path: Path, version: int) -> tuple[int, str]:
     """Size and checksum of a file, of the kind that a version of the manifest has."""
-    total, hasher, block = 0, xxhash.xxh3_128() if version == VERSION else _crc32c(), bytearray(BLOCK)
+    total, hasher, block = 0, xxhash.xxh3_128() if version == VERSION else google_crc32c.Checksum(), bytearray(BLOCK)
     view = memoryview(block)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(block):
             hasher.update(view[:count] if version == VERSION else bytes(view[:count]))
             total += count
     return total, hasher.hexdigest() if version == VERSION else b64encode(hasher.digest()).decode()
-
-
-def _crc32c() -> Any:  # noqa: ANN401 (as of hashlib)
-    try:
-        import google_crc32c
-    except ImportError:
-        raise ConfigError(
-            "this run was in a bucket, and its checksums are of the kind that buckets have (CRC32C): pip install "
-            "'bertjax[gcs]'"
-        ) from None
-    return google_crc32c.Checksum()
 
 
 def _read(folder: Path) -> tuple[int, dict[str, Any]]:

@@ -204,6 +204,15 @@ def test_errors(tmp_path, texts, trained):
             Tokenizer.load(tmp_path)
 
 
+def test_every_program_cuts_a_text_alike_by_a_learnt_unigram(texts):
+    tokenizer = Tokenizer.train(texts, 120, lowercase=True, kind="unigram")
+    scores = {piece.piece: piece.score for piece in tokenizer.proto().pieces}
+    assert len(set(scores.values())) > 20 and all(score * 256 == int(score * 256) for score in scores.values())
+    assert tokenizer._commas and all(scores[tokenizer.vocabulary[row]] < -100 for row in tokenizer._commas)
+    found = {row for ids in map(tokenizer._backend.encode, ["2,000, it 1999, 99,", *texts]) for row in ids}
+    assert found.isdisjoint(tokenizer._commas)
+
+
 def test_words_of_any_length(trained):
     for word in ("cat" * 500, "고양이" * 500):
         assert trained.decode(trained.encode_batch([word])[0]) == word

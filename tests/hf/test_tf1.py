@@ -95,6 +95,35 @@ def test_data_that_is_missing_or_cut(copy):
         api.load(copy)
 
 
+def test_a_flipped_bit_of_any_tensor_is_told(copy):
+    data = copy / "bert_model.ckpt.data-00000-of-00001"
+    whole, names = data.read_bytes(), set()
+    tensors = Tf1Tensors(copy / "bert_model.ckpt")
+    for name, place in tensors._places.items():
+        spoilt = bytearray(whole)
+        spoilt[place.offset + 5] ^= 4
+        data.write_bytes(spoilt)
+        for other in set(tensors.shapes) - {name}:
+            tensors.read(other)
+        with pytest.raises(
+            DataError, match=r"data-00000-of-00001: \S+ is damaged: its checksum is not that in"
+        ) as told:
+            tensors.read(name)
+        assert f" {place.name} is damaged" in str(told.value) and "bert_model.ckpt.index" in str(told.value)
+        names.add(place.name)
+    assert {"bert/encoder/layer_1/output/dense/kernel", "cls/predictions/output_bias"} < names
+
+
+def test_nothing_is_made_of_a_damaged_tensor(copy, tmp_path):
+    data = copy / "bert_model.ckpt.data-00000-of-00001"
+    spoilt = bytearray(data.read_bytes())
+    spoilt[Tf1Tensors(PREFIX)._places["bert.pooler.dense.bias"].offset] ^= 128
+    data.write_bytes(spoilt)
+    with pytest.raises(DataError, match="bert/pooler/dense/bias is damaged"):
+        convert(Convert(source=str(copy), to=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_index_is_refused(copy):
     index, rng = copy / "bert_model.ckpt.index", np.random.default_rng(0)
     whole, sound = index.read_bytes(), Tf1Tensors(PREFIX)

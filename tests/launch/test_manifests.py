@@ -26,9 +26,51 @@ SCHEMA = json.loads((Path(__file__).parent / "jobset.schema.json").read_text())
 def test_slurm_starts_a_stopped_run_again_and_no_other(tmp_path, code, after, queued):
     environment = {**install(tmp_path, srun=RECORD, scontrol=RECORD), "SLURM_JOB_ID": "7", "SRUN_EXIT": str(code)}
     command = ["pretrain", "a recipe.py", "--out", "/shared/run"]
-    done = subprocess.run(["bash", ROOT / "launch/slurm.sbatch", *command], env=environment, capture_output=True)
-    assert done.returncode == after
+    done = subprocess.run(
+        ["bash", ROOT / "launch/slurm.sbatch", *command], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == after and not done.stderr
     assert calls(tmp_path, "srun") == [["bertjax", *command]] and calls(tmp_path, "scontrol") == queued
+    assert (tmp_path / "bertjax-7.restarts").exists() == bool(queued)
+
+
+# Exits with SRUN_EXIT, after it has made the checkpoint or shard SRUN_MAKES.
+SRUN = """
+import os, sys
+from pathlib import Path
+if os.environ["SRUN_MAKES"]:
+    (Path(sys.argv[sys.argv.index("--out") + 1]) / os.environ["SRUN_MAKES"]).mkdir(parents=True)
+sys.exit(int(os.environ["SRUN_EXIT"]))
+"""
+STEPS = [f"checkpoints/{step}" for step in (5, 10, 15)]
+
+
+@pytest.mark.parametrize(
+    ("makes", "queued"),
+    [
+        ([""] * 4, 3),  # the first and three more
+        (["", "", "", STEPS[0], "", "", STEPS[1], "", "", ""], 9),  # what is new gives three more
+        (["mnli/seed-0/checkpoints/5", "", "", ""], 3),
+        ([STEPS[0], "checkpoints/5/deeper", "checkpoints/6.orbax-checkpoint-tmp", "mesh/7"], 3),  # none of these is new
+        ([f"train-{shard}.array_record" for shard in range(6)], 6),
+        (STEPS, 3),
+    ],
+)
+def test_slurm_gives_up_after_three_restarts_in_vain(tmp_path, makes, queued):
+    run = tmp_path / "a run"
+    (run / "checkpoints/1").mkdir(parents=True)  # of another job
+    environment = {**install(tmp_path, srun=SRUN, scontrol=RECORD), "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "base"}
+    for number, made in enumerate(makes):
+        done = subprocess.run(
+            ["bash", ROOT / "launch/slurm.sbatch", "pretrain", "r.py", "--out", run],
+            env={**environment, "SRUN_EXIT": str((42, 75)[number % 2]), "SRUN_MAKES": made},
+            capture_output=True, text=True, cwd=tmp_path,
+        )  # fmt: skip
+        last = number == queued
+        assert done.returncode == ((42, 75)[number % 2] if last else 0), done
+        told = f"3 restarts in a row made no new checkpoint in {run}: job 7 is not queued again"
+        assert (told in done.stderr) == last and (tmp_path / "base-7.restarts").exists() != last
+    assert calls(tmp_path, "scontrol") == [["requeue", "7"]] * queued
 
 
 def test_slurm_gives_the_run_more_time_to_stop_than_others_wait_for_it():

@@ -46,7 +46,8 @@ def exported(folder, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("kind", "lowercase"), [("wordpiece", True), ("wordpiece", False), ("bpe", False), ("bpe", True)]
+    ("kind", "lowercase"),
+    [("wordpiece", True), ("wordpiece", False), ("bpe", False), ("bpe", True), ("unigram", True), ("unigram", False)],
 )
 def test_what_we_write(tmp_path, lines, kind, lowercase):
     tokenizer = Tokenizer.train(lines, 2_000, lowercase=lowercase, kind=kind)
@@ -62,14 +63,6 @@ def test_what_we_write(tmp_path, lines, kind, lowercase):
     assert theirs.model_max_length == TINY.max_length
     for role, name in tokenizer.specials._asdict().items():
         assert getattr(theirs, f"{role}_token") == name and getattr(theirs, f"{role}_token_id") == tokenizer.rows[name]
-
-
-def test_cuts_of_equal_probability_may_differ_in_a_unigram(tmp_path, lines):
-    tokenizer = Tokenizer.train(lines, 2_000, lowercase=True, kind="unigram")
-    theirs = exported(tmp_path, tokenizer)(lines, add_special_tokens=False)["input_ids"]
-    ours = tokenizer.encode_batch(lines)
-    assert sum(map(list.__eq__, ours, theirs)) > 0.999 * LINES
-    assert sum(sorted(a) == sorted(b) for a, b in zip(ours, theirs, strict=True)) > 0.9997 * LINES
 
 
 @pytest.mark.parametrize("lowercase", [True, False])

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from bertjax import card
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.saved import open_run
 
 
@@ -52,3 +53,13 @@ def test_of_imported_weights(bertjax, finetuned, tmp_path):
     front, body = made(tmp_path / "run", "BertForSequenceClassification")
     assert "Not trained by bertjax: the weights were imported from `hf`." in body and "ham, spam" in body
     assert "## Results" not in body and "model-index" not in front
+
+
+def test_a_vocabulary_of_which_there_is_no_tokenizer_json():
+    texts = ["the cat sat on the mat"] * 30
+    bpe, unigram = (Tokenizer.train(texts, 24, lowercase=True, kind=kind) for kind in ("sentencepiece-bpe", "unigram"))
+    assert (
+        "no tokenizer.json, as none can say what this model's spiece.model does (SentencePiece joins"
+        in card._tokenizer(bpe)
+    )
+    assert card._tokenizer(unigram) == card.TOKENIZER

@@ -237,6 +237,38 @@ def test_where_a_process_is_lost_the_others_say_which_and_end(zygote, tiny, home
     assert sum("is lost" in text for text in said) == 1, said
 
 
+# Touches HERE when it is about to join the others, and never does.
+LATE = """
+import time
+from bertjax.train import hosts
+def join(config):
+    HERE.touch()
+    time.sleep(60)
+hosts.join = join
+"""
+
+
+@pytest.mark.parametrize("stopped", [2, pytest.param(0, marks=SLOW)])
+def test_a_host_that_is_stopped_before_all_have_joined(zygote, tiny, home, tmp_path, stopped):
+    """The others, of which each can reach process 0 or could, are to be started again with it."""
+    command = pretrain(home, tiny, tmp_path / "run", "--mesh.data", -1, "--hosts.start-timeout", 8)
+    before = {2: LATE, 0: "import threading\nthreading.Timer(4, HERE.touch).start()\n"}[stopped]
+    cluster = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "3"}
+    children = [  # without process 2 the others wait
+        zygote.start(*command, before=before * (number == stopped), **cluster, JAX_PROCESS_ID=str(number))
+        for number in range(max(2, stopped + 1))
+    ]
+    children[stopped].reached()
+    children[stopped].send_signal(signal.SIGTERM)
+    codes, said = [child.ended()[0] for child in children], [child.err for child in children]
+    assert codes == [42] * len(children), said
+    assert "SIGTERM: stopped; there is no checkpoint yet: go on with" in said[stopped]
+    if stopped:
+        assert "process 0: at most 2 of 3 processes have come in 8 seconds: the others were stopped" in said[0]
+    assert "process 1: not all of 3 processes have come in 8 seconds: the others were stopped or never" in said[1]
+    assert "--hosts.start-timeout=8" in said[1] and "go on with\n  bertjax pretrain " in said[1]
+
+
 @SLOW
 def test_a_data_pipe_that_stands_still_is_told_with_all_stacks(zygote, tiny, home, tmp_path):
     out = tmp_path / "run"

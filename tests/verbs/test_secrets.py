@@ -67,6 +67,7 @@ def test_no_verb_tells_or_writes_them(planted, said, home, tmp_path):
         ["convert", "--from", tuned, "--to", hf],
         ["report", run, tuned, "--out", tmp_path / "report.txt"],
         ["inspect", run],
+        ["plan", home / "pretrain.py", "--topology", "local", "--out", tmp_path / "plan.json"],
         ["doctor", "--out", run, "--data", data],
     ):
         code, text = said(*arguments)
@@ -92,6 +93,8 @@ def test_no_verb_tells_or_writes_them(planted, said, home, tmp_path):
         "convert --from {url} --to {new}",
         "report {url}",
         "inspect {url}",
+        "plan {home}/pretrain.py --topology local --data {url} --out {new}",
+        "plan {home}/pretrain.py --topology local --out {url}",
         "doctor --data {url}",
         "prepare --out {new} --corpus tfds:a:1.0.0 --data-dir {url}",
     ],

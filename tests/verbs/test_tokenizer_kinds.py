@@ -1,5 +1,6 @@
 """Every kind of vocabulary goes the whole way: prepare, pretrain, load, fill in, fine-tune."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_fill_mask(kind, model):
 def test_embeddings(model):
     vectors = model.embed(["the cat sat", "a dog"])
     assert vectors.shape == (2, 32) and np.isfinite(vectors).all()
+
+
+def test_exported_with_a_tokenizer_json_and_read_back(kind, home, model, bertjax):
+    out = home / kind / "exported"
+    done = bertjax("convert", "--from", home / kind / "run", "--to", out)
+    assert done.code == 0, done.err
+    assert json.loads((out / "parity.json").read_text())["tokenizer_equal"] and (out / "tokenizer.json").is_file()
+    assert api.load(out).tokenizer.hash == api.load_tokenizer(out).hash == model.tokenizer.hash
 
 
 def test_fine_tuning_and_predictions(kind, home, model, bertjax):

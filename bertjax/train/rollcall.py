@@ -1,0 +1,73 @@
+"""Who has come, while the processes of a run find each other.
+
+jax waits for all and then aborts, in the same words whether a host was stopped, was never started or has another
+address. What it does not tell its connections do: to process 0 there is one from each process that has come, and who
+can reach process 0 has the right address.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bertjax.errors import AGAIN
+from bertjax.train.stop import REQUEST, VERBS
+
+LOOK = 1.0  # seconds between two looks
+VAIN = "the processes of this run did not find each other"
+CONNECTED = "01"  # the state of a connection in /proc/net/tcp
+
+
+class RollCall:
+    """Ends this process where not all have come in time: with the code for "start me again" if the address is right."""
+
+    def __init__(self, state: Any, seconds: int, own: str, cure: str) -> None:  # noqa: ANN401 (jax's global_state)
+        """`state` knows address, number and count once they are found; `own` says which process this is."""
+        self._state, self._seconds, self._own, self._cure = state, seconds, own, cure
+        self._over = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def close(self) -> None:
+        """All have come, or jax has said what is wrong."""
+        self._over.set()
+
+    def _run(self) -> None:
+        end, reached, came = time.monotonic() + self._seconds, False, 0
+        while not self._over.wait(min(LOOK, max(0.0, end - time.monotonic()))):
+            address = self._state.coordinator_address or ""
+            reached = reached or answers(address)
+            if reached and self._state.process_id == 0:
+                came = max(came, connected(int(address.rpartition(":")[2])))
+            if time.monotonic() >= end:
+                self._end(address, reached, came)
+
+    def _end(self, address: str, reached: bool, came: int) -> NoReturn:
+        """Left alone, jax would end it with no word on what to do."""
+        if not reached:
+            told = f" (nobody answers at {address})" if address else ""
+            print(f"bertjax{self._own}: {VAIN}{told}; {self._cure}", file=sys.stderr, flush=True)
+            os._exit(2)
+        count, number = self._state.num_processes, self._state.process_id
+        there = f"at most {came} of {count} processes have" if came else f"not all of {count} processes have"
+        what = f"process {number}: {there} come in {self._seconds} seconds: the others were stopped or never started"
+        REQUEST.end(AGAIN, f"{what}; {self._cure}", kept=REQUEST.command[0] in VERBS)
+
+
+def answers(address: str) -> bool:
+    """Whether somebody listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def connected(port: int) -> int:
+    """Connections to a port of this machine; 0 where it does not say."""
+    files = [Path(f"/proc/net/{name}") for name in ("tcp", "tcp6")]
+    rows = [line.split() for file in files if file.is_file() for line in file.read_text().splitlines()[1:]]
+    return sum(row[3] == CONNECTED and int(row[1].rpartition(":")[2], 16) == port for row in rows)

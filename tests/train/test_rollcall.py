@@ -1,0 +1,70 @@
+"""Who has come, as the connections of this machine tell it."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from bertjax.train import rollcall
+
+
+@pytest.fixture
+def server():
+    with socket.create_server(("localhost", 0)) as listening:
+        yield listening, listening.getsockname()[1]
+
+
+def test_somebody_listens_or_not(server):
+    listening, port = server
+    assert rollcall.answers(f"localhost:{port}")
+    listening.close()
+    assert not rollcall.answers(f"localhost:{port}")
+    assert not any(map(rollcall.answers, ("", "localhost", "localhost:", "localhost:x", "nowhere.invalid:1")))
+
+
+def test_connections_are_counted_while_they_last(server):
+    listening, port = server
+    assert rollcall.connected(port) == 0
+    ends = [(socket.create_connection(("localhost", port)), listening.accept()[0]) for _ in range(3)]
+    assert rollcall.connected(port) == 3
+    for end in ends.pop():
+        end.close()
+    assert rollcall.connected(port) == 2
+    for both in ends:
+        for end in both:
+            end.close()
+
+
+class State:
+    coordinator_address, num_processes, process_id = "", 3, 0
+
+
+@pytest.mark.parametrize(("first", "second", "most"), [(0, 0, 0), (1, 1, 1), (1, 2, 2), (2, 1, 2)])
+def test_process_0_counts_who_has_come(monkeypatch, server, first, second, most):
+    ended, left, port = threading.Event(), threading.Event(), server[1]
+    state, said, seen = State(), [], iter([first])
+    state.coordinator_address = f"localhost:{port}"
+    monkeypatch.setattr(rollcall, "LOOK", 0.2)
+    monkeypatch.setattr(rollcall, "connected", lambda found: next(seen, second) if found == port else 9)
+
+    def end(code, message, *, kept):  # which never returns
+        said.append((code, message, kept))
+        ended.set()
+        left.wait()
+
+    monkeypatch.setattr(rollcall.REQUEST, "end", end)
+    call = rollcall.RollCall(state, 1, "", "the cure")
+    assert ended.wait(20)
+    call.close()
+    left.set()
+    there = f"at most {most} of 3" if most else "not all of 3"
+    told = f"process 0: {there} processes have come in 1 seconds: the others were stopped or never started; the cure"
+    assert said[0] == (42, told, False)
+
+
+def test_nothing_is_said_once_all_have_come(monkeypatch, capfd):
+    monkeypatch.setattr(rollcall.os, "_exit", lambda code: pytest.fail("ended"))
+    rollcall.RollCall(State(), 1, "", "the cure").close()
+    time.sleep(1.2)
+    assert not capfd.readouterr().err
