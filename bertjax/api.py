@@ -18,6 +18,7 @@ from bertjax.errors import ConfigError, DataError
 from bertjax.nn.heads import POOLINGS, Features, Pooling
 from bertjax.nn.heads import features as features_of
 from bertjax.objectives import mlm
+from bertjax.paths import as_path, fetched
 from bertjax.saved import SavedRun, open_run
 from bertjax.tasks._lines import lines
 from bertjax.train.log import console
@@ -167,8 +168,9 @@ def load(path: str | Path) -> Model:
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer of a run or of prepared data, or what `prepare --tokenizer` takes."""
-    folder = Path(path) / "tokenizer"
-    return Tokenizer.load(folder if folder.is_dir() else path)
+    folder = as_path(path) / "tokenizer"
+    with fetched(folder if folder.is_dir() else path) as here:
+        return Tokenizer.load(here)
 
 
 def embed(config: Embed) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
-from bertjax.errors import AGAIN, KILLED, ConfigError, StorageError, UserError, closest, redacted
+from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest, redacted
 from bertjax.look import look
 from bertjax.recipe import load_recipe
 from bertjax.storage import fault_of, told
@@ -74,7 +74,8 @@ def run(arguments: Sequence[str]) -> int:
         number = fault_of(error)
         if not number:
             raise
-        return _tell(verb, str(told(getattr(error, "filename", None) or "the disk", number)), StorageError.code)
+        where = getattr(error, "filename", None) or ("the bucket" if number < 0 else "the disk")
+        return _tell(verb, str(failed := told(where, number)), failed.code)
 
 
 def _tell(verb: str, message: str, code: int) -> int:

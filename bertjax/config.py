@@ -80,11 +80,11 @@ class Pretrain(Limits):
     """A prepared corpus to an encoder. The same command on the same --out resumes."""
 
     data: tuple[str, ...] = ()
-    """folder made by prepare, or several, each of which gives rows to every batch"""
+    """folder made by prepare, here or in a bucket (gs://), or several, each of which gives rows to every batch"""
     data_weights: tuple[float, ...] = ()
     """of several folders: shares of the rows, as 7 3; without them in proportion to their tokens"""
     out: str = ""
-    """folder of the run"""
+    """folder of the run, here or in a bucket (gs://)"""
     model: ModelConfig = field(default_factory=bert.Config)
     objective: ObjectiveConfig = field(default_factory=mlm.Config)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -189,7 +189,7 @@ class Finetune(Limits):
     columns: Columns = field(default_factory=Columns)
     """of your own files: --task text"""
     out: str = ""
-    """folder of the run"""
+    """folder of the run, here or in a bucket (gs://)"""
     encoder: Literal["pretrained", "random"] = "pretrained"
     """random: the same architecture untrained, to see what pretraining gave"""
     baseline: Literal["none", "tfidf"] = "none"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -14,14 +15,18 @@ from typing import NamedTuple
 import jax
 from rich.table import Table
 
+from bertjax.bucket_lock import holder as bucket_holder
 from bertjax.data.meta import Meta, file_hash
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, UserError
 from bertjax.jsonio import read_json
 from bertjax.lock import holder
+from bertjax.paths import as_path, fetched, remote, sizes
+from bertjax.storage import writing
 from bertjax.train import hosts
 from bertjax.train.log import answers
 from bertjax.train.mesh import make_mesh
+from bertjax.train.steps import steps_of, unfinished
 from bertjax.use import Doctor
 
 LOCK = Path("/tmp/libtpu_lockfile")
@@ -48,9 +53,9 @@ def doctor(config: Doctor, process: hosts.HostsConfig) -> None:
     if not alone:
         findings += _devices(config)
     for folder in config.data:
-        findings += _data(Path(folder))
+        findings += _data(as_path(folder))
     if not alone:
-        findings += _run(Path(config.out)) if config.out else []
+        findings += _run(as_path(config.out)) if config.out else []
         findings += _of_others(findings)
     if alone or hosts.first():
         _show(findings)
@@ -123,12 +128,14 @@ def _data(folder: Path) -> Iterator[Finding]:
     what = f"data {folder}"
     try:
         meta = Meta.load(folder)
-        tokenizer = Tokenizer.load(folder / "tokenizer")
+        with fetched(folder / "tokenizer") as here:
+            tokenizer = Tokenizer.load(here)
     except UserError as error:
         yield Finding("fail", what, "cannot be used", str(error))
         return
     shards = [shard for files in meta.splits.values() for shard in files]
-    bad = [shard.name for shard in shards if not os.access(folder / shard.name, os.R_OK)]
+    there = sizes(folder) if remote(folder) else None
+    bad = [s.name for s in shards if not (os.access(folder / s.name, os.R_OK) if there is None else s.name in there)]
     if tokenizer.hash != meta.tokenizer_hash:
         yield Finding("fail", what, "another tokenizer than that of its shards", "run `bertjax prepare` again")
     elif bad:
@@ -137,7 +144,8 @@ def _data(folder: Path) -> Iterator[Finding]:
         )
     else:
         smallest = min(shards, key=lambda shard: shard.tokens)
-        whole = file_hash(folder / smallest.name) == smallest.sha256
+        with fetched(folder / smallest.name) as here:
+            whole = file_hash(here) == smallest.sha256
         seen = f"{len(shards)} shards, {sum(shard.tokens for shard in shards):,} tokens"
         yield Finding("ok", what, seen) if whole else Finding("fail", what, f"{smallest.name} is damaged", AGAIN)
 
@@ -149,9 +157,7 @@ def _run(folder: Path) -> Iterator[Finding]:
     what = f"run {folder}"
     try:
         hosts.check_shared(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"bertjax")
+        _try_to_write(folder)
     except (OSError, UserError) as error:
         yield Finding("fail", what, f"cannot be written: {error}", "give a folder that you, on all hosts, may write")
         return
@@ -165,12 +171,24 @@ def _run(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "warn", "foreign files", ", ".join(foreign[:5]), "not of a run of bertjax; is it the right folder?"
         )
-    yield _space(folder)
+    if not remote(folder):
+        yield _space(folder)
+
+
+def _try_to_write(folder: Path) -> None:
+    if remote(folder):
+        with writing(folder):
+            file = folder / f".shared-{jax.process_index()}-{secrets.token_hex(4)}"
+            file.touch()
+            file.unlink()
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"bertjax")
 
 
 def _begun(folder: Path, what: str) -> Finding:
-    steps = folder / "checkpoints"
-    if writer := holder(folder):
+    if writer := bucket_holder(folder) if remote(folder) else holder(folder):
         return Finding("fail", what, f"is being written by {writer}", "end that run, or give another --out")
     if not (folder / "config.json").exists():
         return Finding("ok", what, "can be written; nothing is begun")
@@ -178,13 +196,17 @@ def _begun(folder: Path, what: str) -> Finding:
         command = read_json(folder / "config.json", "pretrain and finetune").get("command", "?")
     except UserError as error:
         return Finding("fail", what, "config.json is damaged", f"{error}; delete it: the next start writes it anew")
-    done = [int(entry.name) for entry in steps.iterdir() if entry.name.isdigit()] if steps.is_dir() else []
-    seen = f"a {command} run, last checkpoint of step {max(done)}" if done else f"a {command} run without a checkpoint"
+    done = steps_of(folder)
+    seen = f"a {command} run, last checkpoint of step {done[-1]}" if done else f"a {command} run without a checkpoint"
     return Finding("ok", what, f"{seen}; the same command goes on")
 
 
 def _files(folder: Path, pattern: str) -> list[str]:
     places = [folder, folder / "checkpoints"]
+    if remote(folder):
+        return [e.name for e in folder.iterdir() if re.fullmatch(pattern, e.name)] + [
+            e.name for e in unfinished(folder)
+        ]
     return [e.name for place in places if place.is_dir() for e in place.iterdir() if re.fullmatch(pattern, e.name)]
 
 

@@ -61,6 +61,12 @@ class StorageError(UserError):
     code = 3
 
 
+class AwayError(StorageError):
+    """A bucket that does not answer: the same command goes on when it does."""
+
+    code = HUNG
+
+
 def closest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest of `names`, else what there is to choose from."""
     choices = sorted(names)

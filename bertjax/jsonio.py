@@ -1,10 +1,9 @@
 """Configs as strict JSON: every key is known, every type is right, nothing is cast in silence."""
 
 import json
-import os
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -13,7 +12,7 @@ from bertjax import registry
 from bertjax.contracts import ModelConfig, ObjectiveConfig
 from bertjax.errors import ConfigError, DataError, closest, without_passwords
 from bertjax.parsing import parse
-from bertjax.storage import writing
+from bertjax.paths import size, write_text
 
 Config = TypeVar("Config")
 MOST = 64 << 20  # bytes of a file of ours
@@ -93,22 +92,12 @@ def _plain(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 (a type and
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (any JSON value)
     """Writes whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text)
-            os.replace(temporary, path)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """Reads a file of ours, an object; `what` names the command that makes it."""
-    if path.is_file() and path.stat().st_size > MOST:
+    if (size(path) or 0) > MOST:
         raise DataError(f"{path}: over {MOST >> 20} MB; it is made by {what}")
     try:
         data = parse(path.read_bytes(), strict=True)

@@ -41,7 +41,7 @@ def held(folder: Path) -> Iterator[None]:
     file = _acquire(path, folder)
     _held.add(path)
     try:
-        about = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "id": secrets.token_hex(4)}
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "machine": machine(), "id": secrets.token_hex(4)}
         os.pwrite(file, json.dumps({**about, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}).encode(), 0)
         os.fsync(file)
         done = threading.Event()
@@ -86,9 +86,9 @@ def holder(folder: Path) -> str:
         _take(file, folder)
         found = _read(file)
         silent = time.time() - os.fstat(file).st_mtime > SILENT
-        return "" if not found or found.get("machine") == _machine() or silent else _named(found)
+        return "" if not found or found.get("machine") == machine() or silent else named(found)
     except ConfigError:
-        return _named(_read(file))
+        return named(_read(file))
     finally:
         os.close(file)
 
@@ -98,7 +98,7 @@ def _take(file: int, folder: Path) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise _busy(folder, _read(file)) from None
+            raise busy(folder, _read(file)) from None
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise  # else this file system knows no locks, and signs of life have to do
 
@@ -106,13 +106,13 @@ def _take(file: int, folder: Path) -> None:
 def _wait_for_others(file: int, folder: Path) -> None:
     """Returns when no holder on another machine is left; clears the lock."""
     holder, began, sign = _read(file), time.monotonic(), os.fstat(file).st_mtime_ns
-    if holder and holder.get("machine") != _machine():
-        print(f"{folder} was left locked by {_named(holder)}; waits {SILENT:.0f} s for a sign of life", file=sys.stderr)
+    if holder and holder.get("machine") != machine():
+        print(f"{folder} was left locked by {named(holder)}; waits {SILENT:.0f} s for a sign of life", file=sys.stderr)
         while time.monotonic() < began + SILENT:
             time.sleep(SIGN / 10)
             if os.fstat(file).st_mtime_ns != sign:
                 if _read(file):
-                    raise _busy(folder, holder)
+                    raise busy(folder, holder)
                 break
     os.ftruncate(file, 0)
 
@@ -123,7 +123,7 @@ def _signs(path: Path, done: threading.Event) -> None:
             os.utime(path)
 
 
-def _machine() -> str:
+def machine() -> str:
     """Differs between machines, and between two starts of one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -140,14 +140,16 @@ def _read(file: int) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _named(holder: dict[str, object]) -> str:
+def named(holder: dict[str, object]) -> str:
+    """Who holds a lock, for a message."""
     if not holder:
         return "another process"
     known = {name: str(holder.get(name, "?"))[:100] for name in ("pid", "host", "since", "id")}
     return f"process {known['pid']} on {known['host']} (since {known['since']}, lock {known['id']})"
 
 
-def _busy(folder: Path, holder: dict[str, object]) -> ConfigError:
+def busy(folder: Path | str, holder: dict[str, object]) -> ConfigError:
+    """What the others are told."""
     return ConfigError(
-        f"{folder} is being written by {_named(holder)}; end that, or give another --out. Nothing was changed"
+        f"{folder} is being written by {named(holder)}; end that, or give another --out. Nothing was changed"
     )

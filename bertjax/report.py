@@ -18,6 +18,7 @@ from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture
 from bertjax.errors import ConfigError, DataError, closest
 from bertjax.jsonio import expecting, read_json, to_json
+from bertjax.paths import as_path
 from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
@@ -143,13 +144,13 @@ def report(runs: Sequence[str], out: str) -> None:
     scores: list[tuple[str, dict[str, float]]] = []
     baselines: list[tuple[str, dict[str, float]]] = []
     for run in runs:
-        config = read_json(Path(run) / "config.json", "pretrain and finetune")
+        config = read_json(as_path(run) / "config.json", "pretrain and finetune")
         if config.get("command") == "pretrain":
-            with expecting(Path(run) / "metrics.jsonl", "pretrain"):
+            with expecting(as_path(run) / "metrics.jsonl", "pretrain"):
                 for row in map(_held_out, _first_and_last(run)):
                     pretrained.add_row(run, *row)
         else:
-            with expecting(Path(run) / "scores.json", "finetune"):
+            with expecting(as_path(run) / "scores.json", "finetune"):
                 model, *beside = _scores(run)
             scores.append(model)
             baselines += [row for row in beside if row not in baselines]  # runs on the same rows share them
@@ -161,7 +162,7 @@ def report(runs: Sequence[str], out: str) -> None:
 
 
 def _first_and_last(run: str) -> list[dict[str, Any]]:
-    lines = [line for line in read_metrics(Path(run)) if line["split"] == "dev"]
+    lines = [line for line in read_metrics(as_path(run)) if line["split"] == "dev"]
     if not lines:
         raise DataError(f"{run}/metrics.jsonl has no evaluation yet; run pretrain again to go on")
     return [lines[0], lines[-1]]
@@ -174,7 +175,7 @@ def _held_out(line: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _scores(run: str) -> list[tuple[str, dict[str, float]]]:
-    scores = read_json(Path(run) / "scores.json", "finetune")
+    scores = read_json(as_path(run) / "scores.json", "finetune")
     rows = f"{scores['data']['train']['rows']:,} rows of {scores['task']}"
     found = {f"{run}: {scores['encoder']} encoder": scores["metrics"], **scores.get("baseline", {})}
     return [(f"{name}, {rows}", {k: float(v) for k, v in values.items()}) for name, values in found.items()]

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.jsonio import write_json
+from bertjax.paths import as_path, fetched
 from bertjax.saved import SavedRun, head, open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train import hosts
@@ -34,7 +34,7 @@ def pretrain(config: Pretrain) -> None:
     """A prepared corpus -> RUN with checkpoints and metrics."""
     with hosts.together():
         prepared = pretraining(config)
-    with hosts.writing(Path(config.out)):
+    with hosts.writing(as_path(config.out)):
         session.train(prepared)
 
 
@@ -72,7 +72,9 @@ def pretraining(config: Pretrain) -> session.Session:
 def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
     """The tokenizer of the prepared data, and the config with the size of its vocabulary."""
     first, *others = config.data
-    meta, tokenizer = Meta.load(first), Tokenizer.load(Path(first) / "tokenizer")
+    meta = Meta.load(first)
+    with fetched(as_path(first) / "tokenizer") as folder_here:
+        tokenizer = Tokenizer.load(folder_here)
     if tokenizer.hash != meta.tokenizer_hash:
         raise DataError(f"{first}/tokenizer is not the one the data was made with; run `bertjax prepare` again")
     for folder in others:
@@ -127,7 +129,7 @@ def finetune(config: Finetune) -> None:
     """A run and a task -> RUN2 with checkpoints and the scores of the best one on dev."""
     with hosts.together():
         config = replace(config, columns=tasks.resolved(config.task, config.columns, config.data))
-        saved, out = open_run(config.source), Path(config.out)
+        saved, out = open_run(config.source), as_path(config.out)
         task = tasks.with_settings(tasks.find(config.task, config.columns), config.task_settings)
         check_length(config.length, saved.model)
         rows = {split: task.read(config.data, split) for split in ("train", "dev")}
@@ -199,7 +201,7 @@ def evaluate(config: Evaluate) -> None:
         return
     other = isinstance(saved.config, Finetune) and config.task not in ("", saved.config.task)
     name = f"{config.task}-{split}" if other else split
-    out = Path(config.out or saved.path / f"scores-{name}.json")
+    out = as_path(config.out or saved.path / f"scores-{name}.json")
     if scoring.write_submission(out.parent, task, split, predictions) and rows[0].label is None:
         return
     figures = task.score(predictions, rows)
@@ -217,5 +219,5 @@ def predict(config: Predict) -> None:
     if config.top:
         predictions = scoring.shortened(predictions, config.top, task.name)
     if hosts.first():
-        scoring.write_predictions(Path(config.out), task, predictions)
+        scoring.write_predictions(as_path(config.out), task, predictions)
         console.print(f"predict: {len(predictions):,} predictions in {config.out}")

@@ -20,6 +20,7 @@ from bertjax.hf.tf1 import prefix_of
 from bertjax.hf.weights import Weights as HfWeights
 from bertjax.jsonio import expecting, from_json
 from bertjax.objectives import supervised
+from bertjax.paths import as_path, remote
 from bertjax.tasks._columns import Columns
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.mesh import MeshConfig, shardings
@@ -141,13 +142,26 @@ def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:
 
 def open_run(path: str | Path, command: str = "") -> SavedRun:
     """A Hugging Face directory, or the best checkpoint of a run; `command` is the kind that is wanted, if any."""
-    folder = Path(path)
+    folder = as_path(path)
+    if remote(folder):
+        return _of_kind(_in_bucket(folder, command), command)
     if not folder.is_dir() and not prefix_of(folder):
         raise DataError(f"{folder}: no such run; give the --out folder of `bertjax {command or 'pretrain'}`")
-    if hf.is_directory(folder):
-        return _of_kind(_imported(folder), command)
+    return _of_kind(_imported(folder) if hf.is_directory(folder) else _best(folder), command)
+
+
+def _best(folder: Path) -> SavedRun:
     best = Checkpoints(folder).best_good()
-    return _of_kind(restored(folder, best.number, best.extra, best), command)
+    return restored(folder, best.number, best.extra, best)
+
+
+def _in_bucket(folder: Path, command: str) -> SavedRun:
+    if not (folder / "checkpoints").is_dir():
+        raise DataError(
+            f"{folder}: no such run in the bucket; give the --out folder of `bertjax {command or 'pretrain'}`. What is "
+            f"no run, as a Hugging Face directory, is to be copied here first: gcloud storage cp --recursive {folder} ."
+        )
+    return _best(folder)
 
 
 def restored(folder: Path, step: int, extra: Mapping[str, Any], weights: Weights) -> SavedRun:

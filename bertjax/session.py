@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
+from bertjax.paths import as_path, remote, send
 from bertjax.resume import check_fingerprint, check_resume, fingerprint
 from bertjax.saved import versions
 from bertjax.train import hosts
@@ -67,7 +69,7 @@ class Session:
 
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
-    config, run = session.config, Path(session.config.out)
+    config, run = session.config, as_path(session.config.out)
     REQUEST.works_on(config.out, config.grace)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
     mesh, found = _agree(session, run, optimizer)
@@ -114,7 +116,7 @@ def _fit(
     session: Session, fixed: Fit, state: TrainState, extra: Mapping[str, Any], constant: Mapping[str, Any]
 ) -> TrainState:
     """From the step of `state`, with the rest of its checkpoint, to the last one, or to a failure."""
-    run, number = Path(session.config.out), int(state.step)
+    run, number = as_path(session.config.out), int(state.step)
     saver = Saver(
         run,
         keep_last=session.keep_last,
@@ -207,8 +209,17 @@ def _describe(session: Session, run: Path) -> dict[str, Any]:
     config = {"command": session.command, "config": to_json(session.config), "model": to_json(session.model)}
     if hosts.first():
         write_json(run / "config.json", {**config, "versions": versions()})
-        session.tokenizer.save(run / "tokenizer")
+        _save_tokenizer(session.tokenizer, run / "tokenizer")
     return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash, "versions": versions()}
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    if not remote(folder):
+        tokenizer.save(folder)
+        return
+    with TemporaryDirectory(prefix="bertjax-") as here:
+        tokenizer.save(Path(here))
+        send(Path(here), folder)
 
 
 def _resume(session: Session, run: Path, found: Step) -> dict[str, Any]:

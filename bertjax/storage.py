@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or broken: known by the errors they cause, told with the cure."""
+"""Disks and buckets that are full, read-only or out of reach: known by the errors they cause, told with the cure."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bertjax.errors import StorageError
+from bertjax.errors import AwayError, StorageError, UserError
 
 ROOM = "make room there"
 CURES = {
@@ -19,10 +19,33 @@ CURES = {
     errno.EIO: "look after the disk (dmesg), or give another folder",
     errno.ESTALE: "mount the share again",
 }
+# What is wrong with a bucket, by the status that the store answers with or would, as numbers that no system has.
+LOGIN, FORBIDDEN, AWAY = -401, -403, -503
+BUCKETS = {
+    LOGIN: (
+        "the bucket asks who you are",
+        "log in (gcloud auth application-default login), or give the machine a service account",
+    ),
+    FORBIDDEN: (
+        "the bucket forbids it",
+        "give your account the roles roles/storage.objectUser and roles/storage.legacyBucketReader there "
+        "(gcloud storage buckets add-iam-policy-binding)",
+    ),
+    AWAY: ("the bucket does not answer", "look after the network"),
+}
+_WORDS = {  # of tensorstore, which has no kinds of errors
+    LOGIN: "UNAUTHENTICATED",
+    FORBIDDEN: "PERMISSION_DENIED",
+    AWAY: r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|\d+ retry attempts failed",
+}
+_CLIENTS = ("aiohttp", "requests", "gcsfs", "google.auth", "google.api_core")  # libraries that talk to buckets
 
 
 def fault_of(error: BaseException | None) -> int:
-    """The errno of a disk that does not take what is written, from an error or what caused it; else 0."""
+    """The errno of a disk that does not take what is written, or what is wrong with a bucket; else 0.
+
+    From an error or what caused it.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -30,6 +53,8 @@ def fault_of(error: BaseException | None) -> int:
             return error.errno
         if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", str(error)):  # numpy's
             return errno.ENOSPC
+        if status := _status(error):
+            return status
         if not isinstance(error, OSError):  # libraries in C++ put the system's words into errors of their own
             number = next((number for number in CURES if os.strerror(number) in str(error)), 0)
             if number:
@@ -38,22 +63,52 @@ def fault_of(error: BaseException | None) -> int:
     return 0
 
 
+def _status(error: BaseException) -> int:
+    """What is wrong with a bucket, by one of the errors of the libraries that read and write there; else 0."""
+    text = str(error)
+    library = type(error).__module__
+    if isinstance(error, PermissionError) or not library.startswith(("builtins", *_CLIENTS)):
+        return 0
+    if type(error) is OSError and text.startswith("Forbidden: "):  # gcsfs
+        return FORBIDDEN
+    if library.startswith(_CLIENTS):
+        code = int(getattr(error, "code", None) or 0)
+        if code in (401, 403):
+            return LOGIN if code == 401 else FORBIDDEN
+        return LOGIN if library.startswith("google.auth") and "Transport" not in type(error).__name__ else AWAY
+    if not re.search("gs://|/storage/v1/|gcs", text):
+        return 0
+    return next((number for number, words in _WORDS.items() if re.search(words, text)), 0)
+
+
 def what(where: str | Path, number: int) -> str:
     """What to say of a disk, and what to do."""
-    return f"{where}: {os.strerror(number)}; {CURES[number]}"
+    words, cure = BUCKETS[number] if number in BUCKETS else (os.strerror(number), CURES[number])
+    return f"{where}: {words}; {cure}"
 
 
 def told(where: str | Path, number: int) -> StorageError:
     """What ends a command."""
-    return StorageError(f"{what(where, number)}, then give the same command again")
+    return _kind(number)(f"{what(where, number)}, then give the same command again")
+
+
+def given_up(why: str, where: str | Path, number: int) -> StorageError:
+    """What ends a command that has tried for long."""
+    return _kind(number)(f"{why}: {told(where, number)}")
+
+
+def _kind(number: int) -> type[StorageError]:
+    return AwayError if number == AWAY else StorageError
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: str | Path) -> Iterator[None]:
     """An error of the disk inside is told with the path, which the error does not always have."""
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
         if not fault_of(error):
             raise
         raise told(path, fault_of(error)) from error

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import mean, median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from bertjax.config import Finetune
 from bertjax.errors import ConfigError, DataError, MissingData
 from bertjax.jsonio import expecting, read_json, to_json, write_json
 from bertjax.parsing import is_name
+from bertjax.paths import as_path, fetched
 from bertjax.saved import versions
 from bertjax.tasks.glue import SUBMISSION, SUITES, GlueTask
 from bertjax.train import hosts
@@ -38,7 +40,7 @@ def finetune(config: Finetune) -> None:
     if config.task not in SUITES and not config.seeds and config.grid == "none":
         return run.finetune(config)
     names, missing = _present(config)
-    with hosts.writing(Path(config.out)):
+    with hosts.writing(as_path(config.out)):
         _all(config, names, missing)
 
 
@@ -81,7 +83,7 @@ def _present(config: Finetune) -> tuple[list[str], list[str]]:
 def _settings(config: Finetune, name: str) -> Iterator[tuple[Finetune, Path]]:
     """A task with the settings of every point of the grid, and the folder for its runs."""
     one = replace(config, task=name, seeds=(), grid="none", from_mnli=False)
-    folder = Path(config.out) / name
+    folder = as_path(config.out) / name
     if config.grid == "none":
         yield one, folder
     for batch_size, rate, epochs in GRIDS[config.grid]:
@@ -92,7 +94,7 @@ def _settings(config: Finetune, name: str) -> Iterator[tuple[Finetune, Path]]:
 
 def _once(config: Finetune) -> None:
     """A run, unless it is finished already."""
-    out = Path(config.out)
+    out = as_path(config.out)
     if (out / "scores.json").exists():
         stored = read_json(out / "config.json", "finetune").get("config")
         columns = tasks.resolved(config.task, config.columns, config.data)
@@ -141,7 +143,7 @@ def _write(config: Finetune, chosen: Mapping[str, list[Path]], missing: Sequence
     table.add_row("average", "", f"{average:.4f}", "", "", "")
     about = {"task": config.task, "split": "dev", "from": config.source, "seeds": list(seeds), "grid": config.grid}
     result = {"average": average, "formula": formula, "spread": "best - worst", "tasks": found}
-    path = Path(config.out) / "scores.json"
+    path = as_path(config.out) / "scores.json"
     result |= {"missing": list(missing), "config": to_json(config), "versions": versions()}
     if hosts.first():
         write_json(path, about | result)
@@ -157,7 +159,7 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
 
 def evaluate(config: Evaluate) -> None:
     """A run, or each task of a suite by the best of its runs; of `test` also the leaderboard's archive."""
-    out = Path(config.run)
+    out = as_path(config.run)
     table = out / "scores.json"
     chosen = _chosen(table) if table.is_file() else {}
     if not chosen:
@@ -201,9 +203,12 @@ def _pack(out: Path) -> None:
     made = [name for name in SUBMISSION if (out / "submission" / name).is_file()]
     if not made:
         return
-    with zipfile.ZipFile(out / "submission.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in made:
-            archive.write(out / "submission" / name, name)
+    with fetched(out / "submission") as here, TemporaryDirectory(prefix="bertjax-") as folder:
+        file = Path(folder) / "submission.zip"
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in made:
+                archive.write(here / name, name)
+        (out / file.name).write_bytes(file.read_bytes())
     missing = ", ".join(sorted(set(SUBMISSION).difference(made)))
     lacks = f"; the leaderboard also wants {missing}" if missing else ""
     console.print(f"submission: {len(made)} files in {out / 'submission.zip'}{lacks}")

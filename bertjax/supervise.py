@@ -5,6 +5,7 @@ after a wrong command or a full disk; nor where it was started three times in a 
 """
 
 import argparse
+import re
 import shlex
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from bertjax.errors import AGAIN, KILLED, StorageError, UserError, redacted
+from bertjax.paths import as_path, remote, sizes
 
 FINAL = (0, UserError.code, StorageError.code, KILLED, 126, 127)  # the last two: a shell that cannot start it
 RESTARTS = 3  # in a row without a new checkpoint
@@ -26,7 +28,7 @@ class Supervisor:
 
     def __init__(self, command: Sequence[str], pause: float) -> None:
         """`pause` is the seconds before the first start anew; it doubles with every one that brought nothing."""
-        self._command, self._pause, self._out = command, pause, Path(_out(command))
+        self._command, self._pause, self._out = command, pause, as_path(_out(command))
         self._child: subprocess.Popen[bytes] | None = None
         self._asked = threading.Event()  # to stop
 
@@ -61,6 +63,11 @@ class Supervisor:
 
 def kept(out: Path) -> set[Path]:
     """What no start makes twice: checkpoints of a run or of those of a suite, whole shards."""
+    if remote(out):
+        try:
+            return {out / name for name in sizes(out) if re.search(r"(^|/)checkpoints/\d+/commit_success\.txt$", name)}
+        except Exception:  # gcsfs raises many kinds: a bucket that is out of reach has nothing new
+            return set()
     return {*(path for path in out.rglob("checkpoints/*") if path.name.isdigit()), *out.glob("*.array_record")}
 
 

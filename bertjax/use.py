@@ -2,11 +2,17 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bertjax.config import SPELLED, at_least
-from bertjax.errors import ConfigError
+from bertjax.errors import ConfigError, UserError
 from bertjax.nn.heads import Features, Pooling
+from bertjax.paths import as_path, remote
+from bertjax.storage import AWAY, fault_of, told, what
 from bertjax.train.mesh import MeshConfig
+
+if TYPE_CHECKING:
+    from bertjax.bucket import BucketPath
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,22 @@ class Doctor:
     """Whether this machine, or every host of a cluster, is ready for a run. Exit code 0, or 2 where one would fail."""
 
     out: str = ""
-    """folder of the run"""
+    """folder of the run, here or in a bucket (gs://)"""
     data: tuple[str, ...] = ()
     """folders made by prepare"""
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
+IN_BUCKETS = {  # the options that take gs://
+    "Pretrain": ("data", "out"),
+    "Plan": ("data",),
+    "Finetune": ("source", "out"),
+    "Evaluate": ("run", "out"),
+    "Predict": ("run",),
+    "Embed": ("run",),
+    "Convert": ("source",),
+    "Doctor": ("data", "out"),
+}
 READ = ("data", "source", "run", "input", "tokenizer")
 WRITTEN = ("out", "to")
 FETCH = {
@@ -105,20 +121,46 @@ FETCH = {
 
 
 def check_paths(config: object) -> None:
-    """Raises for a path of a config that is not one of this machine."""
+    """Raises for a path of a config that is neither one of this machine nor one of a bucket, where that is taken."""
+    takes = IN_BUCKETS.get(type(config).__name__, ())
     for name in (*READ, *WRITTEN):
         value = getattr(config, name, "")
         for path in (value,) if isinstance(value, str) else value:
-            check_path(SPELLED.get(name, f"--{name}"), path, written=name in WRITTEN)
+            check_path(SPELLED.get(name, f"--{name}"), path, written=name in WRITTEN, buckets=name in takes)
+    if getattr(config, "profile", "") and remote(as_path(getattr(config, "out", ""))):
+        raise ConfigError("--profile: a trace is written on this machine; leave it out, or give an --out here")
 
 
-def check_path(option: str, path: str, *, written: bool = False) -> None:
-    """Raises for a path with a scheme, such as gs://, with the way to get it here."""
+def check_path(option: str, path: str, *, written: bool = False, buckets: bool = True) -> None:
+    """Raises for a path with a scheme that is not taken, with the way to get it here, and for a bucket out of reach."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", path)
-    if scheme:
-        fetch = FETCH.get(scheme[1].lower(), "fetch {} into a FOLDER").format(path)
-        cure = "copy the run there when it is done" if written else f"first: {fetch}"
-        raise ConfigError(
-            f"{option} {path}: paths are those of this machine; {cure}; or mount it: a share by NFS (Filestore), or a "
-            "bucket with a hierarchical namespace by gcsfuse"
-        )
+    if not scheme:
+        return
+    if scheme[1].lower() == "gs" and buckets:
+        found = as_path(path)
+        if remote(found):
+            check_access(option, found, writes=written)
+        return
+    fetch = FETCH.get(scheme[1].lower(), "fetch {} into a FOLDER").format(path)
+    cure = "copy it there when it is done (gcloud storage cp --recursive)" if written else f"first: {fetch}"
+    raise ConfigError(
+        f"{option} {path}: paths are those of this machine here; {cure}; or mount it: a share by NFS (Filestore), or a "
+        "bucket with a hierarchical namespace by gcsfuse"
+    )
+
+
+def check_access(option: str, path: "BucketPath", *, writes: bool) -> None:
+    """Raises where a bucket is not there, or not for this user."""
+    from bertjax.bucket import probe
+
+    try:
+        probe(path, writes=writes)
+    except UserError as error:
+        raise type(error)(f"{option} {error}") from None
+    except Exception as error:  # gcsfs raises many kinds
+        number = fault_of(error)
+        if not number:
+            raise
+        if number == AWAY:
+            raise told(path.as_uri(), number) from error
+        raise ConfigError(f"{option} {what(path.as_uri(), number)}") from error

@@ -7,6 +7,7 @@ from rich.table import Table
 from bertjax.data.meta import Meta, file_hash
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError, UserError
+from bertjax.paths import as_path, fetched, sizes
 from bertjax.train import manifest
 from bertjax.train.log import answers
 from bertjax.train.steps import Steps, faults_of, folder_of, listed, unlisted
@@ -14,7 +15,7 @@ from bertjax.train.steps import Steps, faults_of, folder_of, listed, unlisted
 
 def verify(path: str) -> None:
     """A table of all checkpoints of a run, or of all shards of a corpus; raises where a file is damaged."""
-    folder = Path(path)
+    folder = as_path(path)
     faults = _corpus(folder) if (folder / "meta.json").is_file() else _run(folder)
     if faults:
         raise DataError(f"{path}: {len(faults):,} files are damaged:\n  {listed(faults)}")
@@ -26,10 +27,10 @@ def _run(run: Path) -> list[str]:
     for step in Steps(run).numbers:
         folder = folder_of(run, step)
         faults = faults_of(folder, manifest.parts(folder))
-        sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+        found_here = sizes(folder)
         verdict = f"damaged: {len(faults):,} files" if faults else "whole"
         verdict = "older than manifests: nothing to compare it with" if unlisted(folder) else verdict
-        table.add_row(str(step), f"{len(sizes):,}", f"{sum(sizes):,}", verdict)
+        table.add_row(str(step), f"{len(found_here):,}", f"{sum(found_here.values()):,}", verdict)
         found += [f"checkpoints/{step}/{line}" for line in faults]
     answers.print(table)
     return found
@@ -40,7 +41,8 @@ def _corpus(folder: Path) -> list[str]:
     meta, table, found = Meta.load(folder), Table("shard", "tokens", "is"), []
     for shard in [shard for shards in meta.splits.values() for shard in shards]:
         try:
-            fault = "" if file_hash(folder / shard.name) == shard.sha256 else "other bytes than were written"
+            with fetched(folder / shard.name) as file:
+                fault = "" if file_hash(file) == shard.sha256 else "other bytes than were written"
         except FileNotFoundError:
             fault = "missing"
         except OSError as error:
@@ -48,9 +50,10 @@ def _corpus(folder: Path) -> list[str]:
         table.add_row(shard.name, f"{shard.tokens:,}", f"damaged: {fault}" if fault else "whole")
         found += [f"{shard.name}: {fault}"] if fault else []
     try:
-        if Tokenizer.load(folder / "tokenizer").hash != meta.tokenizer_hash:
-            found.append("tokenizer: not the one the shards were made with")
-    except UserError as error:
+        with fetched(folder / "tokenizer") as tokenizer:
+            if Tokenizer.load(tokenizer).hash != meta.tokenizer_hash:
+                found.append("tokenizer: not the one the shards were made with")
+    except (UserError, FileNotFoundError) as error:
         found.append(f"tokenizer: {error}")
     answers.print(table)
     return found

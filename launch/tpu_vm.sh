@@ -11,8 +11,8 @@
 #                                                    until the run is done; then, or on Ctrl-C, delete
 #
 # Set in the environment: ZONE, TYPE (such as v5litepod-16), VERSION (such as v2-alpha-tpuv5-lite), perhaps PROJECT,
-# SPOT=1, and SHARE=HOST:/PATH, an NFS share (Filestore), mounted at /mnt/share on all workers: --out must be on it
-# where there are several workers, and for `keep`, as the disks of a preempted TPU are gone.
+# SPOT=1, and SHARE=HOST:/PATH, an NFS share (Filestore), mounted at /mnt/share on all workers: --out must be on it, or
+# in a bucket (gs://), where there are several workers, and for `keep`, as the disks of a preempted TPU are gone.
 set -euo pipefail
 
 verb="${1:-}" name="${2:-}"
@@ -65,7 +65,7 @@ install() {
 mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax
 python3 -m pip install --quiet --user uv
 [ -d venv ] || python3 -m uv venv --quiet --python 3.12 venv
-(cd bertjax && python3 -m uv pip install --quiet --python ../venv --constraint launch/constraints.txt '.[tpu]')
+(cd bertjax && python3 -m uv pip install --quiet --python ../venv --constraint launch/constraints.txt '.[tpu,gcs]')
 ${SHARE:+mountpoint -q /mnt/share || { sudo apt-get install -qq nfs-common && sudo mkdir -p /mnt/share && sudo mount $SHARE /mnt/share; }}"
 }
 

@@ -43,3 +43,29 @@ def golden(request):
         return path.read_text() if path.suffix == ".txt" else json.loads(path.read_text())
 
     return read
+
+
+@pytest.fixture(scope="session")
+def store():
+    """The server that gs:// is on this machine, for this process and those it starts."""
+    import fsspec
+    import gcs_server
+
+    with pytest.MonkeyPatch.context() as patch, gcs_server.serving("bkt") as server:
+        for name, value in gcs_server.environment(server).items():
+            patch.setenv(name, value)
+        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+        yield server
+
+
+@pytest.fixture
+def cloud(store, monkeypatch):
+    """The server with one empty bucket, gs://bkt; clients do not wait before they try again."""
+    import gcsfs.retry
+
+    monkeypatch.setattr(gcsfs.retry, "min", lambda *_: 0.01, raising=False)
+    store.buckets.clear()
+    store.buckets["bkt"] = {}
+    store.calls.clear()
+    store.fault = lambda method, path: None
+    return store

@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
     ("errors", "parsing"),
-    ("contracts", "registry", "recipe", "chips", "compiled", "lock", "storage", "supervise"),
+    ("contracts", "registry", "recipe", "chips", "compiled", "storage", "bucket"),
+    ("paths", "lock"),
+    ("bucket_lock", "supervise"),
     ("nn", "data"),
     ("models", "train"),
     ("objectives", "tasks"),
@@ -28,7 +30,9 @@ LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 ONLY_IN = {
     "flax": ("nn/", "models/", "objectives/", "contracts.py"),
     "orbax": ("train/checkpoint.py", "train/saver.py"),
-    "etils": ("train/checkpoint.py",),
+    "etils": ("train/checkpoint.py", "bucket.py"),
+    "fsspec": ("bucket.py",),
+    "gcsfs": ("bucket.py",),
     "grain": ("data/loader.py",),
     "absl": ("data/loader.py",),
     "array_record": ("data/shards.py",),
@@ -37,7 +41,7 @@ ONLY_IN = {
     "tensorflow_datasets": ("data/tfds.py",),
     "tyro": ("cli.py",),
     "safetensors": ("hf/",),
-    "google_crc32c": ("hf/tf1.py",),
+    "google_crc32c": ("hf/tf1.py", "train/manifest.py"),
     "seqeval": ("tasks/ner.py",),
     "sentencepiece": ("data/spiece.py",),
     "tokenizers": ("data/wordpiece.py", "data/bpe.py", "data/library.py"),
@@ -58,7 +62,8 @@ ONLY_IN = {
     "tensorflow": (),
     "transformers": (),
 }
-DATA_KNOWS = ("bertjax.data", "bertjax.errors", "bertjax.parsing")
+DATA_KNOWS = ("bertjax.data", "bertjax.errors", "bertjax.parsing", "bertjax.paths")
+TRAIN_KNOWS = ("train", "contracts", "errors", "parsing", "lock", "bucket_lock", "storage", "paths", "bucket")
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -127,7 +132,7 @@ def test_tasks_know_neither_jax_nor_flax():
 def test_train_knows_arrays_and_contracts_only():
     for module, where in dependencies("train").items():
         if module.startswith("bertjax."):
-            assert module.split(".")[1] in ("train", "contracts", "errors", "parsing", "lock", "storage"), where
+            assert module.split(".")[1] in TRAIN_KNOWS, where
 
 
 def test_objectives_build_their_encoder_without_knowing_its_family():

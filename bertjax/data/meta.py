@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bertjax.errors import DataError
 from bertjax.parsing import is_name, parse
+from bertjax.paths import as_path
 
 VERSION = 1
 AGAIN = "run `bertjax prepare` again"
@@ -66,7 +67,7 @@ class Meta:
     @classmethod
     def load(cls, data_dir: str | Path) -> Meta:
         """The meta.json of a prepared corpus."""
-        file = Path(data_dir) / "meta.json"
+        file = as_path(data_dir) / "meta.json"
         if not file.is_file():
             raise DataError(f"{data_dir}: not a prepared corpus (no meta.json); make one with `bertjax prepare`")
         try:

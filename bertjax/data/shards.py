@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,7 @@ from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile, file_hash
 from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
+from bertjax.paths import fetched, remote
 
 SAMPLES = 12  # sentences shown in the report
 SAMPLE_TOKENS = 64  # of each
@@ -159,12 +161,21 @@ def _samples(path: Path, tokenizer: Tokenizer) -> list[list[str]]:
     return [[tokenizer.vocabulary[token] for token in row] for row in rows]
 
 
+def read_shards(paths: Sequence[Path]) -> list[Shard]:
+    """Whole shards, those in a bucket at the same time: each of them is waited for."""
+    if not any(remote(path) for path in paths):
+        return [read_shard(path) for path in paths]
+    with ThreadPoolExecutor(len(paths)) as pool:
+        return list(pool.map(read_shard, paths))
+
+
 def read_shard(path: str | Path) -> Shard:
     """A whole shard as arrays in memory."""
     try:
-        reader = ArrayRecordReader(str(path))
-        records = reader.read_all()
-        reader.close()
-        return unpack(records)
+        with fetched(path) as file:
+            reader = ArrayRecordReader(str(file))
+            records = reader.read_all()
+            reader.close()
+            return unpack(records)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {AGAIN}") from None

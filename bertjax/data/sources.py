@@ -13,8 +13,9 @@ from bertjax.data.meta import AGAIN
 from bertjax.data.packing import Rows, one_each, pack, sequences_in_row
 from bertjax.data.plan import next_sentence
 from bertjax.data.rows import Sequences, row_batch
-from bertjax.data.shards import Meta, read_shard
+from bertjax.data.shards import Meta, read_shards
 from bertjax.errors import ConfigError, DataError
+from bertjax.paths import as_path
 
 HostBatch = dict[str, np.ndarray]
 Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]  # (batch, keys u64[B], progress) -> batch
@@ -110,7 +111,7 @@ class CorpusSource:
             )
         if length < SHORTEST:
             raise ConfigError(f"length={length} is too short for a row of text; at least {SHORTEST}")
-        self.paths = [Path(data_dir) / file.name for file in files]
+        self.paths = [as_path(data_dir) / file.name for file in files]
         self.windows = -(-len(files) // window_shards)
         self.length, self.batch_size, self.seed = length, batch_size, (seed, number)
         self.vocab, self.planner, self.corruption, self.steps = vocab, planner, corruption, steps
@@ -162,7 +163,7 @@ class CorpusSource:
     def _plan(self, epoch: int, window: int) -> _Window:
         order = generator(SHARDS, *self.seed, epoch).permutation(len(self.paths))
         numbers = np.array_split(order, self.windows)[window].tolist()
-        shards = [read_shard(self.paths[number]) for number in numbers]
+        shards = read_shards([self.paths[number] for number in numbers])
         for shard, number in zip(shards, numbers, strict=True):
             if shard.tokens.max(initial=0) >= self.vocab.size:
                 raise DataError(f"{self.paths[number]}: has tokens beyond the vocabulary of {self.vocab.size}; {AGAIN}")

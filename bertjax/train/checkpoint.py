@@ -18,7 +18,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from bertjax.contracts import Params
-from bertjax.errors import DataError
+from bertjax.errors import DataError, UserError
+from bertjax.storage import BUCKETS, fault_of, told
 from bertjax.train import manifest
 from bertjax.train.mesh import path_of
 from bertjax.train.step import TrainState
@@ -92,7 +93,10 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds, plain Exception among them
             raise self._unreadable(step, error) from error
 
-    def _unreadable(self, step: int, error: Exception) -> DataError:
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        number = fault_of(error)
+        if number in BUCKETS:
+            return told(folder_of(self.run, step), number)
         return DataError(
             f"checkpoint {folder_of(self.run, step)} cannot be read ({type(error).__name__}: {str(error)[:300]}); it "
             "may be damaged: delete that folder to fall back on the step before"

@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from bertjax.errors import HUNG
+from bertjax.paths import remote
 from bertjax.train.stop import REQUEST, within
 
 # Where jax traces, lowers and compiles a program.
@@ -56,8 +58,11 @@ def _watch(over: threading.Event, seconds: float, file: Path) -> None:
 
 
 def _write(file: Path) -> bool:
-    with suppress(OSError), file.open("w") as stream:
+    with suppress(Exception), TemporaryFile() if remote(file) else file.open("wb") as stream:
         faulthandler.dump_traceback(stream, all_threads=True)
+        if remote(file):
+            stream.seek(0)
+            file.write_bytes(stream.read())
         return True
     return False
 

@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from bertjax.errors import ConfigError, UserError
 from bertjax.lock import held
+from bertjax.paths import remote
 from bertjax.train.log import answers, console
 from bertjax.train.peers import Peers
 from bertjax.train.rollcall import VAIN, RollCall
@@ -222,6 +223,14 @@ def check_shared(folder: Path) -> None:
         marker.unlink()
 
 
+def _held(folder: Path) -> AbstractContextManager[None]:
+    if remote(folder):
+        from bertjax import bucket_lock
+
+        return bucket_lock.held(folder)
+    return held(folder)
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """All processes write in a folder that all of them see, and nobody else does."""
@@ -229,7 +238,7 @@ def writing(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with together():
             if first():
-                stack.enter_context(held(folder))
+                stack.enter_context(_held(folder))
         yield
 
 

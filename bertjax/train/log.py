@@ -1,7 +1,6 @@
 """What a run says: metrics as JSON lines in a file, one live line on the console; of several processes one."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from bertjax.contracts import Metrics
 from bertjax.parsing import parse
-from bertjax.storage import writing
+from bertjax.paths import Growing
 
 
 def _console(*, stderr: bool) -> Console:
@@ -77,7 +76,6 @@ class Writer:
 
         So does that of step 0 where a run begins.
         """
-        self._path = run / "metrics.jsonl"
         self._first = jax.process_index() == 0
         comes_again = [(start_step, ROLLED_BACK), (0, "dev") if start_step == 0 else ()]
         kept = [
@@ -86,10 +84,7 @@ class Writer:
             if line["step"] <= start_step and (line["step"], line["split"]) not in comes_again
         ]
         if self._first:
-            temporary = self._path.with_suffix(".tmp")
-            with writing(self._path):
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-                os.replace(temporary, self._path)
+            self._file = Growing(run / "metrics.jsonl", [json.dumps(line) for line in kept])
         self._seconds_before = max((line["seconds"] for line in kept), default=0.0)
         self._began = time.perf_counter()
         self._progress = Progress(
@@ -128,12 +123,18 @@ class Writer:
 
     def _append(self, line: dict[str, Any]) -> None:
         seconds = time.perf_counter() - self._began
-        with writing(self._path), self._path.open("a") as file:
-            file.write(json.dumps({**line, "seconds": round(self._seconds_before + seconds, 3)}) + "\n")
+        self._file.add(json.dumps({**line, "seconds": round(self._seconds_before + seconds, 3)}))
+
+    def flush(self) -> None:
+        """All lines are in the file when this returns: before the checkpoint that they belong to."""
+        if self._first:
+            self._file.flush()
 
     def close(self) -> None:
         """Leaves the console as it was."""
         self._progress.stop()
+        if self._first and not self._file.flush():
+            console.print("the last lines of metrics.jsonl could not be written; those of whole checkpoints are there")
 
 
 SHORT = {

@@ -113,6 +113,7 @@ def fit(
                 if not _finite(state.params):
                     raise DataError(f"the parameters after step {number} are not finite; lower --optimizer.peak-lr")
                 log = {"window": window.to_json(), "watch": watch.to_json()}
+                writer.flush()
                 saver.save(state, loader=places, log=log, figures=figures)
                 moved()
             if _stale(run, saver, number):

@@ -1,9 +1,8 @@
 """The writing of checkpoints: in the background, whole or not at all, with a manifest."""
 
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from bertjax.errors import StorageError
-from bertjax.storage import fault_of, free_bytes, told, what, writing
+from bertjax.paths import remote, remove
+from bertjax.storage import fault_of, free_bytes, given_up, what, writing
 from bertjax.train import manifest
 from bertjax.train.background import heard
 from bertjax.train.log import console
 from bertjax.train.step import TrainState
-from bertjax.train.steps import faults_of, folder_of, steps_of
+from bertjax.train.steps import UNFINISHED, faults_of, folder_of, steps_of, unfinished
 
-UNFINISHED = ocp.utils.TMP_DIR_SUFFIX  # of the name of a folder that is being written
 FAILURES = 3  # saves in a row that the disk may refuse
 NOTICED = 1.0  # seconds of waiting that are worth a word
 
@@ -56,8 +55,9 @@ class Saver:
         self._constant = {**constant, "manifest": manifest.VERSION}
         self._step: int | None = None  # what is being saved
         self._failures = 0  # since the last save that went well
-        self._lost = ""  # what to say of the last of them
+        self._lost = StorageError()  # the last of them
         self._manager = self._begin()
+        self._over = False  # whether it is to be begun anew
 
     def _begin(self) -> ocp.CheckpointManager:
         kept = [LatestN(self._keep_last), BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)]
@@ -71,7 +71,7 @@ class Saver:
             return ocp.CheckpointManager(folder_of(self._run), options=options)
 
     def _list(self) -> None:
-        manifest.write(folder_of(self._run, f"{self._step}{UNFINISHED}"))
+        manifest.write(folder_of(self._run, f"{self._step}" if remote(self._run) else f"{self._step}{UNFINISHED}"))
 
     def save(
         self,
@@ -98,6 +98,8 @@ class Saver:
         self._wait_for_the_last(step)
         self._step, heard.error = step, None
         try:
+            if self._over:
+                self._manager, self._over = self._begin(), False
             self._manager.save(
                 step, args=ocp.args.Composite(**items, extra=ocp.args.JsonSave(extra)), metrics=score, force=True
             )
@@ -107,10 +109,10 @@ class Saver:
             self._settle()
 
     def _wait_for_the_last(self, step: int) -> None:
-        began = time.perf_counter()
+        began, failed = time.perf_counter(), self._failures
         self._settle()
         waited = time.perf_counter() - began
-        if waited > NOTICED:
+        if waited > NOTICED and self._failures <= failed:
             console.print(
                 f"step {step} waited {waited:.1f} s for the checkpoint before it: the disk is slower than the saves "
                 "come; save less often (--save-every)"
@@ -135,10 +137,12 @@ class Saver:
         """Returns when the last save is on disk; raises where it is not."""
         self._settle(last=True)
         if self._failures:
-            raise StorageError(self._lost)
+            raise self._lost
 
     def _settle(self, *, last: bool = False) -> None:
         """Waits for what is being saved."""
+        if self._over:
+            return
         if self._step is not None and jax.process_count() > 1:
             while self._manager.is_saving_in_progress() and not heard.error:
                 time.sleep(0.05)
@@ -159,23 +163,25 @@ class Saver:
             raise error
         step, self._step = self._step, None
         self._failures += 1
-        good = steps_of(self._run)
-        kept = f"checkpoint {good[-1]} is the last" if good else "there is none yet"
+        kept = "what was there is kept"
+        with suppress(Exception) if remote(self._run) else nullcontext():
+            good = steps_of(self._run)
+            kept = f"checkpoint {good[-1]} is the last" if good else "there is none yet"
         why = f"checkpoint {step} could not be saved ({kept})"
         several = jax.process_count() > 1  # what the others have done of it is not known
         if not several:
             self._start_again()
-        self._lost = f"{why}: {told(self._run, number)}"
+        self._lost = given_up(why, self._run, number)
         if last or several or self._failures == FAILURES:
-            raise StorageError(self._lost)
+            raise self._lost
         console.print(f"{why}: {what(self._run, number)}; the next save tries again")
 
     def _start_again(self) -> None:
-        """Begins anew: Orbax forgets that steps it meant to delete are still there."""
+        """Begins anew with the next save: Orbax forgets that steps it meant to delete are still there."""
         with suppress(Exception):
             self._manager.close()
         remove_unfinished(self._run)
-        self._manager = self._begin()
+        self._over = True
 
     def close(self) -> None:
         """Waits and lets go; what goes wrong here is told, as something else may have gone wrong before."""
@@ -192,12 +198,15 @@ class Saver:
 
 def remove_unfinished(run: Path) -> None:
     """Removes what saves that were cut off have left."""
-    for folder in folder_of(run).glob(f"*{UNFINISHED}"):
-        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(Exception) if remote(run) else nullcontext():  # a bucket that is out of reach is told by the save
+        for folder in unfinished(run):
+            remove(folder)
 
 
 def require_room(run: Path, state: TrainState, *, keep_last: int) -> None:
     """Raises where not one checkpoint of a state fits on the disk; warns where not all that are kept do."""
+    if remote(run):
+        return
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     free, more = free_bytes(run), max(1, keep_last + 2 - len(steps_of(run)))  # the last, the best, and a new one
     room = f"{run}: {free / 2**20:,.0f} MiB are free, a checkpoint takes {size / 2**20:,.0f}"
@@ -215,7 +224,7 @@ def tidy(run: Path, damaged: Iterable[int] = ()) -> None:
     unreadable = [step for step in unreadable if faults_of(folder_of(run, step), {"metrics"})]
     for step in sorted({*damaged, *unreadable}):
         aside = run / "damaged" / str(step)
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         aside.parent.mkdir(exist_ok=True)
         folder_of(run, step).rename(aside)
         console.print(f"damaged: checkpoint {step} is moved to {aside}; delete it when you have looked at it")

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from bertjax.errors import DataError
 from bertjax.parsing import parse
+from bertjax.paths import remote, sizes
 from bertjax.train import manifest
 from bertjax.train.log import console
 
 SHOWN = 20  # lines of a list in a message
+UNFINISHED = ".orbax-checkpoint-tmp"  # of the name of a folder that is being written
+DONE = "commit_success.txt"  # in a bucket, which cannot rename: Orbax's last object of a step
 
 
 def folder_of(run: Path, step: int | str = "") -> Path:
@@ -22,8 +25,22 @@ def folder_of(run: Path, step: int | str = "") -> Path:
 def steps_of(run: Path) -> list[int]:
     """The finished checkpoints of a run, whole or not."""
     folder = folder_of(run)
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    if remote(folder):  # a step has its name from the start there, and this object at its end
+        names = [name.partition("/")[0] for name in sizes(folder) if name.count("/") == 1 and name.endswith(f"/{DONE}")]
+    else:
+        names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+
+
+def unfinished(run: Path) -> list[Path]:
+    """What saves that were cut off, or that go on, have left in the place of steps."""
+    folder = folder_of(run)
+    if not remote(folder):
+        return list(folder.glob(f"*{UNFINISHED}"))
+    found = sizes(folder)
+    return [
+        folder / name for name in sorted({name.partition("/")[0] for name in found}) if f"{name}/{DONE}" not in found
+    ]
 
 
 def unlisted(folder: Path) -> bool:
@@ -66,8 +83,14 @@ class Steps:
 
     def _score(self, step: int) -> float:
         try:
-            return float(parse((folder_of(self.run, step) / "metrics/metrics").read_bytes())["score"])
-        except (OSError, ValueError, TypeError, KeyError, OverflowError):
+            data = (folder_of(self.run, step) / "metrics/metrics").read_bytes()
+        except OSError as error:
+            if remote(self.run) and not isinstance(error, FileNotFoundError):
+                raise  # a bucket that is out of reach
+            return float("-inf")
+        try:
+            return float(parse(data)["score"])
+        except (ValueError, TypeError, KeyError, OverflowError):
             return float("-inf")
 
     def latest_good(self, before: float = math.inf) -> tuple[int, list[int]]:

@@ -6,6 +6,7 @@ of jax, so that a process can listen before it imports anything.
 """
 
 import os
+import re
 import select
 import shlex
 import signal
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from bertjax.errors import AGAIN, KILLED, redacted
+from bertjax.paths import as_path, remote, sizes
 
 VERBS = ("prepare", "pretrain", "finetune")  # what takes long, and goes on where it was stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -116,7 +118,7 @@ class Request:
         again = redacted(f"go on with\n  {shlex.join(['bertjax', *self.command])}")
         if self.command[0] == "prepare":
             return f"; whole shards in {self.out or 'its folder'} are kept: {again}"
-        step = within(1, lambda: last_step(Path(self.out))) if self.out else 0
+        step = within(1, lambda: last_step(as_path(self.out))) if self.out else 0
         found = f"the last checkpoint is of step {step} in {self.out}" if step else "there is no checkpoint yet"
         return f"; {f'{self.out} does not answer' if step is None else found}: {again}"
 
@@ -169,5 +171,8 @@ def within(seconds: float, look: Callable[[], Found]) -> Found | None:
 def last_step(run: Path) -> int:
     """The last step that is whole on disk, 0 for none."""
     folder = run / "checkpoints"
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    if remote(folder):  # where a step is whole with its last object
+        names = [name.partition("/")[0] for name in sizes(folder) if re.fullmatch(r"\d+/commit_success\.txt", name)]
+    else:
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=0)

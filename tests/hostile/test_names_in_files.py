@@ -93,7 +93,7 @@ def test_the_files_of_the_task_of_a_directory(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "path", ["http://127.0.0.1/x", "https://example.com/run", "ftp://a/b", "file:///etc", "gs://b"]
+    "path", ["http://127.0.0.1/x", "https://example.com/run", "ftp://a/b", "file:///etc", "s3://b"]
 )
 def test_no_path_is_fetched(path):
     with pytest.raises(ConfigError, match="paths are those of this machine"):

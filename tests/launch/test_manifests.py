@@ -112,7 +112,7 @@ def test_the_command_of_every_launcher_is_one_of_ours(tmp_path):
 
     container = JOBSET["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
     said = " ".join(container["command"] + container["args"])
-    assert said in SKY["run"] and said in (ROOT / "launch/jobset.yaml").read_text()
+    assert said.replace("/shared/", "gs://$BUCKET/") in SKY["run"] and said in (ROOT / "launch/jobset.yaml").read_text()
     load_recipe(str(ROOT / container["command"][2]), Pretrain)
 
 
@@ -125,7 +125,7 @@ def test_skypilot_tells_every_process_who_it_is(tmp_path):
     assert arguments[0] == "pretrain"
     for name, value in {"COORDINATOR_ADDRESS": "10.0.0.1:8476", "NUM_PROCESSES": "2", "PROCESS_ID": "1"}.items():
         assert cluster[f"JAX_{name}"] == value
-    assert SKY["num_nodes"] == 2 and "/shared" in SKY["file_mounts"]
+    assert SKY["num_nodes"] == 2 and "gcs" in SKY["setup"]
 
 
 def test_scripts_pass_shellcheck():

@@ -105,7 +105,7 @@ def test_a_part_that_is_not_there_is_still_a_part(folder):
 
 
 def test_a_file_that_cannot_be_read(folder, monkeypatch):
-    def fail(path):
+    def fail(path, version):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(manifest, "_checksum", fail)
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_read(folder, monkeypatch):
 
 
 def test_a_later_form_is_not_taken_for_damage(folder):
-    later = {**json.loads((folder / manifest.NAME).read_text()), "version": 2}
+    later = {**json.loads((folder / manifest.NAME).read_text()), "version": 3}
     (folder / manifest.NAME).write_text(json.dumps(later))
     (found,) = manifest.faults(folder, ALL)
-    assert "version 2 is of a later bertjax" in found
+    assert "version 3 is of a later bertjax" in found

@@ -5,6 +5,7 @@ import random
 import re
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,11 @@ import pytest
 
 from bertjax import cli, run, session
 from bertjax.config import Prepare, Pretrain
+from bertjax.paths import as_path
 from bertjax.preparation import prepare
 from bertjax.recipe import load_recipe
+from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.stop import Interrupted
 
 WORDS = re.findall(
     r"\w+", "the a cat dog bird sat ran flew saw heard on under over mat tree house red small loud quickly"
@@ -158,24 +162,25 @@ def unchanged():
 def on_step(monkeypatch):
     """on_step(number, action): `action(state)` takes the place of the state after the number-th step of a run."""
 
-    def arrange(number, action):
-        make = session.make_train_step
-
-        def wrapped(*arguments, **options):
-            step = make(*arguments, **options)
-
-            def counted(state, batch):
-                state, metrics = step(state, batch)
-                return (action(state) if int(state.step) == number else state), metrics
-
-            return counted
-
-        monkeypatch.setattr(session, "make_train_step", wrapped)
-
-    return arrange
+    return partial(act_on_step, monkeypatch)
 
 
-@pytest.fixture
+def act_on_step(monkeypatch, number, action):
+    make = session.make_train_step
+
+    def wrapped(*arguments, **options):
+        step = make(*arguments, **options)
+
+        def counted(state, batch):
+            state, metrics = step(state, batch)
+            return (action(state) if int(state.step) == number else state), metrics
+
+        return counted
+
+    monkeypatch.setattr(session, "make_train_step", wrapped)
+
+
+@pytest.fixture(scope="session")
 def terminate():
     """terminate(state) -> the state; this process is sent SIGTERM."""
 
@@ -184,3 +189,24 @@ def terminate():
         return state
 
     return kill
+
+
+@pytest.fixture(scope="session")
+def in_store(store, tiny, terminate):
+    """What a run leaves in a bucket that was stopped after step 7 and taken up again; the names begin with run/."""
+    store.buckets["bkt"] = {}
+    config = replace(tiny, out="gs://bkt/run")
+    with pytest.MonkeyPatch.context() as patch:
+        act_on_step(patch, 7, terminate)
+        with pytest.raises(Interrupted, match="stopped after step 7 and saved it"):
+            run.pretrain(config)
+    assert Checkpoints(as_path(config.out)).latest == 7
+    run.pretrain(config)
+    return dict(store.buckets["bkt"])
+
+
+@pytest.fixture
+def in_bucket(in_store, cloud):
+    """gs://bkt with that run in it."""
+    cloud.buckets["bkt"] = dict(in_store)
+    return cloud

@@ -1,0 +1,140 @@
+"""Where a run or prepared data lie: on this machine, or in a bucket (gs://). What differs between the two is here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard, cast
+
+from bertjax.errors import StorageError
+from bertjax.storage import writing
+
+if TYPE_CHECKING:
+    from bertjax.bucket import BucketPath
+
+OFTEN = 30.0  # seconds between two writes of a file in a bucket that grows
+
+
+def as_path(text: str | Path) -> Path:
+    """The path an option names: of this machine, or for gs:// what behaves as such."""
+    if isinstance(text, str) and (found := re.match("gs://", text, re.IGNORECASE)):
+        from bertjax.bucket import BucketPath
+
+        return cast(Path, BucketPath(f"gs://{text[found.end() :]}"))
+    return cast(Path, text) if remote(text) else Path(text)
+
+
+def remote(path: str | Path) -> TypeGuard[BucketPath]:
+    """Whether a path is in a bucket."""
+    return not isinstance(path, (str, Path))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    with writing(path):
+        if remote(path):
+            path.write_text(text)
+            return
+        temporary = path.with_name(f"{path.name}.tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    if remote(path):
+        from bertjax.bucket import stat
+
+        found = stat(path)
+        return found.size if found else None
+    return path.stat().st_size if path.is_file() else None
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Every file below a folder and its bytes."""
+    if remote(folder):
+        from bertjax.bucket import listing
+
+        return {name: about.size for name, about in listing(folder).items()}
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
+def remove(folder: Path) -> None:
+    """Deletes a folder and all that is in it, as far as that can be done."""
+    if remote(folder):
+        folder.rmtree(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def send(folder: Path, to: Path) -> None:
+    """Writes the files of a folder of this machine to another one."""
+    for name in sizes(folder):
+        (to / name).write_bytes((folder / name).read_bytes())
+
+
+@contextmanager
+def fetched(path: str | Path) -> Iterator[Path]:
+    """A file, or a folder of few and small ones, on this machine: itself, or a copy for as long as it is open."""
+    path = as_path(path)
+    if not remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="bertjax-") as folder:
+        copy = Path(folder) / path.name
+        with writing(path):
+            try:
+                copy.write_bytes(path.read_bytes())
+            except FileNotFoundError:
+                found = sizes(path)
+                if not found:
+                    raise
+                for name in found:
+                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                    (copy / name).write_bytes((path / name).read_bytes())
+        yield copy
+
+
+class Growing:
+    """A text file that lines are added to; one in a bucket is written anew, at most every OFTEN seconds."""
+
+    def __init__(self, path: Path, lines: list[str]) -> None:
+        """Begins it with some lines, in the place of what is there."""
+        self._path = path
+        self._lines = list(lines) if remote(path) else []
+        self._written = time.monotonic()
+        self._due = False
+        write_text(path, "".join(line + "\n" for line in lines))
+
+    def add(self, line: str) -> None:
+        """One line more, which in a bucket is there at the next `flush` at the latest."""
+        if remote(self._path):
+            self._lines.append(line)
+            self._due = True
+            if time.monotonic() > self._written + OFTEN:
+                self.flush()
+            return
+        with writing(self._path), self._path.open("a") as file:
+            file.write(line + "\n")
+
+    def flush(self) -> bool:
+        """All lines are in the file when this returns, or False: a bucket that does not take them is tried again."""
+        if self._due:
+            with suppress(StorageError):
+                write_text(self._path, "".join(line + "\n" for line in self._lines))
+                self._due = False
+            self._written = time.monotonic()  # after what it took: a bucket that is away holds the run up long enough
+        return not self._due
