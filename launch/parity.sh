@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 . launch/environment.sh parity .venv-parity
 
 export XLA_FLAGS="" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false # compiled as for users; nothing is fetched
-exec pytest --override-ini filterwarnings=default tests/parity "$@"
+exec pytest --numprocesses 2 --dist loadfile --override-ini filterwarnings=default tests/parity "$@"

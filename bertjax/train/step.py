@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -43,13 +44,21 @@ class TrainStep(Protocol):
 
 
 def init_state(objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh) -> TrainState:
-    """A fresh state, every array born where the rules put it. Parameters do not depend on the mesh."""
-    create = partial(_create, objective, optimizer, seed)
-    return jax.jit(create, out_shardings=shardings(jax.eval_shape(create), mesh))()
+    """A fresh state, every array born where the rules put it. Parameters do not depend on the mesh.
+
+    One program makes those of all seeds.
+    """
+    create, key = partial(_create, objective, optimizer), key_of(seed)
+    return jax.jit(create, out_shardings=shardings(jax.eval_shape(create, key), mesh))(key)
 
 
-def _create(objective: Objective, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    key = jax.random.key(seed)
+def key_of(seed: int) -> np.ndarray:
+    """u32[2]: the key of a seed, on the host, as every process has it."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
+def _create(objective: Objective, optimizer: optax.GradientTransformation, data: jax.Array) -> TrainState:
+    key = jax.random.wrap_key_data(data)
     params = init_params(objective, jax.random.fold_in(key, 0))
     run_key = jax.random.key_data(jax.random.fold_in(key, 1))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
@@ -57,7 +66,7 @@ def _create(objective: Objective, optimizer: optax.GradientTransformation, seed:
 
 def planned_state(objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state that `init_state` would make; nothing is computed."""
-    state = jax.eval_shape(partial(_create, objective, optimizer, 0))
+    state = jax.eval_shape(partial(_create, objective, optimizer), key_of(0))
     return place(state, shardings(state, mesh))
 
 

@@ -78,6 +78,7 @@ def test_what_was_given_is_taken(plan, monkeypatch):
     assert "mesh data 2 x fsdp 4" in plan("--mesh.data", "-1", "--mesh.fsdp", "4").out
 
 
+@pytest.mark.slow
 def test_a_run_and_its_dry_run_say_what_was_chosen(bertjax, home, data, tmp_path):
     options = ["--data", data, "--out", tmp_path / "run", "--mesh.data", "-1", "--batch-size", "16", "--steps", "1"]
     for more in (["--dry-run"], []):

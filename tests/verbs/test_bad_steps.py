@@ -103,6 +103,7 @@ def test_going_back_is_the_same_every_time(poison, tiny, tmp_path, on_step, term
     assert one == two and len(one) == 16
 
 
+@pytest.mark.slow
 def test_it_does_not_go_back_for_ever(bertjax, command, poison):
     poison(*range(7, 41))
     outcome = bertjax(*command, "--guard.then", "rollback")

@@ -37,6 +37,7 @@ def same_losses(run, other, rtol=1e-5):
     np.testing.assert_allclose(two, one, rtol=rtol)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_rematerialisation(bertjax, computed, stop_after, pretrained, home, data, tmp_path):
     command = ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run"]
     stop_after(5)

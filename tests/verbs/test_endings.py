@@ -97,7 +97,7 @@ STOPPED = {
 }
 
 
-@pytest.mark.parametrize("where", [pytest.param(name, marks=() if "evaluation" in name else SLOW) for name in STOPPED])
+@pytest.mark.parametrize("where", [pytest.param(name, marks=() if name == "evaluation" else SLOW) for name in STOPPED])
 def test_stopped_anywhere_in_a_run(zygote, tiny, home, pretrained, tmp_path, where):
     before, grace, number, stands = STOPPED[where]
     out = tmp_path / "run"

@@ -175,6 +175,7 @@ def test_classes_have_no_ranking(bertjax, finetuned, tmp_path):
 # -- classify, between entities -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_relations(verbs, tmp_path):
     rng = random.Random(5)
     labels = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Other"]

@@ -82,6 +82,7 @@ def test_masking_alone_from_text_to_a_score(bertjax, pretrain, spied, home, tmp_
         assert (out / "scores.json").is_file()
 
 
+@pytest.mark.slow
 def test_packing(bertjax, pretrain, spied, home, data, tmp_path):
     run = pretrain("--packing --length 40 --objective.examples sop")
     assert json.loads((run / "config.json").read_text())["config"]["packing"] is True
@@ -119,6 +120,7 @@ def test_folders_of_a_mixture_share_a_tokenizer(bertjax, home, data, tmp_path):
     assert outcome.code == 2 and f"--tokenizer {data}/tokenizer" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_corpus_of_one_document(bertjax, home, tmp_path):
     text = "\n".join((home / "corpus.txt").read_text().replace("\n\n", "\n").splitlines())
     (tmp_path / "one.txt").write_text(text)

@@ -77,6 +77,7 @@ def test_heads_see_the_layers_asked_for(head, which):
     np.testing.assert_allclose(got, np.tanh(expected[:, 0]) if head == "classify" else expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_concatenated_features_from_a_run(bertjax, home, data, tmp_path):
     recipe = (home / "pretrain.py").read_text().replace("layers=1", "layers=4").replace("steps=16", "steps=1")
     (tmp_path / "pretrain.py").write_text(recipe)

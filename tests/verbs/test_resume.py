@@ -120,6 +120,7 @@ def phased(tiny, tmp_path_factory):
     return config
 
 
+@pytest.mark.slow
 def test_packed_rows_and_a_schedule_of_masking_go_on_where_they_stopped(stop_at, tiny, tmp_path):
     objective = mlm.Config(masking=Masking(kind="span", rate=(0.5, 0.1)))
     config = replace(tiny, objective=objective, steps=10, packing=True, eval_every=10)

@@ -93,6 +93,7 @@ def test_glue_from_mnli_with_two_seeds_goes_on_where_it_stopped(finetune, tmp_pa
     assert all(column in outcome.out for column in ("median", "mean", "spread", "best"))
 
 
+@pytest.mark.slow
 def test_the_best_point_of_a_grid_is_told(finetune, tmp_path, monkeypatch):
     monkeypatch.setitem(suite.GRIDS, "bert", [(8, 1e-2, 1), (16, 1e-3, 2)])
     outcome = finetune("--task rte --grid bert --seed 3")

@@ -13,6 +13,7 @@ def figures(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_classes_of_a_csv_file_without_header(bertjax, home, pretrained, tmp_path):
     rng = random.Random(0)
     for name, count in (("train", 48), ("test", 12)):
