@@ -12,6 +12,5 @@ shellcheck launch/*.sh launch/slurm.sbatch .ci/run
 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
 [ $# -eq 0 ] || exit 0
 pytest --numprocesses 2 --dist worksteal -m slow tests/test_readme.py::test_the_commands_step_by_step \
-    tests/verbs/test_kills.py::test_killed_at_random_moments tests/test_bench_gpu.py tests/verbs/test_compiled.py \
-    tests/verbs/test_suite.py
+    tests/verbs/test_kills.py::test_killed_at_random_moments tests/test_bench_gpu.py
 exec launch/parity.sh

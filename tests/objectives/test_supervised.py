@@ -168,7 +168,7 @@ def batch_of(head):
     return {name: x.astype(np.int32) for name, x in batch.items()} | {"weights": WEIGHTS}
 
 
-@pytest.mark.parametrize("head", ["span", "tag", "choose"])
+@pytest.mark.parametrize("head", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("span", "tag")), "choose"])
 def test_losses_depend_neither_on_the_mesh_nor_on_micro_batches(head):
     losses = []
     for mesh, micro_batches in ((ONE, 1), (MeshConfig(fsdp=2, tensor=2, data=1), 2)):

@@ -103,7 +103,7 @@ def test_stopped_and_resumed_is_the_run_left_alone(stop_at, pretrained, tiny, tm
     equal_runs(pretrained, tmp_path / "run")
 
 
-@pytest.mark.parametrize("stop", [4, 6])
+@pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 def test_length_phases_are_resumed_in_either_and_between_them(stop_at, phased, tiny, tmp_path, stop):
     config = replace(phased, out=str(tmp_path / "run"))
     stop_at(stop, run.pretrain, config)
