@@ -21,6 +21,7 @@ from bertjax.train.steps import UNFINISHED, faults_of, folder_of, steps_of, unfi
 
 FAILURES = 3  # saves in a row that the disk may refuse
 NOTICED = 1.0  # seconds of waiting that are worth a word
+QUIET, CLEARED = 1.0, 8.0  # seconds without anything unfinished that show the end of it; seconds at most
 
 
 def _score(figures: Mapping[str, float]) -> float:
@@ -193,14 +194,25 @@ class Saver:
             self._failures += 1
             console.print(f"checkpoint {self._step} could not be saved: {str(error)[:300]}")
         if self._failures:
-            remove_unfinished(self._run)
+            self._clear()
+
+    def _clear(self) -> None:
+        """Removes what is unfinished until the threads of the save that failed, which Orbax leaves, write no more."""
+        began = quiet = time.monotonic()
+        while (now := time.monotonic()) - quiet < QUIET and now - began < CLEARED:
+            if remove_unfinished(self._run):
+                quiet = now
+            time.sleep(0.05)
 
 
-def remove_unfinished(run: Path) -> None:
-    """Removes what saves that were cut off have left."""
+def remove_unfinished(run: Path) -> bool:
+    """Removes what saves that were cut off have left; returns whether there was any."""
     with suppress(Exception) if remote(run) else nullcontext():  # a bucket that is out of reach is told by the save
-        for folder in unfinished(run):
+        left = unfinished(run)
+        for folder in left:
             remove(folder)
+        return bool(left)
+    return False
 
 
 def require_room(run: Path, state: TrainState, *, keep_last: int) -> None:

@@ -2,6 +2,7 @@ import json
 import shutil
 import sys
 from collections import Counter
+from importlib import import_module
 
 import pytest
 from helpers import prepare_tfds
@@ -97,6 +98,8 @@ def test_what_cannot_be_read(data_dir, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"1\.2\.0: examples \d+ to \d+ of train cannot be read.*tfds build tiny"):
         read("tfds:tiny_texts", copied(data_dir, tmp_path / "b", damage))
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for name in ("gs", "gcs"):  # an earlier test may have loaded it
+        monkeypatch.delitem(import_module("fsspec.registry")._registry, name, raising=False)
     with pytest.raises(ConfigError, match=r"tfds:tiny_texts: gs://bucket/tfds cannot be read: .*gcsfs"):
         read("tfds:tiny_texts", "gs://bucket/tfds")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)

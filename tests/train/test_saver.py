@@ -3,6 +3,7 @@
 import errno
 import logging
 import shutil
+import threading
 import time
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from bertjax.train.background import heard
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.saver import Saver, require_room
 from bertjax.train.step import abstract_state
+from bertjax.train.steps import UNFINISHED
 
 SIZE = 480_000  # bytes of a checkpoint, about
 
@@ -119,6 +121,18 @@ def test_too_many_failures_stop_the_run(run, refuse):
     assert "Input/output error; look after the disk (dmesg)" in str(caught.value)
     assert "then give the same command again" in str(caught.value)
     assert run.there == ["1"] and run.restored() == 1
+
+
+def test_what_a_failed_save_writes_late_is_removed(run, refuse):
+    refuse(1)
+    run.save(1)
+    run.settled()
+    late = run.folder / "checkpoints" / f"1{UNFINISHED}" / "train"
+    thread = threading.Timer(0.3, late.mkdir, kwargs={"parents": True})
+    thread.start()
+    run.saver.close()
+    thread.join()
+    assert run.there == []
 
 
 def test_the_last_save_has_no_other_after_it(run, refuse):
