@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bertjax.contracts import Batch, Compute, Metrics, Objective, Params
+from bertjax.nn.keys import hashed
 from bertjax.train.mesh import ROWS, shardings
 from bertjax.train.optim import unless
 
@@ -59,7 +60,7 @@ def key_of(seed: int) -> np.ndarray:
 
 def _create(objective: Objective, optimizer: optax.GradientTransformation, data: jax.Array) -> TrainState:
     key = jax.random.wrap_key_data(data)
-    params = init_params(objective, jax.random.fold_in(key, 0))
+    params = init_params(objective, hashed(jax.random.fold_in(key, 0)))
     run_key = jax.random.key_data(jax.random.fold_in(key, 1))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
 
@@ -153,7 +154,7 @@ def _summed(
     def loss_and_metrics(
         params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        metrics: Any = objective.apply({"params": params}, batch, train=True, rngs={"dropout": key})
+        metrics: Any = objective.apply({"params": params}, batch, train=True, rngs={"dropout": hashed(key)})
         return jnp.stack([_mean(metrics[name][0], weight) for name, weight in weights.items()]).sum(), metrics
 
     gradient = jax.grad(loss_and_metrics, has_aux=True)

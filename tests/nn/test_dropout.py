@@ -10,9 +10,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bertjax.nn.dropout import Dropout, hash_bits
+from bertjax.nn.keys import hashed
 from bertjax.train.mesh import MeshConfig, make_mesh
 
-KEY = jax.random.key(3)
+KEY = hashed(jax.random.fold_in(jax.random.key(3), 0))
 SHAPE = (64, 32, 128)
 
 
@@ -106,7 +107,7 @@ def test_kept_elements_and_their_gradients_are_scaled(dtype):
 
 
 def test_expectation_is_kept():
-    mean = np.mean([np.asarray(dropped(0.3, jnp.ones(SHAPE), jax.random.key(i))) for i in range(8)])
+    mean = np.mean([np.asarray(dropped(0.3, jnp.ones(SHAPE), jax.random.fold_in(KEY, i))) for i in range(8)])
     assert abs(mean - 1) < 5 * np.sqrt(0.3 / 0.7 / (8 * np.prod(SHAPE)))
 
 
@@ -122,7 +123,7 @@ def masks_of_an_encoder(seed, step):
         found["/".join(context.module.path)] = np.asarray(scaled).ravel()[: 1 << 15] != 0
         return arguments[0] * scaled
 
-    key = jax.random.fold_in(jax.random.key(seed), step)
+    key = hashed(jax.random.fold_in(jax.random.key(seed), step))
     params = random_params(jax.eval_shape(lambda: encoder.init(jax.random.key(0), batch, train=False)))
     with nn.intercept_methods(note):
         encoder.apply(params, batch, train=True, rngs={"dropout": key})
