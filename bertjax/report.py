@@ -73,7 +73,7 @@ def dry_run(config: Pretrain) -> None:
     optimizer = config.optimizer.build(config.steps)
     mesh = mesh_of(config, config.model, objective, optimizer)
     state = planned_state(objective, optimizer, mesh)
-    step = training_step(config, objective, optimizer, mesh)
+    step = training_step(config, objective, optimizer, config.optimizer.schedule(config.steps), mesh)
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
         mixture = pretraining_batches(config, tokenizer, "train", phase)

@@ -31,6 +31,7 @@ from bertjax.train.hang import watched
 from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
+from bertjax.train.optim import Schedule
 from bertjax.train.profile import Profiler, profiled
 from bertjax.train.saver import Saver, require_room, tidy
 from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
@@ -71,6 +72,7 @@ def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
     config, run = session.config, as_path(session.config.out)
     REQUEST.works_on(config.out, config.grace)
+    schedule = config.optimizer.schedule(session.total_steps)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
     mesh, found = _agree(session, run, optimizer)
     extra = _resume(session, run, found) if found else {}
@@ -91,13 +93,13 @@ def train(session: Session) -> TrainState:
             require_room(run, state, keep_last=session.keep_last)
     constant = _describe(session, run)
     fixed = Fit(
-        step=training_step(config, session.objective, optimizer, mesh),
+        step=training_step(config, session.objective, optimizer, schedule, mesh),
         mesh=mesh,
         loss_terms=session.objective.loss_terms,
         evaluate=session.evaluation(mesh),
         every=session.every,
         total_steps=session.total_steps,
-        rates=Rates(config.optimizer.schedule(session.total_steps), _peak_flops(mesh)),
+        rates=Rates(schedule, _peak_flops(mesh)),
         flops_per_token=session.flops_per_token,
         profiler=Profiler(*profiled(config.profile), run / "profile"),
         guard=config.guard,
@@ -167,10 +169,12 @@ def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple
     return found, {**found.extra, "loader": places, "rolled back": (about, text)}
 
 
-def training_step(config: Pretrain | Finetune, objective: Objective, optimizer: Update, mesh: Mesh) -> TrainStep:
+def training_step(
+    config: Pretrain | Finetune, objective: Objective, optimizer: Update, schedule: Schedule, mesh: Mesh
+) -> TrainStep:
     """The step of a run: what is planned, shown and trained."""
     objective = objective.using(Compute(config.remat, config.attention, mesh))
-    return make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches)
+    return make_train_step(objective, optimizer, mesh, micro_batches=config.micro_batches, schedule=schedule)
 
 
 def _peak_flops(mesh: Mesh) -> float:

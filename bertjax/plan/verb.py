@@ -68,7 +68,8 @@ def _phase(
     config: Plan, phase: PhaseConfig, mesh: Mesh, chip: Chip | None, objective: Objective, optimizer: Update
 ) -> dict[str, Any]:
     state, batch = planned_state(objective, optimizer, mesh), planned_batch(config, phase, mesh)
-    lowered = training_step(config, objective, optimizer, mesh).lower(state, batch)
+    schedule = config.optimizer.schedule(config.steps)
+    lowered = training_step(config, objective, optimizer, schedule, mesh).lower(state, batch)
     about = f"{phase.batch_size:,} x {phase.length:,} on {config.topology}"
     arguments = bytes_on_device(state) + bytes_on_device(batch)
     program = compiled(lowered, mesh, arguments, quick=config.quick, about=about)

@@ -13,8 +13,6 @@ import optax
 from bertjax.errors import ConfigError, closest
 from bertjax.train.mesh import path_of
 
-Schedule = Callable[[jax.Array | int], jax.Array]
-
 NOT_DECAYED = (r"norm/(scale|bias)$", r"(^|/)bias$")  # LayerNorm and biases, as in the original; tables do decay
 
 
@@ -48,35 +46,91 @@ class Optimizer:
         if min(self.warmup, self.weight_decay, self.clip_norm) < 0:
             raise ConfigError("optimizer.warmup, weight_decay and clip_norm must not be negative")
 
-    def schedule(self, total_steps: int) -> Schedule:
-        """Linear warm-up, then linear decay to 0 that counts from step 0.
-
-        As in the original the rate drops to peak x (1 - warmup/total) where the warm-up ends.
-        """
+    def schedule(self, total_steps: int) -> "Schedule":
+        """The learning rate of a run of so many steps."""
         warmup = round(self.warmup * total_steps) if self.warmup < 1 else round(self.warmup)
-
-        def rate(step: jax.Array | int) -> jax.Array:
-            xp: Any = np if isinstance(step, int) else jnp  # a number is for the log, which must not wait for a device
-            decay = xp.maximum(0.0, 1.0 - step / total_steps)
-            return self.peak_lr * xp.where(step < warmup, step / max(1, warmup), decay)
-
-        return rate
+        return Schedule(self.peak_lr, warmup, total_steps)
 
     def build(self, total_steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
         """The whole update: clip, scale, decay, learning rate.
 
         `frozen` names top-level parameters that it leaves alone, keeping nothing for them; their gradients are 0.
         """
-        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        clip = clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
         whole = optax.chain(
             clip,
             *SCALINGS[self.kind](self),
             scale_by_depth(self.layer_decay) if self.layer_decay < 1 else optax.identity(),
-            optax.scale_by_learning_rate(self.schedule(total_steps)),
+            scale_by_schedule(self.schedule(total_steps)),
         )
         if not frozen:
             return whole
         return optax.masked(whole, lambda tree: _map_paths(lambda path: path.split("/")[0] not in frozen, tree))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then linear decay to 0 that counts from step 0.
+
+    As in the original the rate drops to peak x (1 - warmup/total) where the warm-up ends.
+    """
+
+    peak: float
+    warmup: int
+    total: int
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """f32[3]: peak, warm-up, total; what a compiled step takes as an input."""
+        return np.array([self.peak, self.warmup, self.total], np.float32)
+
+    def __call__(self, step: jax.Array | int) -> Any:  # noqa: ANN401 (a number for a number, else f32[])
+        """The rate after `step` updates."""
+        return _rate(step, self.peak, self.warmup, self.total)
+
+
+def _rate(step: jax.Array | int, peak: Any, warmup: Any, total: Any) -> Any:  # noqa: ANN401 (numbers or f32[])
+    xp: Any = np if isinstance(step, int) else jnp  # a number is for the log, which must not wait for a device
+    decay = xp.maximum(0.0, 1.0 - step / total)
+    return peak * xp.where(step < warmup, step / xp.maximum(1, warmup), decay)
+
+
+def scale_by_schedule(own: Schedule) -> optax.GradientTransformationExtraArgs:
+    """Updates times -rate; `schedule`, the numbers of another one, takes the place of `own`.
+
+    What is given so may be an input of a compiled step, where `own` would be a constant of it.
+    """
+
+    def init(_: optax.Params) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+
+    def update(
+        updates: optax.Updates,
+        state: optax.ScaleByScheduleState,
+        params: optax.Params | None = None,
+        *,
+        schedule: jax.Array | None = None,
+        **_: Any,  # noqa: ANN401 (for other transformations)
+    ) -> tuple[optax.Updates, optax.ScaleByScheduleState]:
+        rate = own(state.count) if schedule is None else _rate(state.count, *schedule)
+        updates = jax.tree.map(lambda u: u * -rate.astype(u.dtype), updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """Gradients times limit / norm where their norm is above the limit (Pascanu et al. 2013).
+
+    By one factor for all: a product is cheap enough for XLA to compute it where it is used, in each of the moments. The
+    quotients of optax's clip it writes out first.
+    """
+
+    def clip(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        factor = jnp.minimum(1.0, limit / optax.tree.norm(updates))
+        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
+
+    return optax.stateless(clip)
 
 
 def decayed(path: str) -> bool:

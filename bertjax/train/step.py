@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bertjax.contracts import Batch, Compute, Metrics, Objective, Params
 from bertjax.nn.keys import hashed
 from bertjax.train.mesh import ROWS, shardings
-from bertjax.train.optim import unless
+from bertjax.train.optim import Schedule, unless
 
 Update = optax.GradientTransformation
 
@@ -32,16 +32,23 @@ class TrainState:
     key: jax.Array  # u32[2]: never changes; a step's randomness is fold_in(key, step)
 
 
-class TrainStep(Protocol):
+class TrainStep:
     """A compiled step: the old state is given up, the new one and the metrics of the batch come out."""
+
+    def __init__(self, program: Any, mesh: Mesh, schedule: Schedule | None) -> None:  # noqa: ANN401 (a jitted function)
+        """`program` takes state, batch and the numbers of `schedule`, which go to the devices with the first call."""
+        self._program, self._everywhere = program, NamedSharding(mesh, PartitionSpec())
+        self._numbers: Any = schedule.numbers if schedule else None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update."""
-        ...
+        if isinstance(self._numbers, np.ndarray):
+            self._numbers = jax.make_array_from_callback((3,), self._everywhere, self._numbers.__getitem__)
+        return self._program(state, batch, self._numbers)
 
     def lower(self, state: TrainState, batch: Any) -> Any:  # noqa: ANN401 (abstract arrays; a jax.stages.Lowered)
         """The program for abstract arrays, to be compiled ahead of time."""
-        ...
+        return self._program.lower(state, batch, self._numbers)
 
 
 def init_state(objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh) -> TrainState:
@@ -97,8 +104,12 @@ def make_train_step(
     mesh: Mesh,
     *,
     micro_batches: int = 1,
+    schedule: Schedule | None = None,
 ) -> TrainStep:
     """(state, batch) -> (state, metrics); the old state is given up.
+
+    `schedule` takes the place of the optimizer's own as an input of the program, which then serves all of them: runs
+    that differ in steps, warm-up or peak compile once.
 
     The loss is the sum over the objective's terms of total / weight with the weights of the whole batch, so the
     gradient does not depend on `micro_batches`. Where it or the gradient is not finite, only the step number moves, and
@@ -107,13 +118,13 @@ def make_train_step(
     gradient = _gradient(objective, mesh, micro_batches)
     update = optax.with_extra_args_support(optimizer).update
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, numbers: jax.Array | None) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         gradients, metrics = gradient(state.params, batch, key)
         norm = optax.tree.norm(gradients)
         loss = jnp.stack([_mean(*metrics[name]) for name in objective.loss_terms]).sum()
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt_state = update(gradients, state.opt_state, state.params, good=good)
+        updates, opt_state = update(gradients, state.opt_state, state.params, good=good, schedule=numbers)
         params = optax.apply_updates(state.params, updates)
         params, opt_state = unless(good, (params, opt_state), (state.params, state.opt_state))
         metrics = jax.tree.map(lambda x: jnp.where(good, x, 0.0), {**metrics, "grad_norm": (norm, jnp.ones(()))})
@@ -121,7 +132,9 @@ def make_train_step(
 
     everywhere = NamedSharding(mesh, PartitionSpec())
     placed = shardings(planned_state(objective, optimizer, mesh), mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(placed, None), out_shardings=(placed, everywhere))
+    inputs = (placed, None, None if schedule is None else everywhere)
+    program = jax.jit(step, donate_argnums=0, in_shardings=inputs, out_shardings=(placed, everywhere))
+    return TrainStep(program, mesh, schedule)
 
 
 Gradient = Callable[[Params, Batch, jax.Array], tuple[Params, Metrics]]

@@ -268,13 +268,13 @@ def test_steps_wait_for_no_device_and_move_nothing_unasked(tmp_path, train, run,
         with jax.transfer_guard("disallow"):  # batches are on the devices, and so is all that is summed up
             return run.step(state, batch)
 
-    compiled = run.step._cache_size()
+    compiled = run.step._program._cache_size()
     train(tmp_path, step=step, every=replace(NEVER, log=5), steps=12, hook=lambda state: {"loss": 1.0, "mlm_loss": 1.0})
     assert taken == list(range(12))
     # Nothing but the windows of the log is fetched: that of step 5 when step 6 has been started, of 10 after 11; at
     # the end the last window, and the empty one that is saved.
     assert fetched == [6, 6, 11, 11, 12, 12, 12]  # each time what is watched, and the means
-    assert run.step._cache_size() == max(1, compiled)
+    assert run.step._program._cache_size() == max(1, compiled)
 
 
 def test_a_line_that_waits_is_written_when_the_data_fail(tmp_path, train):

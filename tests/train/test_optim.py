@@ -1,5 +1,6 @@
 """Update rules by hand and against optax."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -211,3 +212,11 @@ def test_layer_decay_scales_the_whole_update_decay_too():
     for wrong in (0.0, 1.5):
         with pytest.raises(ConfigError, match=f"layer_decay={wrong}"):
             Optimizer(layer_decay=wrong)
+
+
+@pytest.mark.parametrize("kind", ["bert-adam", "adamw", "lamb"])
+def test_a_schedule_that_is_given_takes_the_place_of_its_own(kind):
+    own, other = (Optimizer(kind=kind, peak_lr=peak, warmup=warmup) for peak, warmup in ((9.0, 0), (0.1, 2)))
+    numbers = jnp.asarray(other.schedule(8).numbers)
+    given = run(own.build(3)._replace(update=partial(own.build(3).update, schedule=numbers)))
+    jax.tree.map(np.testing.assert_array_equal, given, run(other.build(8)))

@@ -1,6 +1,7 @@
 """The step: exact accumulation, one compilation, randomness that counts, and learning."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from helpers import DROPOUT, TINY, losses, make_batch, parts
 
 from bertjax.contracts import Compute
+from bertjax.nn.keys import hashed
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig, abstract_batch, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
@@ -62,7 +64,7 @@ def test_one_compilation_for_numpy_batches(plain):
     state = plain.state
     for seed in range(3):
         state, _ = plain.step(state, put_batch(make_batch(seed), plain.mesh))
-    assert plain.step._cache_size() == 1
+    assert plain.step._program._cache_size() == 1
     assert int(state.step) == 3
 
 
@@ -120,14 +122,9 @@ def test_dropout_differs_between_micro_batches(random_in_two):
     step_key = jax.random.fold_in(jax.random.wrap_key_data(random_in_two.state.key), 0)
     half = {name: jnp.asarray(x[:8]) for name, x in make_batch().items()}
     apply = jax.jit(random_in_two.objective.apply, static_argnames="train")
-    totals = [
-        float(
-            apply({"params": state.params}, half, train=True, rngs={"dropout": jax.random.fold_in(step_key, k)})[
-                "mlm_loss"
-            ][0]
-        )
-        for k in range(2)
-    ]
+    keys = [hashed(jax.random.fold_in(step_key, k)) for k in range(2)]
+    halves = [apply({"params": state.params}, half, train=True, rngs={"dropout": key}) for key in keys]
+    totals = [float(metrics["mlm_loss"][0]) for metrics in halves]
     assert totals[0] != pytest.approx(totals[1], rel=1e-5)
     assert float(metrics["mlm_loss"][0]) == pytest.approx(sum(totals), rel=1e-5)
 
@@ -148,6 +145,21 @@ def test_eval_step_has_no_dropout(plain, random):
     for name in off:
         np.testing.assert_array_equal(on[name], again[name])
         np.testing.assert_allclose(on[name], off[name], rtol=1e-5)
+
+
+def test_one_program_serves_all_schedules(plain):
+    optimizers = [Optimizer(peak_lr=1e-3, warmup=0), Optimizer(peak_lr=0.5, warmup=1)]
+    steps = [
+        make_train_step(plain.objective, optimizers[0].build(9), plain.mesh, schedule=optimizer.schedule(total))
+        for optimizer, total in zip(optimizers, (9, 4), strict=True)
+    ]
+    batch, update = put_batch(make_batch(), plain.mesh), optimizers[0].build(9)
+    state = planned_state(plain.objective, update, plain.mesh)
+    assert len({step.lower(state, batch).as_text() for step in steps}) == 1
+    own = make_train_step(plain.objective, update, plain.mesh)
+    (other, _), (first, _), (same, _) = (step(plain.state, batch) for step in (*steps[::-1], own))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), first.params, same.params)
+    assert not np.array_equal(*(jax.tree.leaves(state.params)[0] for state in (first, other)))
 
 
 @pytest.mark.parametrize("config", [MeshConfig(8), MeshConfig(2, 2, seq=2)], ids=["data", "data fsdp seq"])

@@ -33,10 +33,10 @@ def without_cache():
 def start(home, data):
     """start(cache folder, out) -> how many programs a short run asked for, compiled, and found."""
 
-    def run(cache, out):
+    def run(cache, out, *options):
         command = [sys.executable, "-c", PROGRAM, "pretrain", home / "pretrain.py", "--data", data, "--out", out]
         done = subprocess.run(
-            [*map(str, command), "--steps", "3", "--eval-every", "2"],
+            [*map(str, command), "--steps", "3", "--eval-every", "2", *options],
             env={**without_cache(), "XDG_CACHE_HOME": str(cache)},
             capture_output=True,
             text=True,
@@ -59,6 +59,15 @@ def test_a_second_start_compiles_nothing_and_logs_the_same_bits(start, tmp_path)
     assert cold["cache_misses"] > 3 and warm["cache_misses"] == 0
     assert warm["cache_hits"] == warm["compile_requests_use_cache"] > 3
     assert losses(tmp_path / "cold") == losses(tmp_path / "warm") and len(losses(tmp_path / "cold")) == 6
+
+
+@pytest.mark.slow
+def test_another_rate_and_other_steps_compile_nothing(start, tmp_path):
+    start(tmp_path, tmp_path / "cold")
+    other = start(
+        tmp_path, tmp_path / "other", "--steps", "4", "--optimizer.peak-lr", "1e-4", "--optimizer.warmup", "2"
+    )
+    assert other["cache_misses"] == 0 and losses(tmp_path / "cold") != losses(tmp_path / "other")
 
 
 def folder(**variables):
