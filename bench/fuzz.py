@@ -23,7 +23,7 @@ FOUND = Path("findings")
 
 
 def main() -> None:
-    """Fuzzes each target and prints a table."""
+    """Fuzzes each target; the table grows by a line with each."""
     arguments = _arguments()
     sys.path[:0] = [str(TESTS), str(TESTS / "hostile")]
     if arguments.worker:
@@ -33,12 +33,13 @@ def main() -> None:
     if arguments.file:
         return print(_targets()[arguments.targets[0]](Path(arguments.file).read_bytes()) or "read")
     names = list(_targets()) if arguments.targets == ["all"] else arguments.targets
-    rows = [_run(name, arguments.seconds) for name in names]
-    table = "| target | files tried | CPU-seconds | branches seen | findings |\n|---|---:|---:|---:|---|\n"
-    table += "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    print(table)
-    if arguments.out:
-        Path(arguments.out).write_text(table)
+    table = ["| target | files tried | CPU-seconds | branches seen | findings |", "|---|---:|---:|---:|---|"]
+    print(*table, sep="\n")
+    for name in names:
+        table.append(f"| {' | '.join(_run(name, arguments.seconds))} |")
+        print(table[-1], flush=True)
+        if arguments.out:
+            Path(arguments.out).write_text("\n".join(table) + "\n")
 
 
 def _arguments() -> argparse.Namespace:

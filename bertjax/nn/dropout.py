@@ -1,10 +1,10 @@
-"""Dropout whose mask is a counter hash (nn/keys.py), whatever kind of key it is given."""
+"""Dropout whose mask is a counter hash (keys.py), whatever kind of key it is given."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bertjax.nn.keys import counted
+from bertjax.keys import counted
 
 
 def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bertjax.contracts import Batch, Compute, Metrics, Objective, Params
-from bertjax.nn.keys import hashed
+from bertjax.keys import hashed
 from bertjax.train.mesh import ROWS, shardings
 from bertjax.train.optim import Schedule, unless
 

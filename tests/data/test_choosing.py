@@ -18,7 +18,10 @@ def taken(words, budget, lengths, key=0):
     scores, draws = (draw(keys, purpose, np.arange(length)) for purpose in (0, 1))
     places, owners = spans(words, np.full(rows, budget), scores, draws, lengths)
     assert (np.diff(places) > 0).all()
-    return [(owner, places[owners == owner].tolist()) for owner in np.unique(owners).tolist()]
+    order = np.argsort(owners, stable=True)
+    names, begins = np.unique(owners[order], return_index=True)
+    parts = np.split(places[order], begins[1:]) if len(names) else []
+    return [(owner, part.tolist()) for owner, part in zip(names.tolist(), parts, strict=True)]
 
 
 def words_of(text, starts):

@@ -9,8 +9,8 @@ from helpers import DROPOUT, make_batch, random_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bertjax.keys import hashed
 from bertjax.nn.dropout import Dropout, hash_bits
-from bertjax.nn.keys import hashed
 from bertjax.train.mesh import MeshConfig, make_mesh
 
 KEY = hashed(jax.random.fold_in(jax.random.key(3), 0))

@@ -150,6 +150,7 @@ def test_another_mesh_keeps_the_order_of_the_data_and_the_losses(stop_at, tiny, 
     assert extras[0]["loader"] == extras[1]["loader"]
 
 
+@pytest.mark.slow  # tests/verbs/test_kills.py kills more often
 def test_a_killed_process_goes_on_from_its_last_save(pretrained, tiny, home, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "bertjax", "pretrain", home / "pretrain.py", "--data", *tiny.data, "--out", out]

@@ -7,7 +7,7 @@ import pytest
 from helpers import TINY
 from scipy import stats
 
-from bertjax.nn.keys import HASHED, hashed
+from bertjax.keys import HASHED, hashed
 from bertjax.objectives import mlm
 from bertjax.train.step import init_params
 
