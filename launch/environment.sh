@@ -22,7 +22,7 @@ make_environment() {
         python="$(find_python)" || return 2
         echo "installing into $folder (once; a minute or two) ..."
         [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
-        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 \
             --constraint launch/constraints.txt --editable ".${extras:+[$extras]}"
         echo "$wanted" >"$stamp"
     fi

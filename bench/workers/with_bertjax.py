@@ -26,9 +26,10 @@ def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
         params = jax.jit(lambda: init_params(objective, jax.random.key(0)))()
         encode = jax.jit(lambda p, b: objective.apply({"params": p}, b, method="encode")[0].hidden)
         return lambda: jax.block_until_ready(encode(params, placed))
-    optimizer = Optimizer(kind="adamw").build(1_000)
+    recipe = Optimizer(kind="adamw")
+    optimizer = recipe.build(1_000)
     state = init_state(objective, optimizer, seed=0, mesh=mesh)
-    step = make_train_step(objective, optimizer, mesh)
+    step = make_train_step(objective, optimizer, mesh, schedule=recipe.schedule(1_000))
 
     def one() -> None:
         nonlocal state

@@ -44,6 +44,7 @@ MESHES = {
     "fsdp seq tensor": MeshConfig(1, 2, seq=2, tensor=2),
     "dcn fsdp seq": MeshConfig(1, 2, seq=2, dcn=2),
 }
+RARE = ("fsdp", "seq", "data fsdp seq", "data seq tensor")  # the others have all of their axes
 
 
 def ten_losses(model, mesh, **options):
@@ -55,7 +56,9 @@ def on_one_device():
     return {name: ten_losses(model, ONE) for name, model in MODELS.items()}
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(name, marks=pytest.mark.slow) if name in RARE else name for name in MESHES]
+)
 def test_losses_do_not_depend_on_the_mesh(mesh, on_one_device):
     np.testing.assert_allclose(ten_losses(MODELS["dropout"], MESHES[mesh]), on_one_device["dropout"], rtol=1e-6)
 
@@ -155,7 +158,7 @@ make_train_step(objective, update, cube).lower(state, batch).compile()
 """
 
 
-@pytest.mark.parametrize("tables", ["as they are", "both axes"])
+@pytest.mark.parametrize("tables", ["as they are", pytest.param("both axes", marks=pytest.mark.slow)])
 def test_xla_gathers_no_array_whole(tables):
     # XLA says it on stderr only; with the table cut on both axes it does, so the test would see it.
     flags = os.environ["XLA_FLAGS"]

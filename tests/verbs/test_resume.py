@@ -136,6 +136,7 @@ def test_resuming_a_finished_run_changes_nothing(pretrained, tiny, tmp_path):
     equal_runs(pretrained, copied)
 
 
+@pytest.mark.slow
 def test_another_mesh_keeps_the_order_of_the_data_and_the_losses(stop_at, tiny, tmp_path):
     config = replace(tiny, batch_size=16, model=replace(tiny.model, dropout=0.0, attention_dropout=0.0), steps=6)
     wide = replace(config, mesh=MeshConfig(data=8))
