@@ -61,6 +61,11 @@ def _read(spec: str, data_dir: str, builder: Any, split: str, examples: int) -> 
             f"{builder.data_dir}: prepared in a format that only TensorFlow reads; "
             f"prepare it again as array_record: {_command(spec, data_dir)}"
         ) from None
+    except Exception as error:  # of names of files that its dataset_info.json makes, or of files that are none
+        reason = str(error).split("\n")[0]
+        raise DataError(
+            f"{builder.data_dir}: {split} cannot be opened ({reason}); prepare it again: {_command(spec, data_dir)}"
+        ) from None
     for start in range(0, examples, AT_ONCE):
         stop = min(start + AT_ONCE, examples)
         try:
@@ -112,6 +117,9 @@ def _open(spec: str, data_dir: str) -> tuple[Any, str]:
     except (ValueError, KeyError, AssertionError):
         has = ", ".join(builder.info.splits)
         raise DataError(f"{spec}: no split {split!r}; it has: {has}; a part of one: train[:10%]") from None
+    templates = [info.filename_template for info in builder.info.splits.values()]
+    if any(re.search(r"[/\\]|\.\.", named.template or "") for named in templates if named):
+        raise DataError(f"{spec}: its dataset_info.json names files in other folders; prepare it again")
     return builder, split
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -56,13 +56,22 @@ def init_state(objective: Objective, optimizer: optax.GradientTransformation, *,
 
     One program makes those of all seeds.
     """
-    create, key = partial(_create, objective, optimizer), key_of(seed)
-    return jax.jit(create, out_shardings=shardings(jax.eval_shape(create, key), mesh))(key)
+    create, shapes = _traced(objective, optimizer)
+    return jax.jit(create, out_shardings=shardings(shapes, mesh))(key_of(seed))
 
 
 def key_of(seed: int) -> np.ndarray:
     """u32[2]: the key of a seed, on the host, as every process has it."""
     return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
+@lru_cache(maxsize=8)  # tracing a model takes as long as many steps of a small one
+def _traced(
+    objective: Objective, optimizer: optax.GradientTransformation
+) -> tuple[Callable[[np.ndarray], TrainState], TrainState]:
+    """What makes the first state of a key, and the shapes of that state."""
+    create = partial(_create, objective, optimizer)
+    return create, jax.eval_shape(create, key_of(0))
 
 
 def _create(objective: Objective, optimizer: optax.GradientTransformation, data: jax.Array) -> TrainState:
@@ -74,8 +83,8 @@ def _create(objective: Objective, optimizer: optax.GradientTransformation, data:
 
 def planned_state(objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state that `init_state` would make; nothing is computed."""
-    state = jax.eval_shape(partial(_create, objective, optimizer), key_of(0))
-    return place(state, shardings(state, mesh))
+    _, shapes = _traced(objective, optimizer)
+    return place(shapes, shardings(shapes, mesh))
 
 
 def place(tree: Any, where: Any) -> Any:  # noqa: ANN401 (any pytree)
