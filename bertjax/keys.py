@@ -14,7 +14,7 @@ from jax.extend.random import define_prng_impl
 _GOLDEN = 0x9E3779B9  # 2**32 over the golden ratio: far from what counters differ by
 
 
-def mix(x: jax.Array) -> jax.Array:
+def _mix(x: jax.Array) -> jax.Array:
     """The 32-bit finalizer "lowbias32" (Wellons, hash-prospector): every input bit flips each output bit evenly."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
@@ -28,11 +28,11 @@ def counted(seeds: jax.Array, shape: tuple[int, ...], first: jax.Array | int = 0
     """
     if not shape:
         return counted(seeds, (1,), first)[0]
-    row = mix((jax.lax.iota(jnp.uint32, shape[0]) + first) ^ seeds[0]).reshape(-1, *[1] * (len(shape) - 1))
+    row = _mix((jax.lax.iota(jnp.uint32, shape[0]) + first) ^ seeds[0]).reshape(-1, *[1] * (len(shape) - 1))
     counter = jnp.uint32(0)
     for axis in range(1, len(shape)):
         counter = counter * jnp.uint32(shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis)
-    return mix(mix(counter + seeds[1]) ^ row)
+    return _mix(_mix(counter + seeds[1]) ^ row)
 
 
 def _seed(seed: jax.Array) -> jax.Array:
@@ -42,8 +42,8 @@ def _seed(seed: jax.Array) -> jax.Array:
 
 def _fold_in(key: jax.Array, data: jax.Array | int) -> jax.Array:
     """Of one key each number makes another one, and of each two keys one number makes two."""
-    first = mix(key[0] ^ mix(data ^ mix(key[1] + jnp.uint32(_GOLDEN))))
-    return jnp.stack([first, mix(key[1] + mix(data ^ first))])
+    first = _mix(key[0] ^ _mix(data ^ _mix(key[1] + jnp.uint32(_GOLDEN))))
+    return jnp.stack([first, _mix(key[1] + _mix(data ^ first))])
 
 
 def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

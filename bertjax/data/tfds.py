@@ -61,11 +61,6 @@ def _read(spec: str, data_dir: str, builder: Any, split: str, examples: int) -> 
             f"{builder.data_dir}: prepared in a format that only TensorFlow reads; "
             f"prepare it again as array_record: {_command(spec, data_dir)}"
         ) from None
-    except Exception as error:  # of names of files that its dataset_info.json makes, or of files that are none
-        reason = str(error).split("\n")[0]
-        raise DataError(
-            f"{builder.data_dir}: {split} cannot be opened ({reason}); prepare it again: {_command(spec, data_dir)}"
-        ) from None
     for start in range(0, examples, AT_ONCE):
         stop = min(start + AT_ONCE, examples)
         try:
@@ -117,10 +112,21 @@ def _open(spec: str, data_dir: str) -> tuple[Any, str]:
     except (ValueError, KeyError, AssertionError):
         has = ", ".join(builder.info.splits)
         raise DataError(f"{spec}: no split {split!r}; it has: {has}; a part of one: train[:10%]") from None
-    templates = [info.filename_template for info in builder.info.splits.values()]
-    if any(re.search(r"[/\\]|\.\.", named.template or "") for named in templates if named):
-        raise DataError(f"{spec}: its dataset_info.json names files in other folders; prepare it again")
+    _check_files(spec, where, builder)
     return builder, split
+
+
+def _check_files(spec: str, where: str, builder: Any) -> None:  # noqa: ANN401
+    """Raises where dataset_info.json, by its templates or names of splits, leads to files that are not beside it."""
+    try:
+        files = [file for split in builder.info.splits.values() for file in split.filepaths]
+    except Exception as error:  # TFDS raises many kinds
+        reason = str(error).split("\n")[0]
+        raise DataError(
+            f"{spec}: its files have no names ({reason}); prepare it again: {_command(spec, where)}"
+        ) from None
+    if any(file.parent != builder.data_path for file in files):
+        raise DataError(f"{spec}: its dataset_info.json names files in other folders; prepare it again")
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def scale_by_schedule(own: Schedule) -> optax.GradientTransformationExtraArgs:
         schedule: jax.Array | None = None,
         **_: Any,  # noqa: ANN401 (for other transformations)
     ) -> tuple[optax.Updates, optax.ScaleByScheduleState]:
-        rate = own(state.count) if schedule is None else _rate(state.count, *schedule)
+        rate = _rate(state.count, *(own.numbers if schedule is None else schedule))
         updates = jax.tree.map(lambda u: u * -rate.astype(u.dtype), updates)
         return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -36,19 +36,22 @@ class TrainStep:
     """A compiled step: the old state is given up, the new one and the metrics of the batch come out."""
 
     def __init__(self, program: Any, mesh: Mesh, schedule: Schedule | None) -> None:  # noqa: ANN401 (a jitted function)
-        """`program` takes state, batch and the numbers of `schedule`, which go to the devices with the first call."""
+        """`program` takes state, batch and the numbers of `schedule`."""
         self._program, self._everywhere = program, NamedSharding(mesh, PartitionSpec())
-        self._numbers: Any = schedule.numbers if schedule else None
+        self._numbers = schedule.numbers if schedule else None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update."""
-        if isinstance(self._numbers, np.ndarray):
-            self._numbers = jax.make_array_from_callback((3,), self._everywhere, self._numbers.__getitem__)
-        return self._program(state, batch, self._numbers)
+        return self._program(state, batch, self._on_devices)
 
     def lower(self, state: TrainState, batch: Any) -> Any:  # noqa: ANN401 (abstract arrays; a jax.stages.Lowered)
         """The program for abstract arrays, to be compiled ahead of time."""
         return self._program.lower(state, batch, self._numbers)
+
+    @cached_property
+    def _on_devices(self) -> jax.Array | None:
+        numbers = self._numbers  # a mesh may be of chips that are not here: so not before the first call
+        return numbers if numbers is None else jax.make_array_from_callback((3,), self._everywhere, numbers.__getitem__)
 
 
 def init_state(objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh) -> TrainState:
@@ -56,7 +59,7 @@ def init_state(objective: Objective, optimizer: optax.GradientTransformation, *,
 
     One program makes those of all seeds.
     """
-    create, shapes = _traced(objective, optimizer)
+    create, shapes = _traced(objective.using(Compute()), optimizer)
     return jax.jit(create, out_shardings=shardings(shapes, mesh))(key_of(seed))
 
 
@@ -69,7 +72,7 @@ def key_of(seed: int) -> np.ndarray:
 def _traced(
     objective: Objective, optimizer: optax.GradientTransformation
 ) -> tuple[Callable[[np.ndarray], TrainState], TrainState]:
-    """What makes the first state of a key, and the shapes of that state."""
+    """What makes the first state of a key, and the shapes of that state; both are those of any way to compute."""
     create = partial(_create, objective, optimizer)
     return create, jax.eval_shape(create, key_of(0))
 
@@ -83,7 +86,7 @@ def _create(objective: Objective, optimizer: optax.GradientTransformation, data:
 
 def planned_state(objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state that `init_state` would make; nothing is computed."""
-    _, shapes = _traced(objective, optimizer)
+    _, shapes = _traced(objective.using(Compute()), optimizer)
     return place(shapes, shardings(shapes, mesh))
 
 

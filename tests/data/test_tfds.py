@@ -76,9 +76,9 @@ def damage(folder):
     path.write_bytes(path.read_bytes()[:4000] + b"\x00" * 3000 + path.read_bytes()[7000:])
 
 
-def with_template(folder, template="{DATASET}-{SPLIT}.{FILEFORMAT}-{OTHER}"):
+def with_split(folder, **changed):
     info = json.loads((folder / "dataset_info.json").read_text())
-    info["splits"][0]["filepathTemplate"] = template
+    info["splits"][1] |= changed
     (folder / "dataset_info.json").write_text(json.dumps(info))
 
 
@@ -114,11 +114,12 @@ def test_what_cannot_be_read(data_dir, tmp_path, monkeypatch):
         read("tfds:tiny_texts", copied(data_dir, tmp_path / "a", as_tfrecord))
     with pytest.raises(DataError, match=r"1\.2\.0: examples \d+ to \d+ of train cannot be read.*tfds build tiny"):
         read("tfds:tiny_texts", copied(data_dir, tmp_path / "b", damage))
-    with pytest.raises(DataError, match=r"1\.2\.0: train cannot be opened \(.*OTHER.*\); prepare it again: tfds build"):
-        read("tfds:tiny_texts:train", copied(data_dir, tmp_path / "c", with_template))
-    elsewhere = partial(with_template, template="../../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
-    with pytest.raises(DataError, match="names files in other folders"):
-        read("tfds:tiny_texts:train", copied(data_dir, tmp_path / "e", elsewhere))
+    unnamed = partial(with_split, filepathTemplate="{DATASET}-{SPLIT}.{FILEFORMAT}-{OTHER}")
+    with pytest.raises(DataError, match=r"its files have no names \(.*OTHER.*\); prepare it again: tfds build tiny"):
+        read("tfds:tiny_texts", copied(data_dir, tmp_path / "c", unnamed))
+    for name, changed in enumerate(({"filepathTemplate": "../{DATASET}-{SPLIT}.{FILEFORMAT}"}, {"name": "../../x"})):
+        with pytest.raises(DataError, match="names files in other folders"):
+            read("tfds:tiny_texts", copied(data_dir, tmp_path / f"e{name}", partial(with_split, **changed)))
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'bertjax\[tfds\]'"):
         read("tfds:tiny_texts", data_dir)

@@ -15,7 +15,7 @@ from bertjax.keys import hashed
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig, abstract_batch, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
-from bertjax.train.step import make_eval_step, make_train_step, planned_state
+from bertjax.train.step import _traced, init_state, make_eval_step, make_train_step, planned_state
 
 SMALL = replace(TINY, layers=1)
 # Leaves the parameters alone and keeps the last gradient as its state.
@@ -145,6 +145,14 @@ def test_eval_step_has_no_dropout(plain, random):
     for name in off:
         np.testing.assert_array_equal(on[name], again[name])
         np.testing.assert_allclose(on[name], off[name], rtol=1e-5)
+
+
+def test_a_model_is_traced_once_for_its_first_state_however_it_is_computed():
+    objective, update, mesh = mlm.Config().build(SMALL), Optimizer().build(7), make_mesh(MeshConfig(data=1))
+    before = _traced.cache_info().misses
+    init_state(objective, update, seed=1, mesh=mesh)
+    make_train_step(objective.using(Compute(remat="blocks", mesh=mesh)), update, mesh)
+    assert _traced.cache_info().misses == before + 1
 
 
 def test_one_program_serves_all_schedules(plain):
