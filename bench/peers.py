@@ -43,15 +43,18 @@ class Peer(NamedTuple):
     worker: str
     compiled: bool = False
     flags: str = ""  # XLA's
+    memory: tuple[tuple[str, str], ...] = ()  # what glibc is told by the environment
 
 
 ONEDNN = (  # as in the README
     "--xla_cpu_use_onednn=true --xla_cpu_experimental_onednn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 )
+KEPT = (("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", str(1 << 62)))  # as heap.py
 PEERS = {
     "bertjax": Peer("", "with_bertjax.py"),
     "bertjax with oneDNN": Peer("", "with_bertjax.py", flags=ONEDNN),
     "torch eager": Peer("torch", "with_torch.py"),
+    "torch eager, freed memory kept": Peer("torch", "with_torch.py", memory=KEPT),
     "torch compiled": Peer("torch", "with_torch.py", compiled=True),
     "transformers Flax": Peer("flax", "with_flax.py"),
     "keras-hub on JAX": Peer("keras", "with_keras.py"),
@@ -71,12 +74,12 @@ class Table(NamedTuple):
 
 
 ALL = tuple(PEERS)
-OURS = ALL[:2]
+OURS, TORCH = ALL[:2], ALL[2:4]
 TABLES = {
     "train-mini": Table("mini", 8, 128, "training", 4, ALL),
-    "train-base": Table("base", 8, 128, "training", 1, (*OURS, "torch eager")),
-    "inference-base": Table("base", 32, 128, "inference", 1, (*OURS, "torch eager", "keras-hub on JAX")),
-    "packed-mini": Table("mini", 32, 128, "training", 2, (*OURS, "torch eager"), packed=True),
+    "train-base": Table("base", 8, 128, "training", 1, (*OURS, *TORCH)),
+    "inference-base": Table("base", 32, 128, "inference", 1, (*OURS, *TORCH, "keras-hub on JAX")),
+    "packed-mini": Table("mini", 32, 128, "training", 2, (*OURS, *TORCH), packed=True),
     "start-mini": Table("mini", 8, 128, "training", 1, ("bertjax", "torch eager")),
 }
 
@@ -149,9 +152,10 @@ class Worker:
         about = {**spec, "compiled": peer.compiled, "cores": [os.cpu_count() - 1], "began": time.time()}
         command = [python, str(WORKERS / peer.worker), json.dumps(about)]
         threads = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=false {peer.flags}"}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
         self.process = subprocess.Popen(
             command,
-            env={**os.environ, **threads, **spec.get("env", {})},
+            env={**inherited, **threads, **dict(peer.memory), **spec.get("env", {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -30,6 +30,3 @@ make_environment() {
 }
 
 make_environment "${1:-}" "${2:-.venv}"
-
-# On a CPU every step takes and gives back its temporaries; kept, they cost no page faults: a fifth of a small step.
-export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TOP_PAD_=268435456

@@ -5,9 +5,13 @@ from dataclasses import replace
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
-import numpy as np
-from serve import Spec, serve
+from bertjax.heap import keep_freed
+
+keep_freed()  # as the command line does
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from serve import Spec, serve  # noqa: E402
 
 
 def make(spec: Spec):  # noqa: ANN201 (a function without arguments)

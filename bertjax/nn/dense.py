@@ -1,6 +1,8 @@
 """Linear layers whose kernels are born in the shape they keep, heads included."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -12,6 +14,61 @@ Initializer = Callable[..., jax.Array]
 def truncated_normal(std: float) -> Initializer:
     """Normal of `std` cut at two standard deviations and not rescaled, as in BERT: what comes out has 0.88 std."""
     return nn.initializers.truncated_normal(stddev=std)
+
+
+def product(x: jax.Array, kernel: jax.Array, inputs: int) -> jax.Array:
+    """f[..., *inputs] times f[*inputs, *outputs] -> f[..., *outputs]; `inputs` is how many axes these are.
+
+    The gradient of the kernel is computed in a way of its own on a CPU (`turned_gradient`).
+    """
+    y = jnp.tensordot(x, jax.lax.stop_gradient(kernel), axes=inputs)  # seen as it is by what chooses the dots to keep
+    return _with_gradient_of(kernel, y, x, x.ndim - inputs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _with_gradient_of(kernel: jax.Array, y: jax.Array, x: jax.Array, rows: int) -> jax.Array:
+    """`y`, of which `kernel` gets a gradient as well; `x` gets its own through what made `y`."""
+    del kernel, x, rows
+    return y
+
+
+def _forward(kernel: jax.Array, y: jax.Array, x: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
+    del kernel, rows
+    return y, x
+
+
+def _backward(rows: int, x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+    of_kernel = jax.lax.platform_dependent(
+        x, gradient, cpu=partial(turned_gradient, rows=rows), default=partial(kernel_gradient, rows=rows)
+    )
+    return of_kernel, gradient, None
+
+
+_with_gradient_of.defvjp(_forward, _backward)
+
+
+def kernel_gradient(x: jax.Array, gradient: jax.Array, rows: int) -> jax.Array:
+    """f[*inputs, *outputs] of f[..., *inputs] and the gradient f[..., *outputs]; `rows` is how many axes ... are."""
+    return jnp.tensordot(x, gradient, axes=(tuple(range(rows)),) * 2)
+
+
+def turned_gradient(x: jax.Array, gradient: jax.Array, rows: int) -> jax.Array:
+    """The same, of the narrower of the two transposed first, in memory.
+
+    XLA's fast product on a CPU wants the rows as the last axis of its left side, and gives its result as it is written.
+    Left to itself XLA takes another product, half as fast (BERT-base's feed-forward: 109 for 51 ms), or transposes the
+    wider array inside what computes it. A step of BERT-mini takes 8% less time so.
+    """
+    barrier = jax.lax.optimization_barrier  # else it is put together again
+    if math.prod(x.shape[rows:]) <= math.prod(gradient.shape[rows:]):
+        return jnp.tensordot(barrier(_rows_last(x, rows)), gradient, axes=rows)
+    across = jnp.tensordot(barrier(_rows_last(gradient, rows)), x, axes=rows)
+    return _rows_last(barrier(across), gradient.ndim - rows)
+
+
+def _rows_last(x: jax.Array, rows: int) -> jax.Array:
+    """The first `rows` axes behind the others."""
+    return jnp.moveaxis(x, range(rows), range(-rows, 0))
 
 
 class Dense(nn.Module):
@@ -26,8 +83,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.initializer, (*self.inputs, *self.outputs), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, self.outputs, jnp.float32)
-        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes=len(self.inputs))
-        return y + bias.astype(self.dtype)
+        return product(x.astype(self.dtype), kernel.astype(self.dtype), len(self.inputs)) + bias.astype(self.dtype)
 
 
 class LayerNorm(nn.Module):

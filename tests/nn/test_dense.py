@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import BF16, F32, apply, init
 
-from bertjax.nn.dense import Dense, LayerNorm, truncated_normal
+from bertjax.nn.dense import Dense, LayerNorm, kernel_gradient, product, truncated_normal
 
 
 def test_truncated_normal_is_cut_and_not_rescaled():
@@ -71,3 +71,17 @@ def test_layer_norm_of_a_constant_is_its_bias():
     y, variables = LayerNorm(1e-12, F32).init_with_output(jax.random.key(0), jnp.full((2, 8), 7.0))
     np.testing.assert_array_equal(y, 0)
     np.testing.assert_array_equal(variables["params"]["scale"], 1)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [((3,), (2, 4)), ((2, 4), (3,)), ((5,), (5,))])
+def test_gradients_are_those_of_the_product(inputs, outputs):
+    x, kernel, upper = (
+        jax.random.normal(jax.random.key(seed), shape)
+        for seed, shape in enumerate([(6, 7, *inputs), (*inputs, *outputs), (6, 7, *outputs)])
+    )
+    plain, expected = jax.vjp(lambda x, kernel: jnp.tensordot(x, kernel, axes=len(inputs)), x, kernel)
+    ours, gradients = jax.vjp(lambda x, kernel: product(x, kernel, len(inputs)), x, kernel)
+    np.testing.assert_array_equal(ours, plain)
+    for gradient, right in zip(gradients(upper), expected(upper), strict=True):
+        np.testing.assert_allclose(gradient, right, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(kernel_gradient(x, upper, 2), expected(upper)[1], rtol=1e-5, atol=1e-5)

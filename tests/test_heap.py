@@ -1,0 +1,40 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+from bertjax.heap import keep_freed
+keep_freed()
+import resource, threading
+import numpy as np
+
+def work():
+    np.ones(25_000_000)  # 190 MiB, as the temporary arrays of a step
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(faults())
+"""
+
+
+def faults(**environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    kept = {**kept, "JAX_PLATFORMS": "cpu", "NUMPY_MADVISE_HUGEPAGE": "0", **environment}
+    return int(subprocess.check_output([sys.executable, "-c", FAULTS], env=kept, text=True))
+
+
+def test_a_step_takes_the_memory_of_the_one_before():
+    assert faults() < 1_000
+
+
+@pytest.mark.parametrize("chosen", [{"MALLOC_TOP_PAD_": "0"}, {"GLIBC_TUNABLES": ""}, {"JAX_PLATFORMS": "tpu"}])
+def test_what_a_user_chose_and_other_devices_are_left_alone(chosen):
+    assert faults(**chosen) > 10_000  # pages of 4 KiB
