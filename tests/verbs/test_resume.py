@@ -94,7 +94,9 @@ def test_a_run_begun_anew_is_the_same(pretrained, tiny, tmp_path):
     equal_runs(pretrained, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("stops", "workers"), [((7,), (0, 0)), ((4, 13), (0, 2, 1))])
+@pytest.mark.parametrize(
+    ("stops", "workers"), [((7,), (0, 0)), pytest.param((4, 13), (0, 2, 1), marks=pytest.mark.slow)]
+)
 def test_stopped_and_resumed_is_the_run_left_alone(stop_at, pretrained, tiny, tmp_path, stops, workers):
     config = replace(tiny, out=str(tmp_path / "run"))
     for stop, count in zip(stops, workers, strict=False):
