@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
-    ("errors", "parsing"),
+    ("errors", "parsing", "heap"),
     ("contracts", "keys", "registry", "recipe", "chips", "compiled", "storage", "bucket"),
     ("paths", "lock"),
     ("bucket_lock", "supervise"),

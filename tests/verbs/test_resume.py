@@ -195,6 +195,7 @@ def test_stopping_from_the_command_line(on_step, terminate, bertjax, tiny, home,
     assert outcome.code == 42 and "stopped after step 3 and saved it; the same command goes on" in outcome.err
 
 
+@pytest.mark.slow
 def test_fine_tuning_resumed_is_fine_tuning_left_alone(stop_at, finetuned, pretrained, home, tmp_path):
     config = replace(
         load_recipe(str(home / "finetune.py"), Finetune),
