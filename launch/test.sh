@@ -20,7 +20,8 @@ pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m slow \
     ${hosts}_{examples_masks_and_losses_are_those_of_one_process,a_manifest_lists_what_all_processes_wrote} \
     ${hosts}_a_signal_to_one_stops_all_after_the_same_step_and_one_process_goes_on \
     ${hosts}_fine_tuned_evaluated_and_predicted_together \
-    ${endings}_{several_processes_stop_after_the_same_step,where_a_process_is_lost_the_others_say_which_and_end} \
+    "${endings}_several_processes_stop_after_the_same_step[False]" \
+    "${endings}_where_a_process_is_lost_the_others_say_which_and_end[2-1]" \
     ${resume}_{another_mesh_keeps_the_order_of_the_data_and_the_losses,stopped_and_resumed_is_the_run_left_alone} \
     ${resume}_fine_tuning_resumed_is_fine_tuning_left_alone \
     tests/verbs/test_{compiled,suite,secrets,full_disk}.py tests/test_bench_gpu.py \
