@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(preset: str) -> dict[str, float]:
-    """CPU-seconds of each part in this process, and how many kernels the two programs have."""
+    """CPU-seconds of each part in this process, and how many kernels the step has."""
     from bertjax.heap import keep_freed
 
     keep_freed()

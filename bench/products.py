@@ -3,7 +3,8 @@
     taskset -c 0 python bench/products.py [--torch PYTHON] [--rounds 3] [--out bench/results]
 
 float32, rows x inputs times inputs x outputs, GFLOP/s as medians; the programs take turns (A B C A B C ...), each a
-process of its own. They go to OUT/products.json and, as a table, to OUT/products.md.
+process of its own, and in all of them freed memory is kept. They go to OUT/products.json and, as a table, to
+OUT/products.md.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import time
 from pathlib import Path
 
 SHAPES = [(rows, *sides) for rows in (1_024, 4_096) for sides in ((768, 768), (768, 3_072), (3_072, 768))]
-ONEDNN = "--xla_cpu_use_onednn=true --xla_cpu_experimental_onednn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 REPEATS = 8
 
 
@@ -31,6 +31,8 @@ def main() -> None:
     if arguments.worker:
         print(json.dumps(in_xla() if arguments.worker == "xla" else in_torch()))
         return
+    from peers import KEPT, ONEDNN  # not in a worker, which may be of an environment without what they need
+
     programs = {"XLA": (sys.executable, "xla", ""), "XLA with oneDNN": (sys.executable, "xla", ONEDNN)}
     if arguments.torch:
         programs["torch"] = (arguments.torch, "torch", "")
@@ -38,7 +40,13 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, (python, worker, flags) in programs.items():
             flags = f"--xla_cpu_multi_thread_eigen=false {flags}"
-            environment = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "XLA_FLAGS": flags}
+            environment = {
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "OMP_NUM_THREADS": "1",
+                "XLA_FLAGS": flags,
+                **dict(KEPT),
+            }
             output = subprocess.check_output([python, __file__, "--worker", worker], env=environment)
             found[name].append(json.loads(output.splitlines()[-1]))
     lines = [
@@ -61,9 +69,6 @@ def main() -> None:
 
 def in_xla() -> list[float]:
     """GFLOP/s of every shape in a compiled program of its own."""
-    from bertjax.heap import keep_freed
-
-    keep_freed()
     import jax
     import jax.numpy as jnp
 
@@ -71,7 +76,7 @@ def in_xla() -> list[float]:
     for rows, inputs, outputs in SHAPES:
         x, kernel = jnp.ones((rows, inputs)), jnp.ones((inputs, outputs))
         multiply = jax.jit(jnp.matmul)
-        found.append(best(lambda m=multiply, x=x, k=kernel: jax.block_until_ready(m(x, k)), rows * inputs * outputs))
+        found.append(speed(lambda m=multiply, x=x, k=kernel: jax.block_until_ready(m(x, k)), rows * inputs * outputs))
     return found
 
 
@@ -83,11 +88,11 @@ def in_torch() -> list[float]:
     found = []
     for rows, inputs, outputs in SHAPES:
         x, kernel = torch.ones(rows, inputs), torch.ones(outputs, inputs)
-        found.append(best(lambda x=x, k=kernel: torch.nn.functional.linear(x, k), rows * inputs * outputs))
+        found.append(speed(lambda x=x, k=kernel: torch.nn.functional.linear(x, k), rows * inputs * outputs))
     return found
 
 
-def best(function, products: int) -> float:  # noqa: ANN001 (a function without arguments)
+def speed(function, products: int) -> float:  # noqa: ANN001 (a function without arguments)
     """GFLOP/s, median of REPEATS after the first."""
     function()
     seconds = []
