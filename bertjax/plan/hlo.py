@@ -51,11 +51,12 @@ def collectives(text: str, axes: Mapping[str, int]) -> list[Collective]:
     """All of a step, those in loops as often as these run; `axes` are the sizes of the mesh, in its order."""
     entry, computations = _computations(text)
     # XLA for TPU hides a gather behind computation by putting pieces of it into several fusions, all of one channel.
+    # Those outside of fusions may share a channel too, each for itself: parts of one reduction of a large gradient.
     channels: dict[tuple[object, ...], Collective] = {}
-    for instruction, times, place in _walk(computations, entry, 1):
+    for instruction, times, place, fused in _walk(computations, entry, 1):
         one = _read(instruction, times, place, axes)
         if one:
-            channel = re.search(r"channel_id=(\d+)", instruction.rest)
+            channel = re.search(r"channel_id=(\d+)", instruction.rest) if fused else None
             name = (one.kind, one.axes, one.elements // times, channel[0] if channel else len(channels))
             channels[name] = max(channels.get(name, one), one, key=lambda c: c.sent)
     return _summed(channels.values())
@@ -108,13 +109,13 @@ def _computations(text: str) -> tuple[str, dict[str, list[_Instruction]]]:
 
 
 def _walk(
-    computations: Mapping[str, Sequence[_Instruction]], name: str, times: int
-) -> Iterator[tuple[_Instruction, int, str]]:
-    """The collectives of a computation and of all that it calls, with how often each runs and in what it stands."""
+    computations: Mapping[str, Sequence[_Instruction]], name: str, times: int, fused: bool = False
+) -> Iterator[tuple[_Instruction, int, str, bool]]:
+    """The collectives of a computation and of all that it calls: how often each runs, where, and if in a fusion."""
     for instruction in computations.get(name, ()):
         across = instruction.opcode == "send" and "megascale_transfer_type" in instruction.rest
         if across or instruction.opcode.removesuffix("-start") in KINDS:
-            yield instruction, times, name
+            yield instruction, times, name, fused
             continue
         called = {kind: re.findall(r"[\w.\-]+", names) for kind, names in _CALLS.findall(instruction.rest)}
         rounds = times
@@ -122,7 +123,7 @@ def _walk(
             rounds *= _trips(instruction.rest, computations.get(called["condition"][0], ()))
         for names in called.values():
             for other in names:
-                yield from _walk(computations, other, rounds)
+                yield from _walk(computations, other, rounds, fused or instruction.opcode == "fusion")
 
 
 def _trips(rest: str, condition: Sequence[_Instruction]) -> int:

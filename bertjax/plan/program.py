@@ -22,7 +22,7 @@ from bertjax.parsing import parse
 from bertjax.plan.hlo import Collective, collectives
 from bertjax.train.log import console
 
-FORMAT = 2  # of what is kept
+FORMAT = 3  # of what is kept
 QUICK = -1.0  # the lowest of XLA's efforts
 
 

@@ -55,8 +55,8 @@ def _work(phase: dict[str, Any]) -> None:
     table = Table("work of a step", "")
     table.add_row("tokens", f"{phase['tokens_per_step']:,}")
     flops = phase["flops_per_step"]
-    counted = f" ({_counted(flops['ratio'], phase['remat'])})" if flops["ratio"] else ""
-    table.add_row("FLOP by formula", f"{flops['formula']:.4g}{counted}")
+    by_compiler = f" ({counted(flops['ratio'], phase['remat'])})" if flops["ratio"] else ""
+    table.add_row("FLOP by formula", f"{flops['formula']:.4g}{by_compiler}")
     if estimate := phase.get("estimate"):
         each = ", ".join(f"{name} {value:.2f} ms" for name, value in estimate["milliseconds"].items() if value)
         table.add_row("estimate: each at its peak", each)
@@ -69,6 +69,9 @@ def _work(phase: dict[str, Any]) -> None:
     answers.print(table)
 
 
-def _counted(ratio: float, remat: str) -> str:
-    again = " it computes some of it again, to save memory" if ratio > RECOMPUTED and remat == "none" else ""
-    return f"the compiler counts {ratio:.2f} times as many{':' if again else ''}{again}"
+def counted(ratio: float, remat: str) -> str:
+    """How many FLOPs the compiler counts for each of the formula's, and what follows."""
+    found = f"the compiler counts {ratio:.2f} times as many"
+    if ratio <= RECOMPUTED or remat != "none":
+        return found
+    return f"{found}: it computes some of it again, to save memory; --remat dots would choose what is cheap"

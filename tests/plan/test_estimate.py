@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bertjax.chips import Chip
+from bertjax.plan import tables
 from bertjax.plan.estimate import Shape, cures, roofline
 from bertjax.plan.hlo import Collective
 from bertjax.plan.program import Program
@@ -72,3 +73,9 @@ def test_where_nothing_is_enough_it_says_so(rows):
     assert cures(shape, replace(SHORT, arguments=90_000), 1000) == [
         "more chips, with --mesh.fsdp, or chips with more memory"
     ]
+
+
+def test_what_a_compiler_computes_again_is_told_with_what_would_choose_better():
+    assert "--remat dots" in tables.counted(1.14, "none")
+    for ratio, remat in ((1.03, "none"), (1.14, "dots")):
+        assert tables.counted(ratio, remat) == f"the compiler counts {ratio:.2f} times as many"

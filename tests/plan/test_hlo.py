@@ -103,6 +103,12 @@ def test_what_xla_for_tpu_does():
     assert [(found.kind, found.times) for found in collectives(text, AXES)] == [("all-gather", 1)]
 
 
+def test_parts_of_one_reduction_share_a_channel_and_all_count():
+    part = "all-reduce(%p), channel_id=1, replica_groups=[4,2]<=[8]"
+    found = collectives(entry(f"%x = f32[4] {part}", f"%y = f32[4] {part}", f"%z = f32[8] {part}"), AXES)
+    assert [(one.times, one.elements) for one in found] == [(3, 16)]
+
+
 def test_what_goes_from_slice_to_slice():
     text = entry(
         "%s = (f32[2,4]{1,0:T(1,128)}, u32[], token[]) send(%p, %t), channel_id=3, is_host_transfer=true, "
