@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bertjax.chips import chip_of
+from bertjax.chips import chip_of, gpu_share
 from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import ModelConfig, Objective
 from bertjax.train.log import console
@@ -89,6 +89,6 @@ def _memory(device: Any) -> float:  # noqa: ANN401 (a jax.Device, or one of a to
     """Bytes of a device; 0 where nobody knows."""
     chip = chip_of(device.device_kind)
     if chip:
-        return chip.memory
+        return chip.memory * (gpu_share() if device.platform == "gpu" else 1.0)
     stats = jax.local_devices()[0].memory_stats() if device in jax.devices() else None
     return float((stats or {}).get("bytes_limit", 0))

@@ -1,5 +1,6 @@
 """Accelerators: what one can do, as its maker says."""
 
+import os
 import re
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ class Chip(NamedTuple):
 
     name: str
     flops: float  # bf16, dense, a second
-    memory: float  # bytes
+    memory: float  # bytes; of GPUs as their driver says
     bandwidth: float  # of the memory
     links: float  # to the chips of the same slice or board
     network: float  # to other slices
@@ -27,10 +28,17 @@ CHIPS: dict[str, Chip] = {
     "v5e": Chip("TPU v5e", 197 * TERA, 16 * GIB, 819 * GB, 200 * GB, 3.1 * GB, _TPU + "v5e", "TPU v5 ?(lite|e)"),
     "v5p": Chip("TPU v5p", 459 * TERA, 95 * GIB, 2_765 * GB, 600 * GB, 6.25 * GB, _TPU + "v5p", "TPU v5p?"),
     "v6e": Chip("TPU v6e", 918 * TERA, 32 * GIB, 1_640 * GB, 400 * GB, 12.5 * GB, _TPU + "v6e", "TPU v6 ?(lite|e)"),
-    "a100": Chip("A100", 312 * TERA, 80 * GB, 2_039 * GB, 300 * GB, 0, _GPU + "a100", "NVIDIA A100.*80GB.*"),
-    "h100": Chip("H100 SXM", 989 * TERA, 80 * GB, 3_350 * GB, 450 * GB, 0, _GPU + "h100", "NVIDIA H100 80GB HBM3"),
-    "h200": Chip("H200", 989 * TERA, 141 * GB, 4_800 * GB, 450 * GB, 0, _GPU + "h200", "NVIDIA H200"),
+    "a100": Chip("A100", 312 * TERA, 85_100_068_864, 2_039 * GB, 300 * GB, 0, _GPU + "a100", "NVIDIA A100.*80GB.*"),
+    "h100": Chip(
+        "H100 SXM", 989 * TERA, 84_942_979_072, 3_350 * GB, 450 * GB, 0, _GPU + "h100", "NVIDIA H100 80GB HBM3"
+    ),
+    "h200": Chip("H200", 989 * TERA, 151_397_597_184, 4_800 * GB, 450 * GB, 0, _GPU + "h200", "NVIDIA H200"),
 }
+
+
+def gpu_share() -> float:
+    """What of a GPU's memory JAX takes, as its environment variable says; three quarters without it."""
+    return float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75))
 
 
 def chip_of(device_kind: str) -> Chip | None:

@@ -23,6 +23,7 @@ from bertjax.plan.hlo import Collective, collectives
 from bertjax.train.log import console
 
 FORMAT = 3  # of what is kept
+COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 QUICK = -1.0  # the lowest of XLA's efforts
 
 
@@ -30,12 +31,12 @@ QUICK = -1.0  # the lowest of XLA's efforts
 class Program:
     """What is known of a compiled program: bytes are of one device."""
 
-    fits: bool
+    fits: bool  # as far as the compiler judges: those for GPUs do not
     temporaries: int
     arguments: int  # those of the step: state and batch
     code: int
     available: int  # of memory, where the compiler said; else 0
-    flops: float  # of one device, every loop counted once; 0 where it does not fit
+    flops: float  # of one device, every loop counted once; 0 where it does not fit, or nobody counts
     bytes_accessed: float  # likewise
     collectives: tuple[Collective, ...]
     seconds: float  # of compiling
@@ -72,7 +73,7 @@ def compiled(lowered: Any, mesh: Mesh, arguments: int, *, quick: bool, about: st
 
 
 def _program(made: Any, mesh: Mesh) -> Program:  # noqa: ANN401 (a jax.stages.Compiled)
-    memory, cost = made.memory_analysis(), made.cost_analysis()
+    memory, cost = made.memory_analysis(), made.cost_analysis() or {}  # of GPUs XLA tells no cost
     return Program(
         fits=True,
         temporaries=memory.temp_size_in_bytes,
@@ -103,7 +104,7 @@ def _bytes(number: str, unit: str) -> int:
 def _hash(lowered: Any, mesh: Mesh, quick: bool) -> str:  # noqa: ANN401 (a jax.stages.Lowered)
     places = [f"{d.device_kind} {getattr(d, 'coords', d.id)}" for d in mesh.devices.flat]
     flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    about = [FORMAT, places, dict(mesh.shape), quick, flags, *(_version(name) for name in ("jax", "jaxlib", "libtpu"))]
+    about = [FORMAT, places, dict(mesh.shape), quick, flags, *map(_version, COMPILERS)]
     return hashlib.sha256((json.dumps(about) + lowered.as_text()).encode()).hexdigest()
 
 

@@ -14,6 +14,8 @@ def show(report: dict[str, Any]) -> None:
     """Prints what `verb.plan` found."""
     sizes = " x ".join(f"{name} {size}" for name, size in report["mesh"].items() if size > 1) or "one device"
     answers.print(f"{report['devices']} of {report['chip']['name']} ({report['topology']}), mesh {sizes}")
+    if share := report["chip"].get("memory_share"):
+        answers.print(f"of a GPU's memory JAX takes {share:.0%}; XLA_PYTHON_CLIENT_MEM_FRACTION changes that")
     if report["idle_devices"]:
         answers.print(f"{report['idle_devices']} devices have nothing to do: give --mesh.data more, or leave it out")
     for phase in report["phases"]:
@@ -59,12 +61,13 @@ def _work(phase: dict[str, Any]) -> None:
     table.add_row("FLOP by formula", f"{flops['formula']:.4g}{by_compiler}")
     if estimate := phase.get("estimate"):
         each = ", ".join(f"{name} {value:.2f} ms" for name, value in estimate["milliseconds"].items() if value)
-        table.add_row("estimate: each at its peak", each)
-        milliseconds, rate = estimate["step_milliseconds"], estimate["tokens_per_second"]
-        table.add_row(
-            f"estimate: {estimate['binds']} binds",
-            f"{milliseconds:.2f} ms a step, {rate:,.0f} tokens/s, MFU {estimate['mfu']:.0%}, were all of it at once",
-        )
+        table.add_row("estimate: each at its peak", each + ("" if "binds" in estimate else "; memory is not counted"))
+        if "binds" in estimate:
+            took, rate = estimate["step_milliseconds"], estimate["tokens_per_second"]
+            table.add_row(
+                f"estimate: {estimate['binds']} binds",
+                f"{took:.2f} ms a step, {rate:,.0f} tokens/s, MFU {estimate['mfu']:.0%}, were all of it at once",
+            )
     table.add_row("compiling", "known from before" if phase["from_cache"] else f"{phase['compile_seconds']:,.1f} s")
     answers.print(table)
 

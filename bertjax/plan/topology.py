@@ -1,13 +1,14 @@
-"""Chips that are not here, as libtpu describes them."""
+"""Chips that are not here: TPUs as libtpu describes them, GPUs as they are described to XLA."""
 
 import math
 import os
 import re
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import jax
 
-from bertjax.chips import CHIPS, Chip
+from bertjax.chips import CHIPS, Chip, gpu_share
 from bertjax.errors import ConfigError, closest
 
 LOCAL = "local"
@@ -19,29 +20,57 @@ QUIET = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 MOST = 8_960  # of v5p
-INSTALL = "pip install 'bertjax[tpu]'"
+MOST_GPUS = 8  # on the links of one host
+
+
+class Gpu(NamedTuple):
+    """What XLA would ask the driver of a GPU, besides what `CHIPS` says; memory in bytes."""
+
+    kind: str  # as JAX calls it
+    capability: int  # of CUDA, its first number
+    cores: int
+    units: int  # for float32, of a core
+    ghz: float
+    cache: int  # shared by all cores
+    shared: int  # memory of a core
+    block: int  # what a block may take of it
+
+
+GPUS = {  # https://docs.nvidia.com/cuda/cuda-programming-guide, "Compute Capabilities", and the data sheets
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 64, 1.41, 40 << 20, 164 << 10, 163 << 10),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 9, 132, 128, 1.98, 50 << 20, 228 << 10, 227 << 10),
+    "h200": Gpu("NVIDIA H200", 9, 132, 128, 1.98, 50 << 20, 228 << 10, 227 << 10),
+}
 
 
 def devices_of(topology: str, slices: int) -> tuple[Chip | None, list[Any]]:
-    """The chip and the devices of "v5e:16x16", described by libtpu; those of this machine for "local"."""
+    """The chip and the devices of "v5e:16x16" or "h100:8"; those of this machine for "local".
+
+    Of a GPU's memory the chip has what JAX would take.
+    """
     if topology == LOCAL:
         return None, jax.devices()
     name, _, shape = topology.partition(":")
-    tpus = [known for known in CHIPS if known.startswith("v")]
-    if name not in tpus:
-        raise ConfigError(f"--topology {topology}: chip {name!r}{closest(name, tpus)}; as v5e:16x16, or {LOCAL}")
+    if name not in CHIPS:
+        raise ConfigError(f"--topology {topology}: chip {name!r}{closest(name, CHIPS)}; as v5e:16x16, or {LOCAL}")
+    if name in GPUS:
+        if not re.fullmatch(r"\d+", shape) or not 1 <= int(shape) <= MOST_GPUS:
+            raise ConfigError(
+                f"--topology {topology}: after the GPU comes how many a host has, 1 to {MOST_GPUS}, as in {name}:8; "
+                "several hosts are --mesh.dcn N"
+            )
+        memory = CHIPS[name].memory * gpu_share()
+        return CHIPS[name]._replace(memory=memory), _gpus(name, max(1, slices), int(shape))
     if not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         raise ConfigError(f"--topology {topology}: after the chip comes its shape, as in v5e:16x16 or v4:4x4x8")
     if math.prod(int(size) for size in shape.split("x")) > MOST:
         raise ConfigError(f"--topology {topology}: no pod has over {MOST:,} chips; several slices are --mesh.dcn N")
-    return CHIPS[name], _described(name, shape, slices)
+    return CHIPS[name], _tpus(name, shape, slices)
 
 
-def _described(name: str, shape: str, slices: int) -> list[Any]:
+def _tpus(name: str, shape: str, slices: int) -> list[Any]:
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
-    from jax.experimental import topologies
-
     sizes = [int(size) for size in shape.split("x")]
     sizes += [1] * (3 - len(sizes))
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
@@ -49,17 +78,50 @@ def _described(name: str, shape: str, slices: int) -> list[Any]:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if name == "v4":
         options["chip_config_name"] = "megacore"  # the two cores of a chip as one device, as JAX runs on them
+    return _described("tpu", f"{name}:{shape}", f"{name}:{shape}", options)
+
+
+def _gpus(name: str, hosts: int, each: int) -> list[Any]:
+    options = {"target_config": described_gpu(name), "topology": f"{hosts}x1x{each}"}
+    return _described("cuda", f"{name}:{each}", name, options)
+
+
+def described_gpu(name: str) -> str:
+    """XLA's GpuTargetConfigProto of a GPU, as text. The last lines of `gpu_device_info` all GPUs since Ampere share."""
+    gpu, chip = GPUS[name], CHIPS[name]
+    return f"""
+        gpu_device_info {{
+            cuda_compute_capability {{ major: {gpu.capability} }}
+            core_count: {gpu.cores} fpus_per_core: {gpu.units} clock_rate_ghz: {gpu.ghz}
+            device_memory_size: {chip.memory:.0f} memory_bandwidth: {chip.bandwidth:.0f} l2_cache_size: {gpu.cache}
+            shared_memory_per_core: {gpu.shared} shared_memory_per_block_optin: {gpu.block}
+            shared_memory_per_block: {48 << 10} registers_per_core_limit: {1 << 16} registers_per_block_limit: {1 << 16}
+            threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+            block_dim_limit_x: {2**31 - 1} block_dim_limit_y: {2**16 - 1} block_dim_limit_z: {2**16 - 1}
+        }}
+        platform_name: "CUDA"
+        runtime_version {{ major: 13 }}
+        dnn_version_info {{ major: 9 minor: 10 }}
+        device_description_str: "{gpu.kind}"
+    """
+
+
+# By platform: what has the compiler, in which packages, and how it is installed.
+COMPILERS = {
+    "tpu": ("libtpu", ("libtpu",), "pip install 'bertjax[tpu]'"),
+    "cuda": ("JAX's plugin for CUDA", ("jax_cuda13_plugin", "jax_cuda12_plugin"), "pip install 'bertjax[cuda]'"),
+}
+
+
+def _described(platform: str, topology: str, name: str, options: dict[str, Any]) -> list[Any]:
+    from jax.experimental import topologies
+
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=f"{name}:{shape}", **options)
-    except Exception as error:  # whatever libtpu raises: it is not there, or it knows no such shape
-        if not _has_libtpu():
-            raise ConfigError(f"--topology {name}:{shape} is compiled for by libtpu: {INSTALL}") from None
+        described = topologies.get_topology_desc(platform=platform, topology_name=name, **options)
+    except Exception as error:  # whatever the compiler raises: it is not there, or it knows no such shape
+        compiler, packages, install = COMPILERS[platform]
+        if not any(map(find_spec, packages)):
+            raise ConfigError(f"--topology {topology} is compiled for by {compiler}: {install}") from None
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"--topology {name}:{shape}: {reason}") from None
+        raise ConfigError(f"--topology {topology}: {reason}") from None
     return list(described.devices)
-
-
-def _has_libtpu() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("libtpu") is not None

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from bertjax.automesh import mesh_of
-from bertjax.chips import Chip
+from bertjax.chips import Chip, gpu_share
 from bertjax.config import PhaseConfig, Plan, Pretrain
 from bertjax.contracts import Objective, Remat
 from bertjax.data.shapes import made_up_row, made_up_vocab
@@ -22,6 +22,8 @@ from bertjax.session import training_step
 from bertjax.train.log import answers
 from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, row_ways
 from bertjax.train.step import TrainState, Update, planned_state
+
+MOST_OF_A_GPU = 0.95  # the rest of its memory the driver and the libraries need
 
 
 def plan(config: Plan) -> None:
@@ -38,7 +40,7 @@ def plan(config: Plan) -> None:
         check_batch(phase.batch_size, config.micro_batches, mesh)
     report = {
         "topology": config.topology,
-        "chip": chip._asdict() if chip else {"name": devices[0].device_kind},
+        "chip": _chip(chip, devices[0]),
         "devices": mesh.size,
         "idle_devices": len(devices) - mesh.size,
         "mesh": dict(mesh.shape),
@@ -49,6 +51,12 @@ def plan(config: Plan) -> None:
     write_json(out, report)
     tables.show(report)
     answers.print(f"all of it: {out}")
+
+
+def _chip(chip: Chip | None, device: Any) -> dict[str, Any]:  # noqa: ANN401 (a jax.Device, or one of a topology)
+    if not chip:
+        return {"name": device.device_kind}
+    return chip._asdict() | ({"memory_share": gpu_share()} if device.platform == "gpu" else {})
 
 
 def planned_batch(config: Pretrain, phase: PhaseConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -75,6 +83,8 @@ def _phase(
     program = compiled(lowered, mesh, arguments, quick=config.quick, about=about)
     tokens = phase.batch_size * phase.length
     flops = tokens * config.model.flops_per_token(phase.length, config.objective.masked_fraction(phase.length))
+    available = program.available or round(chip.memory if chip else 0)
+    fits = program.fits and program.needed <= (available or program.needed)
     told: dict[str, Any] = {
         "steps": phase.steps,
         "batch_size": phase.batch_size,
@@ -82,7 +92,7 @@ def _phase(
         "micro_batches": config.micro_batches,
         "remat": config.remat,
         "tokens_per_step": tokens,
-        "fits": program.fits,
+        "fits": fits,
         "bytes_per_chip": {
             "parameters": bytes_on_device(state.params),
             "optimizer": bytes_on_device(state.opt_state),
@@ -91,7 +101,7 @@ def _phase(
             "program": program.code,
             "arguments": program.arguments,
             "needed": program.needed,
-            "available": program.available or round(chip.memory if chip else 0),
+            "available": available,
         },
         "flops_per_step": {"formula": flops, "compiler": None, "ratio": None},
         "collectives_per_step": [one._asdict() for one in program.collectives],
@@ -101,9 +111,9 @@ def _phase(
     if config.micro_batches == 1 and program.flops:  # the compiler counts a loop once
         counted = program.flops * mesh.size
         told["flops_per_step"] |= {"compiler": counted, "ratio": counted / flops}
-    if not program.fits:
-        told["short_by_bytes"] = program.needed - program.available
-        told["would_mend_it"] = _cures(config, phase, mesh, state, program)
+    if not fits:
+        told["short_by_bytes"] = program.needed - available
+        told["would_mend_it"] = _cures(config, phase, mesh, state, program, available)
     elif chip:
         told["estimate"] = _estimate(config, tokens, flops, mesh, program, chip)
     return told
@@ -111,9 +121,13 @@ def _phase(
 
 def _estimate(config: Plan, tokens: int, flops: float, mesh: Mesh, program: Program, chip: Chip) -> dict[str, Any]:
     floor = roofline(program, chip, flops / mesh.size, config.micro_batches)
+    each = {name: 1e3 * seconds for name, seconds in floor._asdict().items()}
+    if not program.bytes_accessed:  # by compilers for GPUs: what binds is not known then
+        del each["memory"]
+        return {"is": "an estimate: each at its peak; memory is not counted", "milliseconds": each}
     return {
         "is": "an estimate: each at its peak, all at once; memory counts every operand, also those kept on the chip",
-        "milliseconds": {name: 1e3 * seconds for name, seconds in floor._asdict().items()},
+        "milliseconds": each,
         "binds": floor.binds,
         "step_milliseconds": 1e3 * floor.seconds,
         "tokens_per_second": tokens / floor.seconds,
@@ -121,7 +135,9 @@ def _estimate(config: Plan, tokens: int, flops: float, mesh: Mesh, program: Prog
     }
 
 
-def _cures(config: Plan, phase: PhaseConfig, mesh: Mesh, state: TrainState, program: Program) -> list[str]:
+def _cures(
+    config: Plan, phase: PhaseConfig, mesh: Mesh, state: TrainState, program: Program, available: int
+) -> list[str]:
     masked = config.objective.masked_fraction(phase.length)
     tokens = phase.batch_size * phase.length / (row_ways(mesh) * mesh.shape["seq"] * mesh.shape["tensor"])
     shape = Shape(
@@ -136,4 +152,7 @@ def _cures(config: Plan, phase: PhaseConfig, mesh: Mesh, state: TrainState, prog
             remat: tokens * config.model.activation_bytes(phase.length, masked, remat) for remat in get_args(Remat)
         },
     )
-    return cures(shape, program, program.available)
+    found = cures(shape, program, available)
+    if mesh.devices.flat[0].platform == "gpu" and program.needed <= MOST_OF_A_GPU * available / gpu_share():
+        found.insert(0, f"XLA_PYTHON_CLIENT_MEM_FRACTION={MOST_OF_A_GPU} (JAX takes {gpu_share():.0%} of a GPU now)")
+    return found

@@ -10,6 +10,7 @@ import pytest
 from bertjax.data.meta import Meta
 from bertjax.plan import program, topology
 
+NEEDS_CUDA = pytest.mark.skipif(not find_spec("jax_cuda13_plugin"), reason="JAX for CUDA is not installed")
 NEEDS_LIBTPU = pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is not installed (bertjax[tpu])")
 
 
@@ -95,6 +96,8 @@ def test_what_does_not_fit_is_told_with_what_would(plan, monkeypatch):
         ((), "missing: --topology"),
         (("--topology", "v5f:2x4"), "chip 'v5f'; did you mean 'v5"),
         (("--topology", "v5e"), "after the chip comes its shape, as in v5e:16x16"),
+        (("--topology", "h100:2x4"), "how many a host has, 1 to 8, as in h100:8; several hosts are --mesh.dcn N"),
+        (("--topology", "h200:16"), "how many a host has, 1 to 8"),
         (("--topology", "v5p:9999x9999x9999"), "no pod has over 8,960 chips"),
         (("--topology", "local", "--batch-size", "12", "--mesh.data", "8"), "batch_size=12 does not divide"),
     ],
@@ -104,19 +107,20 @@ def test_mistakes(plan, options, message):
     assert outcome.code == 2 and message in outcome.err
 
 
-def test_without_libtpu_the_install_line(plan, monkeypatch):
+@pytest.mark.parametrize(("chips", "extra"), [("v5e:2x4", "tpu"), ("h100:8", "cuda")])
+def test_without_a_compiler_the_install_line(plan, monkeypatch, chips, extra):
     def fail(**_):
-        raise RuntimeError("no TPU")
+        raise RuntimeError("no such platform")
 
     monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", fail)
-    monkeypatch.setattr(topology, "_has_libtpu", lambda: False)
-    outcome, _ = plan("--topology", "v5e:2x4")
+    monkeypatch.setattr(topology, "find_spec", lambda _: None)
+    outcome, _ = plan("--topology", chips)
     assert outcome.code == 2 and outcome.err.count("\n") == 1
-    assert "pip install 'bertjax[tpu]'" in outcome.err
+    assert f"pip install 'bertjax[{extra}]'" in outcome.err
 
 
-def on_tpu(home, tmp_path, *options):
-    """In a process of its own: libtpu is loaded once and for all."""
+def elsewhere(home, tmp_path, *options):
+    """In a process of its own: such a compiler is loaded once and for all."""
     command = [
         sys.executable,
         "-m",
@@ -135,7 +139,7 @@ def on_tpu(home, tmp_path, *options):
 @NEEDS_LIBTPU
 def test_a_topology(home, tmp_path):
     options = ["--topology", "v5e:2x4", "--mesh.data", "4", "--mesh.fsdp", "2", "--batch-size", "32"]
-    found, shown = on_tpu(home, tmp_path, *options, "--micro-batches", "1")
+    found, shown = elsewhere(home, tmp_path, *options, "--micro-batches", "1")
     (phase,) = found["phases"]
     assert found["devices"] == 8 and phase["fits"] and phase["bytes_per_chip"]["available"] == 16 << 30
     assert phase["estimate"]["binds"] in ("compute", "memory", "links") and "estimate" in shown
@@ -158,7 +162,7 @@ def test_data_parallelism_sends_the_gradient_once(home, tmp_path, slices):
         "--batch-size",
         "32",
     ]
-    found, _ = on_tpu(home, tmp_path, *options, "--model.vocab-size", "1024", "--model.dtype", "bfloat16")
+    found, _ = elsewhere(home, tmp_path, *options, "--model.vocab-size", "1024", "--model.dtype", "bfloat16")
     (phase,) = found["phases"]  # of two micro-batches
     count, sent = phase["bytes_per_chip"]["parameters"] // 4, phase["collectives_per_step"]
     inside = [one for one in sent if one["axes"] == ["data"]]
@@ -174,8 +178,39 @@ def test_data_parallelism_sends_the_gradient_once(home, tmp_path, slices):
 
 @NEEDS_LIBTPU
 def test_more_than_a_chip_has(home, tmp_path):
-    options = ["--topology", "v5e:1x1", "--preset", "base", "--mesh.data", "1", "--batch-size", "8192"]
-    found, shown = on_tpu(home, tmp_path, *options, "--micro-batches", "1", "--model.layers", "1")
+    options = ["--topology", "v5e:1x1", "--preset", "base", "--mesh.data", "1", "--batch-size", "16384"]
+    found, shown = elsewhere(home, tmp_path, *options, "--micro-batches", "1", "--model.layers", "1")
     (phase,) = found["phases"]
     assert not phase["fits"] and phase["short_by_bytes"] > 0 and "does NOT fit" in shown
     assert phase["would_mend_it"][0].startswith("--micro-batches ")
+
+
+@NEEDS_CUDA
+def test_gpus(home, tmp_path):
+    """Two hosts of two with cuDNN's attention over packed rows; one with less memory than the step takes."""
+    options = ["--micro-batches", "1", "--model.dtype", "bfloat16", "--model.vocab-size", "1024"]
+    sizes = ["--preset", "tiny", "--batch-size", "64", "--length", "128", "--later-phases"]
+    fused = [
+        "--mesh.dcn",
+        "2",
+        "--mesh.data",
+        "-1",
+        "--mesh.fsdp",
+        "1",
+        "--packing",
+        "--attention",
+        "cudnn",
+        "--model.attention-dropout",
+        "0",
+    ]
+    found, shown = elsewhere(home, tmp_path, "--topology", "h100:2", *options, *sizes, *fused)
+    (phase,) = found["phases"]
+    assert found["devices"] == 4 and phase["fits"] and "JAX takes 75%" in shown
+    assert 59 << 30 < phase["bytes_per_chip"]["available"] < 60 << 30
+    assert {tuple(one["axes"]) for one in phase["collectives_per_step"]} == {("dcn", "data")}
+    count = phase["bytes_per_chip"]["parameters"] // 4
+    assert count < sum(one["elements"] for one in phase["collectives_per_step"]) <= count + 16
+    assert "memory is not counted" in shown and "binds" not in phase["estimate"]
+    sizes[3] = "65536"
+    found, shown = elsewhere(home, tmp_path, "--topology", "h100:1", *options, *sizes, "--mesh.data", "1")
+    assert not found["phases"][0]["fits"] and "does NOT fit" in shown and "--micro-batches" in shown
