@@ -4,6 +4,8 @@ import os
 import re
 from typing import NamedTuple
 
+from bertjax.errors import ConfigError
+
 GB, GIB, TERA = 1e9, 2**30, 1e12
 
 
@@ -38,7 +40,14 @@ CHIPS: dict[str, Chip] = {
 
 def gpu_share() -> float:
     """What of a GPU's memory JAX takes, as its environment variable says; three quarters without it."""
-    return float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75))
+    text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if share <= 0:
+        raise ConfigError(f"XLA_PYTHON_CLIENT_MEM_FRACTION={text!r} is no share of a GPU's memory, such as 0.9")
+    return share
 
 
 def chip_of(device_kind: str) -> Chip | None:

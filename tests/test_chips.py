@@ -2,7 +2,8 @@
 
 import pytest
 
-from bertjax.chips import CHIPS, chip_of
+from bertjax.chips import CHIPS, chip_of, gpu_share
+from bertjax.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,15 @@ def test_peaks_are_in_the_right_units():
     for chip in CHIPS.values():
         assert 1e14 < chip.flops < 1e16 and 1e10 < chip.memory < 1e12 and 1e11 < chip.bandwidth < 1e13
         assert 50 < chip.flops / chip.bandwidth < 1000  # FLOP for a byte at which memory no longer binds
+
+
+def test_what_jax_takes_of_a_gpu(monkeypatch):
+    variable = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    monkeypatch.delenv(variable, raising=False)
+    assert gpu_share() == 0.75
+    monkeypatch.setenv(variable, ".9")
+    assert gpu_share() == 0.9
+    for wrong in ("most", "0", ""):
+        monkeypatch.setenv(variable, wrong)
+        with pytest.raises(ConfigError, match="share of a GPU"):
+            gpu_share()
