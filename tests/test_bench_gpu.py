@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.late
 
 ROOT = Path(__file__).parent.parent
 # What bertjax needs elsewhere, and torch, cannot be imported.

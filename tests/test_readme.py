@@ -21,7 +21,7 @@ def test_the_first_two_commands_are_the_quickstart_and_the_tests():
     assert "launch/test.sh" in (ROOT / ".ci/run").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_the_commands_step_by_step(tmp_path):
     for name in ("configs", "sample_data"):
         (tmp_path / name).symlink_to(ROOT / name)

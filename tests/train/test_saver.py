@@ -233,7 +233,7 @@ def test_room_is_looked_for_before_the_first_save(tmp_path, state, monkeypatch, 
         assert said in capsys.readouterr().err if said else capsys.readouterr().err == ""
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_a_disk_that_fills_up_anywhere(tmp_path, state, capfd):
     """At ten places between nothing and a whole checkpoint; nothing but our words reaches the screen."""
     with small_disk(tmp_path / "disk", 4 * SIZE) as disk:

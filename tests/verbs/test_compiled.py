@@ -51,7 +51,7 @@ def losses(folder):
     return [line["loss"].hex() for line in read_metrics(folder)]
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_a_second_start_compiles_nothing_and_logs_the_same_bits(start, tmp_path):
     cold = start(tmp_path, tmp_path / "cold")
     warm = start(tmp_path, tmp_path / "warm")
@@ -61,7 +61,7 @@ def test_a_second_start_compiles_nothing_and_logs_the_same_bits(start, tmp_path)
     assert losses(tmp_path / "cold") == losses(tmp_path / "warm") and len(losses(tmp_path / "cold")) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_another_rate_and_other_steps_compile_nothing(start, tmp_path):
     start(tmp_path, tmp_path / "cold")
     other = start(

@@ -199,8 +199,7 @@ def test_fine_tuning_names_the_checkpoint_that_stands(zygote, pretrained, home, 
     assert code == 42 and seconds < 10 and f"the last checkpoint is of step 8 in {tmp_path / 'run'}" in child.err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("long", [pytest.param(False, marks=pytest.mark.late), pytest.param(True, marks=SLOW)])
 def test_several_processes_stop_after_the_same_step(zygote, tiny, home, tmp_path, long):
     out = tmp_path / "run"
     command = pretrain(home, tiny, out, "--mesh.data", -1, "--grace", 3 if long else 60)
@@ -218,8 +217,10 @@ def test_several_processes_stop_after_the_same_step(zygote, tiny, home, tmp_path
         assert [line["step"] for line in read_metrics(out) if line["split"] == "train"] == list(range(1, 17))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("count", "killed"), [(2, 1), (2, 0), (4, 3)], ids=str)
+LOST = [pytest.param(2, 1, marks=pytest.mark.late), *(pytest.param(*more, marks=SLOW) for more in ((2, 0), (4, 3)))]
+
+
+@pytest.mark.parametrize(("count", "killed"), LOST)
 def test_where_a_process_is_lost_the_others_say_which_and_end(zygote, tiny, home, tmp_path, count, killed):
     out, heartbeat = tmp_path / "run", 4
     many = ["--mesh.data", -1, "--steps", 100_000, "--eval-every", 50_000, "--hosts.heartbeat", heartbeat]

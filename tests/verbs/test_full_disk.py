@@ -25,7 +25,7 @@ def figures(run):
     return [{name: value for name, value in line.items() if name not in timed} for line in read_metrics(run)]
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_a_run_goes_on_when_there_is_room_again(bertjax, home, data, pretrained, tmp_path):
     one = max(on_disk(step) for step in (pretrained / "checkpoints").iterdir())
     command = ["pretrain", home / "pretrain.py", "--data", data, "--keep-last", "9", "--out"]

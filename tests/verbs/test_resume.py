@@ -95,7 +95,7 @@ def test_a_run_begun_anew_is_the_same(pretrained, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stops", "workers"), [((7,), (0, 0)), pytest.param((4, 13), (0, 2, 1), marks=pytest.mark.slow)]
+    ("stops", "workers"), [((7,), (0, 0)), pytest.param((4, 13), (0, 2, 1), marks=pytest.mark.late)]
 )
 def test_stopped_and_resumed_is_the_run_left_alone(stop_at, pretrained, tiny, tmp_path, stops, workers):
     config = replace(tiny, out=str(tmp_path / "run"))
@@ -138,7 +138,7 @@ def test_resuming_a_finished_run_changes_nothing(pretrained, tiny, tmp_path):
     equal_runs(pretrained, copied)
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_another_mesh_keeps_the_order_of_the_data_and_the_losses(stop_at, tiny, tmp_path):
     config = replace(tiny, batch_size=16, model=replace(tiny.model, dropout=0.0, attention_dropout=0.0), steps=6)
     wide = replace(config, mesh=MeshConfig(data=8))
@@ -195,7 +195,7 @@ def test_stopping_from_the_command_line(on_step, terminate, bertjax, tiny, home,
     assert outcome.code == 42 and "stopped after step 3 and saved it; the same command goes on" in outcome.err
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_fine_tuning_resumed_is_fine_tuning_left_alone(stop_at, finetuned, pretrained, home, tmp_path):
     config = replace(
         load_recipe(str(home / "finetune.py"), Finetune),

@@ -51,7 +51,7 @@ def files(folder):
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_no_verb_tells_or_writes_them(planted, said, home, tmp_path):
     (tmp_path / "p.txt").write_text("see you later\nwin a prize\n")
     data, run, tuned, hf = (tmp_path / name for name in ("data", "run", "tuned", "hf"))

@@ -111,7 +111,7 @@ def two(tiny, pretrained, home, tmp_path_factory):
     return folder, codes, said
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_an_error_of_one_process_ends_all_and_is_told_once(two):
     folder, codes, said = two
     assert [own[:3] for own in codes] == [[2, 2, 2]] * 2
@@ -122,7 +122,7 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(two):
     assert not (folder / "wrong/checkpoints").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_the_doctor_of_process_0_sees_what_ails_the_others(two):
     _, codes, said = two
     assert [own[3] for own in codes] == [2, 2]
@@ -130,7 +130,7 @@ def test_the_doctor_of_process_0_sees_what_ails_the_others(two):
     assert "checks failed" not in said[1].err and "cure" not in said[1].out
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_examples_masks_and_losses_are_those_of_one_process(two, pretrained, tiny, tmp_path, kept):
     folder, codes, _ = two
     assert [own[4] for own in codes] == [0, 0]
@@ -142,7 +142,7 @@ def test_examples_masks_and_losses_are_those_of_one_process(two, pretrained, tin
     assert stored["config"]["steps"] == ours["config"]["steps"] and "hosts" not in stored["config"]
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_a_manifest_lists_what_all_processes_wrote(two, bertjax):
     folder, _, _ = two
     assert bertjax("inspect", folder / "run", "--verify").code == 0
@@ -150,7 +150,7 @@ def test_a_manifest_lists_what_all_processes_wrote(two, bertjax):
     assert {f"train/ocdbt.process_{number}/manifest.ocdbt" for number in (0, 1)} <= listed.keys()
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_a_signal_to_one_stops_all_after_the_same_step_and_one_process_goes_on(two, pretrained, tiny, tmp_path):
     folder, codes, said = two
     assert [own[8] for own in codes] == [42, 42]
@@ -166,7 +166,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step_and_one_process_goes_on(t
     same_losses(out, pretrained)
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_fine_tuned_evaluated_and_predicted_together(two, finetuned):
     folder, codes, said = two
     assert [own[5:8] for own in codes] == [[0, 0, 0]] * 2

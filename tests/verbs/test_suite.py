@@ -53,7 +53,7 @@ def figures(path):
     return json.loads(path.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_glue_from_mnli_with_two_seeds_goes_on_where_it_stopped(finetune, tmp_path, pretrained, monkeypatch):
     out = tmp_path / "out"
     begun, finetune_one = [], suite.run.finetune
@@ -93,7 +93,7 @@ def test_glue_from_mnli_with_two_seeds_goes_on_where_it_stopped(finetune, tmp_pa
     assert all(column in outcome.out for column in ("median", "mean", "spread", "best"))
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_the_best_point_of_a_grid_is_told(finetune, tmp_path, monkeypatch):
     monkeypatch.setitem(suite.GRIDS, "bert", [(8, 1e-2, 1), (16, 1e-3, 2)])
     outcome = finetune("--task rte --grid bert --seed 3")
@@ -135,7 +135,7 @@ def test_from_mnli_needs_mnli(finetune, glue, tmp_path):
     assert outcome.code == 2 and "has no files of MNLI" in outcome.err
 
 
-@pytest.mark.slow
+@pytest.mark.late
 def test_a_submission_of_all_tasks(finetune, bertjax, glue, tmp_path):
     assert finetune("--task glue --seeds 0 1").code == 0
     moved, data = tmp_path / "moved", tmp_path / "tests"
