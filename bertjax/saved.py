@@ -1,5 +1,6 @@
 """A run or a Hugging Face directory read back: config, model, tokenizer and parameters, no architecture flags."""
 
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -242,3 +243,17 @@ def _fitting(saved: SavedRun, config: Imported, name: str) -> Task:
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers, for config.json and scores.json."""
     return {name: version(name) for name in ("bertjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")}
+
+
+def computed_by() -> dict[str, str]:
+    """What besides a config decides the last bits of a run: versions, and the device.
+
+    Of a CPU how many cores as well, over which XLA spreads sums.
+    """
+    kind = jax.devices()[0].device_kind
+    return {**versions(), "device": f"{kind} of {cores()} cores" if kind == "cpu" else kind}
+
+
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,7 +23,7 @@ from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
 from bertjax.paths import as_path, remote, send
 from bertjax.resume import check_fingerprint, check_resume, fingerprint
-from bertjax.saved import versions
+from bertjax.saved import computed_by
 from bertjax.train import hosts
 from bertjax.train.checkpoint import Checkpoints, Step
 from bertjax.train.guard import Diverged
@@ -212,9 +212,14 @@ def _describe(session: Session, run: Path) -> dict[str, Any]:
     """Writes RUN/config.json and RUN/tokenizer; gives what goes into every checkpoint of the run."""
     config = {"command": session.command, "config": to_json(session.config), "model": to_json(session.model)}
     if hosts.first():
-        write_json(run / "config.json", {**config, "versions": versions()})
+        write_json(run / "config.json", {**config, "versions": computed_by()})
         _save_tokenizer(session.tokenizer, run / "tokenizer")
-    return {**config, "tokenizer": session.tokenizer.to_json(), "data_hash": session.data_hash, "versions": versions()}
+    return {
+        **config,
+        "tokenizer": session.tokenizer.to_json(),
+        "data_hash": session.data_hash,
+        "versions": computed_by(),
+    }
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -236,7 +241,8 @@ def _resume(session: Session, run: Path, found: Step) -> dict[str, Any]:
     said = check_resume(stored, session.config, str(run))
     model, tokenizer = from_json(ModelConfig, extra["model"], where), Tokenizer.from_json(extra["tokenizer"])
     of_run = fingerprint(tokenizer, model, extra["data_hash"], extra.get("versions", {}))
-    said += check_fingerprint(of_run, fingerprint(session.tokenizer, session.model, session.data_hash, versions()), run)
+    of_this = fingerprint(session.tokenizer, session.model, session.data_hash, computed_by())
+    said += check_fingerprint(of_run, of_this, run)
     console.print(f"{session.command}: {run} resumes after step {found.number} of {session.total_steps}")
     for text in said:
         console.print(f"{session.command}: {text}")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from bertjax import api, cli, run
+from bertjax import api, cli, run, saved
 from bertjax.config import Finetune
 from bertjax.data.masking import Masking
 from bertjax.errors import DataError
@@ -136,6 +136,15 @@ def test_resuming_a_finished_run_changes_nothing(pretrained, tiny, tmp_path):
     copied = shutil.copytree(pretrained, tmp_path / "copied")
     run.pretrain(replace(tiny, out=str(copied)))
     equal_runs(pretrained, copied)
+
+
+def test_another_number_of_cores_is_told(pretrained, tiny, tmp_path, monkeypatch, capsys):
+    copied = shutil.copytree(pretrained, tmp_path / "copied")
+    was = saved.cores()
+    monkeypatch.setattr(saved, "cores", lambda: was + 1)
+    run.pretrain(replace(tiny, out=str(copied)))
+    told = f"device: was cpu of {was} cores, now cpu of {was + 1} cores: results may differ in their rounding"
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.late
