@@ -20,10 +20,10 @@ from bertjax.compiled import cache_folder
 from bertjax.jsonio import write_json
 from bertjax.parsing import parse
 from bertjax.plan.hlo import Collective, collectives
+from bertjax.plan.topology import COMPILERS
 from bertjax.train.log import console
 
 FORMAT = 3  # of what is kept
-COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 QUICK = -1.0  # the lowest of XLA's efforts
 
 
@@ -104,7 +104,8 @@ def _bytes(number: str, unit: str) -> int:
 def _hash(lowered: Any, mesh: Mesh, quick: bool) -> str:  # noqa: ANN401 (a jax.stages.Lowered)
     places = [f"{d.device_kind} {getattr(d, 'coords', d.id)}" for d in mesh.devices.flat]
     flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    about = [FORMAT, places, dict(mesh.shape), quick, flags, *map(_version, COMPILERS)]
+    packages = ["jax", "jaxlib", *(package for _, own, _ in COMPILERS.values() for package in own)]
+    about = [FORMAT, places, dict(mesh.shape), quick, flags, *map(_version, packages)]
     return hashlib.sha256((json.dumps(about) + lowered.as_text()).encode()).hexdigest()
 
 

@@ -84,7 +84,7 @@ def _phase(
     tokens = phase.batch_size * phase.length
     flops = tokens * config.model.flops_per_token(phase.length, config.objective.masked_fraction(phase.length))
     available = program.available or round(chip.memory if chip else 0)
-    fits = program.fits and program.needed <= (available or program.needed)
+    fits = program.fits and not 0 < available < program.needed
     told: dict[str, Any] = {
         "steps": phase.steps,
         "batch_size": phase.batch_size,
