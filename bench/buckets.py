@@ -20,7 +20,8 @@ from bertjax.models.bert import PRESETS
 from bertjax.objectives import supervised
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
-from bertjax.train.step import init_state, make_train_step
+from bertjax.train.state import init_state
+from bertjax.train.step import make_train_step
 
 
 def main() -> None:

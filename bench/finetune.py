@@ -200,7 +200,8 @@ def train_ours(arguments: argparse.Namespace) -> dict[str, float]:
     from bertjax.saved import open_run
     from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
     from bertjax.train.optim import Optimizer
-    from bertjax.train.step import init_state, make_train_step
+    from bertjax.train.state import init_state
+    from bertjax.train.step import make_train_step
 
     saved, mesh, batches = open_run(arguments.model), make_mesh(MeshConfig(data=1)), read(arguments, "train")
     task = tasks.find(arguments.task)

@@ -62,7 +62,7 @@ def measure(preset: str) -> dict[str, float]:
 
     from bertjax.models.bert import PRESETS
     from bertjax.objectives import mlm
-    from bertjax.train import step
+    from bertjax.train import state, step
     from bertjax.train.mesh import MeshConfig, abstract_batch, make_mesh, put_batch
     from bertjax.train.optim import Optimizer
 
@@ -77,14 +77,14 @@ def measure(preset: str) -> dict[str, float]:
     recipe, model = Optimizer(kind="adamw"), PRESETS[preset]
     mesh, objective, optimizer = make_mesh(MeshConfig(data=1)), mlm.Config().build(model), recipe.build(1_000)
     batch = random_batch([[128]] * 8, 128, model.vocab_size, np.random.default_rng(0))
-    shapes = timed("model traced", lambda: step.planned_state(objective, optimizer, mesh))
-    state = timed(
-        "first parameters compiled and made", lambda: step.init_state(objective, optimizer, seed=0, mesh=mesh)
+    shapes = timed("model traced", lambda: state.planned_state(objective, optimizer, mesh))
+    first = timed(
+        "first parameters drawn and placed", lambda: state.init_state(objective, optimizer, seed=0, mesh=mesh)
     )
     train = step.make_train_step(objective, optimizer, mesh, schedule=recipe.schedule(1_000))
     lowered = timed("step traced and lowered", lambda: train.lower(shapes, abstract_batch(batch, 8, mesh)))
     program = timed("step compiled", lowered.compile)
-    timed("first step run", lambda: program(state, put_batch(batch, mesh), recipe.schedule(1_000).numbers))
+    timed("first step run", lambda: program(first, put_batch(batch, mesh), recipe.schedule(1_000).numbers))
     return parts | {"kernels of the step": program.as_text().count(" fusion(")}
 
 

@@ -22,10 +22,10 @@ from bertjax.data.wordpiece import WordPiece
 from bertjax.hf.write import write
 from bertjax.models import bert
 from bertjax.objectives import mlm
-from bertjax.train.step import init_params
+from bertjax.train.state import init_params
 model = bert.PRESETS["base"]
 tokenizer = WordPiece([*BERT, *(f"[unused{i}]" for i in range(model.vocab_size - len(BERT)))], lowercase=True)
-params = jax.jit(partial(init_params, mlm.Config().build(model)))(jax.random.key(0))
+params = init_params(mlm.Config().build(model), seed=0)
 write(Path(sys.argv[1]), model=model, tokenizer=tokenizer, params=params, length=512, about={})
 """
 LOAD = {

@@ -29,14 +29,12 @@ TEXTS = [
 
 def make(out: Path) -> None:
     """Directories, each with rows.npz (batch and outputs) and ids.json."""
-    import jax
-
     from bertjax.convert import outputs
     from bertjax.data.tokenizer import Tokenizer
     from bertjax.hf.write import write
     from bertjax.models import bert, roberta
     from bertjax.objectives import features, mlm, supervised
-    from bertjax.train.step import init_params
+    from bertjax.train.state import init_params
 
     heads = {"SequenceClassification": supervised.Config(3), "TokenClassification": supervised.Config(5, head="tag")}
     heads |= {"QuestionAnswering": supervised.Config(0, head="span"), "Model": features.Config()}
@@ -60,7 +58,7 @@ def make(out: Path) -> None:
             if head == "PreTraining" and family is roberta:
                 continue
             objective = config.build(model)
-            params = init_params(objective, jax.random.key(1))
+            params = init_params(objective, seed=1)
             classes = getattr(config, "classes", 0)
             about = {"id2label": {str(i): f"L{i}" for i in range(classes)}} if classes else {}
             folder = out / f"{family.__name__.rpartition('.')[2].capitalize()}{head}"

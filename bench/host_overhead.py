@@ -24,7 +24,8 @@ from bertjax.train.log import Writer
 from bertjax.train.loop import Every, Fit, fit
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.profile import Profiler
-from bertjax.train.step import WATCHED, TrainState
+from bertjax.train.state import TrainState
+from bertjax.train.step import WATCHED
 from bertjax.train.window import Rates
 
 

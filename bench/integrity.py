@@ -32,7 +32,7 @@ from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, make_mesh
 from bertjax.train.optim import Optimizer
 from bertjax.train.saver import Saver
-from bertjax.train.step import TrainState, abstract_state, init_state
+from bertjax.train.state import TrainState, abstract_state, init_state
 
 KINDS = ("flip", "flip", "flip", "cut", "cut", "delete", "add", "remove part")
 

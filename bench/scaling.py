@@ -84,7 +84,8 @@ def measure(arguments: argparse.Namespace) -> float:
     from bertjax.objectives import mlm
     from bertjax.train.mesh import MeshConfig, local_rows, make_mesh, put_batch
     from bertjax.train.optim import Optimizer
-    from bertjax.train.step import init_state, make_train_step
+    from bertjax.train.state import init_state
+    from bertjax.train.step import make_train_step
 
     if arguments.processes > 1:
         jax.distributed.initialize(f"localhost:{arguments.port}", arguments.processes, arguments.process)

@@ -69,7 +69,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     from bertjax.objectives import mlm
     from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
     from bertjax.train.optim import Optimizer
-    from bertjax.train.step import init_state, make_train_step
+    from bertjax.train.state import init_state
+    from bertjax.train.step import make_train_step
 
     rows, length, config = arguments.batch_size, arguments.length, mlm.Config()
     model = replace(bert.PRESETS[arguments.preset], vocab_size=arguments.vocab_size)

@@ -12,7 +12,8 @@ from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import ModelConfig, Objective
 from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, bytes_on_device, make_mesh, row_ways
-from bertjax.train.step import Update, planned_state
+from bertjax.train.state import planned_state
+from bertjax.train.step import Update
 
 GIB = 2**30
 USABLE = 0.9  # of a device's memory: the program and what is lost between arrays take some

@@ -23,7 +23,7 @@ from bertjax.tasks._columns import Columns
 from bertjax.train.log import answers
 from bertjax.train.mesh import MeshConfig, make_mesh, path_of
 from bertjax.train.saver import Saver
-from bertjax.train.step import TrainState
+from bertjax.train.state import TrainState
 from bertjax.use import Convert
 
 ALLOWED = 1e-5  # between any output before and after, in float32

@@ -26,7 +26,7 @@ from bertjax.session import training_step
 from bertjax.train.log import TEMPORARIES, answers, console, describe, memory_table, read_metrics
 from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
-from bertjax.train.step import TrainState, init_params, planned_state
+from bertjax.train.state import TrainState, param_shapes, planned_state
 
 
 def inspect(path: str) -> None:
@@ -46,10 +46,9 @@ def inspect(path: str) -> None:
 
 
 def _print_parameters(objective: Objective, mesh: Mesh) -> None:
-    params = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
     table = Table("parameter", "shape", "sharding", "bytes", "decay")
     table.columns[0].overflow = "fold"
-    leaves = [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    leaves = [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(param_shapes(objective))]
     for name, leaf in leaves:
         note = " (does not divide: replicated)" if undivided(name, leaf.shape, mesh) else ""
         sharding = _spec(spec_for(name, leaf.shape, mesh)) + note

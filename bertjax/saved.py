@@ -25,7 +25,7 @@ from bertjax.paths import as_path, remote
 from bertjax.tasks._columns import Columns
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.mesh import MeshConfig, shardings
-from bertjax.train.step import init_params, place
+from bertjax.train.state import param_shapes, place
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def head(task: Task, config: Finetune) -> supervised.Config:
 
 
 def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:
-    like = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
+    like = param_shapes(objective)
     return place(like, shardings(like, mesh))
 
 

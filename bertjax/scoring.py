@@ -23,7 +23,7 @@ from bertjax.saved import SavedRun, versions
 from bertjax.train.hang import moved
 from bertjax.train.log import answers, console
 from bertjax.train.mesh import MeshConfig, local_rows, make_mesh, put_batch, row_ways
-from bertjax.train.step import TrainState
+from bertjax.train.state import TrainState
 
 NOT_TRAINED_ON = "not_trained_on.json"  # in the folder of a run
 ROWS = 64  # of a batch that is scored, not trained on

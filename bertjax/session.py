@@ -34,7 +34,8 @@ from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.optim import Schedule
 from bertjax.train.profile import Profiler, profiled
 from bertjax.train.saver import Saver, require_room, tidy
-from bertjax.train.step import TrainState, TrainStep, Update, abstract_state, init_state, make_train_step
+from bertjax.train.state import TrainState, init_state, planned_state
+from bertjax.train.step import TrainStep, Update, make_train_step
 from bertjax.train.steps import steps_of
 from bertjax.train.stop import REQUEST
 from bertjax.train.window import Rates
@@ -79,11 +80,11 @@ def train(session: Session) -> TrainState:
     with hosts.together():
         if hosts.first():
             tidy(run, found.damaged if found else ())
-    state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
-    like = abstract_state(state)
+    like = planned_state(session.objective, optimizer, mesh)
     if found:
         state = found.state(like)
     else:
+        state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
         state = replace(state, params=_merged(state.params, session.trained_parts(mesh)))
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"

@@ -14,7 +14,8 @@ from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch, shardings
 from bertjax.train.optim import Optimizer
-from bertjax.train.step import init_state, make_train_step, planned_state
+from bertjax.train.state import init_state, planned_state
+from bertjax.train.step import make_train_step
 
 F32, BF16 = jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)
 TINY = bert.Config(

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from functools import partial
 
 import jax
 from helpers import TINY, random_params
@@ -14,7 +13,7 @@ from bertjax.data.wordpiece import WordPiece
 from bertjax.hf import write
 from bertjax.models import roberta
 from bertjax.objectives import features, mlm, supervised
-from bertjax.train.step import init_params
+from bertjax.train.state import param_shapes
 
 BERT_CLASSES = {
     "BertForPreTraining": mlm.Config(),
@@ -38,7 +37,7 @@ BPE = ByteBPE(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", *"abcdefghij", "
 
 def parameters(objective, model=TINY, seed=0):
     """Random parameters that hide nothing."""
-    shapes = jax.eval_shape(partial(init_params, objective.build(model)), jax.random.key(0))
+    shapes = param_shapes(objective.build(model))
     return jax.tree.map(lambda x: x, random_params(shapes, seed))
 
 

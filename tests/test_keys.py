@@ -7,11 +7,11 @@ import pytest
 from helpers import TINY
 from scipy import stats
 
-from bertjax.keys import HASHED, hashed
+from bertjax.keys import HASHED
 from bertjax.objectives import mlm
-from bertjax.train.step import init_params
+from bertjax.train.state import init_params
 
-KEY = hashed(jax.random.fold_in(jax.random.key(5), 1))
+KEY = jax.random.key(5, impl=HASHED)
 
 
 def words(keys):
@@ -68,7 +68,7 @@ def test_other_widths_are_refused():
 
 
 def test_parameters_of_a_model_have_nothing_in_common():
-    params = init_params(mlm.Config().build(TINY), KEY)
+    params = init_params(mlm.Config().build(TINY), seed=0)
     drawn = [np.ravel(leaf) for leaf in jax.tree.leaves(params) if np.std(leaf) > 0]
     drawn = np.stack([leaf[:512] for leaf in drawn if leaf.size >= 512])
     pairs = np.square(np.corrcoef(drawn))[np.triu_indices(len(drawn), 1)] * 512

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
     ("errors", "parsing", "heap"),
-    ("contracts", "keys", "registry", "recipe", "chips", "compiled", "storage", "bucket"),
+    ("contracts", "initial", "keys", "registry", "recipe", "chips", "compiled", "storage", "bucket"),
     ("paths", "lock"),
     ("bucket_lock", "supervise"),
     ("nn", "data"),
@@ -63,7 +63,19 @@ ONLY_IN = {
     "transformers": (),
 }
 DATA_KNOWS = ("bertjax.data", "bertjax.errors", "bertjax.parsing", "bertjax.paths")
-TRAIN_KNOWS = ("train", "contracts", "keys", "errors", "parsing", "lock", "bucket_lock", "storage", "paths", "bucket")
+TRAIN_KNOWS = (
+    "train",
+    "contracts",
+    "initial",
+    "keys",
+    "errors",
+    "parsing",
+    "lock",
+    "bucket_lock",
+    "storage",
+    "paths",
+    "bucket",
+)
 FILES = sorted(ROOT.rglob("*.py"))
 
 

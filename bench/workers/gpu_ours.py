@@ -24,7 +24,8 @@ from bertjax.nn import attend
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
-from bertjax.train.step import init_state, make_eval_step, make_train_step
+from bertjax.train.state import init_state
+from bertjax.train.step import make_eval_step, make_train_step
 
 NOVELS = Path(__file__).parents[2] / "sample_data" / "novels.txt.gz"
 BELOW = 5  # ids below are special: 0 padding, 1 unknown, 4 mask

@@ -20,14 +20,15 @@ def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
     from bertjax.objectives import mlm
     from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
     from bertjax.train.optim import Optimizer
-    from bertjax.train.step import init_params, init_state, make_train_step
+    from bertjax.train.state import init_params, init_state
+    from bertjax.train.step import make_train_step
 
     batch, mesh = dict(np.load(spec["packed"] or spec["batch"])), make_mesh(MeshConfig(data=1))
     model = replace(Config(), **spec["model"])
     objective = mlm.Config().build(model)
     placed = put_batch(batch, mesh)
     if spec["what"] == "inference":
-        params = jax.jit(lambda: init_params(objective, jax.random.key(0)))()
+        params = jax.device_put(init_params(objective, seed=0))
         encode = jax.jit(lambda p, b: objective.apply({"params": p}, b, method="encode")[0].hidden)
         return lambda: jax.block_until_ready(encode(params, placed))
     recipe = Optimizer(kind="adamw")

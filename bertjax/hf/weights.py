@@ -16,8 +16,8 @@ from bertjax.hf import config_json, names
 from bertjax.hf.tensors import Tensors
 from bertjax.hf.tf1 import Tf1Tensors
 from bertjax.objectives import features, mlm, supervised
-from bertjax.train.mesh import path_of
-from bertjax.train.step import init_params
+from bertjax.train.mesh import path_of, put
+from bertjax.train.state import param_shapes
 
 SHOWN = 10  # mismatches of a kind in a message
 UNUSED = re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$")  # counted up anew by every reader
@@ -57,7 +57,7 @@ class Weights:
         def read(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
             array = self._tensors.read(self._found[names.their_name(path_of(path), self._names)])
             ours = np.ascontiguousarray(names.to_ours(path_of(path), array, leaf.shape))
-            return jax.make_array_from_callback(ours.shape, leaf.sharding, lambda part: ours[part])
+            return put(ours, leaf.sharding)
 
         return jax.tree_util.tree_map_with_path(read, like)
 
@@ -143,4 +143,4 @@ def _all_heads(parts: Iterable[str], classes: int) -> list[ObjectiveConfig]:
 
 def _shapes(objective: ObjectiveConfig, model: ModelConfig) -> dict[str, Any]:
     module = objective.build(model)
-    return dict(jax.eval_shape(lambda: init_params(module, jax.random.key(0))))
+    return dict(param_shapes(module))

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from bertjax.contracts import Batch, Compute, Encoded, ModelConfig, Remat
 from bertjax.errors import ConfigError, closest
+from bertjax.initial import TruncatedNormal
 from bertjax.nn.blocks import PostNormLayer, run_layer
-from bertjax.nn.dense import truncated_normal
 from bertjax.nn.embed import Embeddings
 from bertjax.nn.mlp import ACTIVATIONS
 
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        init, dtype = truncated_normal(c.init_std), jnp.dtype(c.dtype)
+        init, dtype = TruncatedNormal(c.init_std), jnp.dtype(c.dtype)
         self.embed = Embeddings(
             vocab_size=c.vocab_size,
             type_count=c.type_count,

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.contracts import Compute, Window
+from bertjax.initial import Initializer
 from bertjax.nn import attend
-from bertjax.nn.dense import Dense, Initializer
+from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
 
 

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.contracts import Compute, Remat
+from bertjax.initial import Initializer
 from bertjax.nn.attention import Attention
-from bertjax.nn.dense import Initializer, LayerNorm
+from bertjax.nn.dense import LayerNorm
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.mlp import Activation, Mlp
 

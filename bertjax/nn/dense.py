@@ -1,19 +1,14 @@
 """Linear layers whose kernels are born in the shape they keep, heads included."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Initializer = Callable[..., jax.Array]
-
-
-def truncated_normal(std: float) -> Initializer:
-    """Normal of `std` cut at two standard deviations and not rescaled, as in BERT: what comes out has 0.88 std."""
-    return nn.initializers.truncated_normal(stddev=std)
+from bertjax.initial import ONES, ZEROS, Initializer
+from bertjax.nn.params import Module
 
 
 def product(x: jax.Array, kernel: jax.Array, inputs: int) -> jax.Array:
@@ -71,7 +66,7 @@ def _rows_last(x: jax.Array, rows: int) -> jax.Array:
     return jnp.moveaxis(x, range(rows), range(-rows, 0))
 
 
-class Dense(nn.Module):
+class Dense(Module):
     """f[..., *inputs] -> f[..., *outputs]: kernel [*inputs, *outputs], bias [*outputs]."""
 
     inputs: tuple[int, ...]
@@ -82,11 +77,11 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.initializer, (*self.inputs, *self.outputs), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, self.outputs, jnp.float32)
+        bias = self.param("bias", ZEROS, self.outputs, jnp.float32)
         return product(x.astype(self.dtype), kernel.astype(self.dtype), len(self.inputs)) + bias.astype(self.dtype)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Module):
     """Layer normalisation over the last axis (Ba et al. 2016), its statistics in float32 whatever `dtype` is."""
 
     epsilon: float
@@ -94,8 +89,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        scale = self.param("scale", ONES, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", ZEROS, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)

@@ -5,13 +5,15 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.contracts import Batch
-from bertjax.nn.dense import Initializer, LayerNorm
+from bertjax.initial import Initializer
+from bertjax.nn.dense import LayerNorm
 from bertjax.nn.dropout import Dropout
+from bertjax.nn.params import Module
 
 LANES = 128  # matrix units work in tiles of 128 columns
 
 
-class Table(nn.Module):
+class Table(Module):
     """A table f32[rows, width], looked up by id or used as the output projection."""
 
     rows: int

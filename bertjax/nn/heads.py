@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bertjax.nn.dense import Dense, Initializer, LayerNorm
+from bertjax.initial import ZEROS, Initializer
+from bertjax.nn.dense import Dense, LayerNorm
 from bertjax.nn.mlp import Activation
+from bertjax.nn.params import Module
 
 
 def gather_tokens(hidden: Float[Array, "B L D"], positions: Int[Array, "B K"]) -> Float[Array, "B K D"]:
@@ -52,7 +53,7 @@ def pool(pooler: Dense, hidden: jax.Array, first_tokens: jax.Array) -> jax.Array
     return jnp.tanh(pooler(gather_tokens(hidden, first_tokens)))
 
 
-class MlmHead(nn.Module):
+class MlmHead(Module):
     """Dense, activation, LayerNorm, the tied token table, a bias of its own: f[B,M,D] -> f32[B,M,V]."""
 
     width: int
@@ -65,7 +66,7 @@ class MlmHead(nn.Module):
     def setup(self) -> None:
         self.transform = Dense((self.width,), (self.width,), self.initializer, self.dtype)
         self.norm = LayerNorm(self.norm_epsilon, self.dtype)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,), jnp.float32)
+        self.bias = self.param("bias", ZEROS, (self.vocab_size,), jnp.float32)
 
     def __call__(self, hidden: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> jax.Array:
         return attend(self.norm(self.activation(self.transform(hidden)))) + self.bias

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bertjax.nn.dense import Dense, Initializer
+from bertjax.initial import Initializer
+from bertjax.nn.dense import Dense
 
 Activation = Callable[[jax.Array], jax.Array]
 

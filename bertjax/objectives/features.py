@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.contracts import Batch, Encoded, Metrics, ModelConfig, Objective, ObjectiveConfig
-from bertjax.nn.dense import Dense, truncated_normal
+from bertjax.initial import TruncatedNormal
+from bertjax.nn.dense import Dense
 from bertjax.nn.heads import pool
 
 
@@ -33,7 +34,7 @@ class Features(Objective):
     def setup(self) -> None:
         m = self.model
         if self.config.pooler:
-            self.pooler = Dense((m.width,), (m.width,), truncated_normal(m.init_std), jnp.dtype(m.dtype))
+            self.pooler = Dense((m.width,), (m.width,), TruncatedNormal(m.init_std), jnp.dtype(m.dtype))
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {}

@@ -23,7 +23,8 @@ from bertjax.data.contiguous import doc_sentences, full_sentences, segments
 from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.plan import next_sentence, sentence_order
 from bertjax.errors import ConfigError, closest
-from bertjax.nn.dense import Dense, truncated_normal
+from bertjax.initial import TruncatedNormal
+from bertjax.nn.dense import Dense
 from bertjax.nn.heads import MlmHead, gather_tokens, pool
 from bertjax.nn.losses import classification
 from bertjax.nn.mlp import ACTIVATIONS
@@ -85,7 +86,7 @@ class Mlm(Objective):
 
     def setup(self) -> None:
         m = self.model
-        init, dtype = truncated_normal(m.init_std), jnp.dtype(m.dtype)
+        init, dtype = TruncatedNormal(m.init_std), jnp.dtype(m.dtype)
         self.mlm = MlmHead(m.width, m.vocab_size, ACTIVATIONS[m.activation], m.norm_epsilon, init, dtype)
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
@@ -118,7 +119,7 @@ class MlmNsp(Mlm):
     def setup(self) -> None:
         super().setup()
         m = self.model
-        init, dtype = truncated_normal(m.init_std), jnp.dtype(m.dtype)
+        init, dtype = TruncatedNormal(m.init_std), jnp.dtype(m.dtype)
         self.pooler = Dense((m.width,), (m.width,), init, dtype)
         self.nsp = Dense((m.width,), (2,), init, dtype)
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from bertjax.contracts import Batch, Encoded, Head, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.errors import ConfigError
-from bertjax.nn.dense import Dense, truncated_normal
+from bertjax.initial import TruncatedNormal
+from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.heads import Features, features, pool
 from bertjax.nn.losses import classification, regression
@@ -64,7 +65,7 @@ class Supervised(Objective):
     def dense(self, outputs: int, inputs: int = 0) -> Dense:
         """A layer from `inputs` (0: the model's width) to `outputs`; its name is the attribute it is kept in."""
         m = self.model
-        return Dense((inputs or m.width,), (outputs,), truncated_normal(m.init_std), jnp.dtype(m.dtype))
+        return Dense((inputs or m.width,), (outputs,), TruncatedNormal(m.init_std), jnp.dtype(m.dtype))
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {"task_loss": jnp.sum(batch["weights"])}

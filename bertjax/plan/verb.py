@@ -21,7 +21,8 @@ from bertjax.run import resolve
 from bertjax.session import training_step
 from bertjax.train.log import answers
 from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, row_ways
-from bertjax.train.step import TrainState, Update, planned_state
+from bertjax.train.state import TrainState, planned_state
+from bertjax.train.step import Update
 
 MOST_OF_A_GPU = 0.95  # the rest of its memory the driver and the libraries need
 

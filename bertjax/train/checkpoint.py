@@ -22,7 +22,7 @@ from bertjax.errors import DataError, UserError
 from bertjax.storage import BUCKETS, fault_of, told
 from bertjax.train import manifest
 from bertjax.train.mesh import path_of
-from bertjax.train.step import TrainState
+from bertjax.train.state import TrainState
 from bertjax.train.steps import Steps, folder_of, listed
 
 logging.getLogger("absl").setLevel(logging.ERROR)

@@ -20,7 +20,8 @@ from bertjax.train.log import Writer, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
 from bertjax.train.saver import Saver
-from bertjax.train.step import WATCHED, TrainState, TrainStep
+from bertjax.train.state import TrainState
+from bertjax.train.step import WATCHED, TrainStep
 from bertjax.train.stop import Interrupted, StopSignal
 from bertjax.train.window import LateLog, Rates, Window, sum_metrics
 

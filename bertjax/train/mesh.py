@@ -195,6 +195,11 @@ def abstract_batch(rows: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh) 
     }
 
 
+def put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """An array that every host has whole, as one over the mesh."""
+    return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Host rows -> global arrays cut over the mesh; every host gives its own rows, those of `local_rows`."""
     return {name: _put(value, batch_sharding(name, value.shape, mesh), mesh) for name, value in batch.items()}

@@ -102,7 +102,7 @@ def scale_by_schedule(own: Schedule) -> optax.GradientTransformationExtraArgs:
     """
 
     def init(_: optax.Params) -> optax.ScaleByScheduleState:
-        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+        return optax.ScaleByScheduleState(np.zeros([], np.int32))
 
     def update(
         updates: optax.Updates,
@@ -127,10 +127,15 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """
 
     def clip(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
-        factor = jnp.minimum(1.0, limit / optax.tree.norm(updates))
+        factor = jnp.minimum(1.0, limit / global_norm(updates))
         return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
 
     return optax.stateless(clip)
+
+
+def global_norm(tree: Any) -> jax.Array:  # noqa: ANN401 (any pytree)
+    """f32[]: the norm of all arrays together, computed once whatever it is used for."""
+    return jax.lax.optimization_barrier(optax.tree.norm(tree))
 
 
 def decayed(path: str) -> bool:
@@ -179,7 +184,7 @@ class MomentState(NamedTuple):
 class AdamState(NamedTuple):
     """The same, and how many steps they are of."""
 
-    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as optax's does
+    count: jax.Array | np.ndarray  # type: ignore[assignment]  # hides tuple.count, as optax's does
     mu: optax.Updates
     nu: optax.Updates
 
@@ -196,8 +201,8 @@ def scale_by_adam(
     """
 
     def init(params: optax.Params) -> AdamState | MomentState:
-        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-        return AdamState(jnp.zeros([], jnp.int32), mu, nu) if corrected else MomentState(mu, nu)
+        mu, nu = (jax.tree.map(lambda p: np.zeros(p.shape, p.dtype), params) for _ in range(2))
+        return AdamState(np.zeros([], np.int32), mu, nu) if corrected else MomentState(mu, nu)
 
     def update(
         updates: optax.Updates,

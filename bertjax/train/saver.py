@@ -16,7 +16,7 @@ from bertjax.storage import fault_of, free_bytes, given_up, what, writing
 from bertjax.train import manifest
 from bertjax.train.background import heard
 from bertjax.train.log import console
-from bertjax.train.step import TrainState
+from bertjax.train.state import TrainState
 from bertjax.train.steps import UNFINISHED, faults_of, folder_of, steps_of, unfinished
 
 FAILURES = 3  # saves in a row that the disk may refuse

@@ -1,35 +1,23 @@
 """The training step: one jitted function over a mesh."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bertjax.contracts import Batch, Compute, Metrics, Objective, Params
-from bertjax.keys import hashed
-from bertjax.train.mesh import ROWS, shardings
-from bertjax.train.optim import Schedule, unless
+from bertjax.contracts import Batch, Metrics, Objective, Params
+from bertjax.keys import HASHED
+from bertjax.train.mesh import ROWS, put, shardings
+from bertjax.train.optim import Schedule, global_norm, unless
+from bertjax.train.state import TrainState, planned_state
 
 Update = optax.GradientTransformation
 
 WATCHED = "watched"  # the metric that is no mean: (loss, norm of the gradient) of one step
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TrainState:
-    """Everything a step changes."""
-
-    step: jax.Array  # i32[]: updates done
-    params: Params
-    opt_state: Any
-    key: jax.Array  # u32[2]: never changes; a step's randomness is fold_in(key, step)
 
 
 class TrainStep:
@@ -51,63 +39,7 @@ class TrainStep:
     @cached_property
     def _on_devices(self) -> jax.Array | None:
         numbers = self._numbers  # a mesh may be of chips that are not here: so not before the first call
-        return numbers if numbers is None else jax.make_array_from_callback((3,), self._everywhere, numbers.__getitem__)
-
-
-def init_state(objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh) -> TrainState:
-    """A fresh state, every array born where the rules put it. Parameters do not depend on the mesh.
-
-    One program makes those of all seeds.
-    """
-    create, shapes = _traced(objective.using(Compute()), optimizer)
-    return jax.jit(create, out_shardings=shardings(shapes, mesh))(key_of(seed))
-
-
-def key_of(seed: int) -> np.ndarray:
-    """u32[2]: the key of a seed, on the host, as every process has it."""
-    return np.asarray(jax.random.key_data(jax.random.key(seed)))
-
-
-@lru_cache(maxsize=8)  # tracing a model takes as long as many steps of a small one
-def _traced(
-    objective: Objective, optimizer: optax.GradientTransformation
-) -> tuple[Callable[[np.ndarray], TrainState], TrainState]:
-    """What makes the first state of a key, and the shapes of that state; both are those of any way to compute."""
-    create = partial(_create, objective, optimizer)
-    return create, jax.eval_shape(create, key_of(0))
-
-
-def _create(objective: Objective, optimizer: optax.GradientTransformation, data: jax.Array) -> TrainState:
-    key = jax.random.wrap_key_data(data)
-    params = init_params(objective, hashed(jax.random.fold_in(key, 0)))
-    run_key = jax.random.key_data(jax.random.fold_in(key, 1))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), run_key)
-
-
-def planned_state(objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, types and shardings of the state that `init_state` would make; nothing is computed."""
-    _, shapes = _traced(objective.using(Compute()), optimizer)
-    return place(shapes, shardings(shapes, mesh))
-
-
-def place(tree: Any, where: Any) -> Any:  # noqa: ANN401 (any pytree)
-    """Abstract arrays of a tree with the shardings of another."""
-    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, where)
-
-
-def init_params(objective: Objective, key: jax.Array) -> Params:
-    """Random parameters; they depend neither on a batch, so the smallest one serves, nor on how an encoder is run."""
-    ids, ones = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
-    batch = {name: ids for name in ("tokens", "types", "sequence", "positions", "first_tokens")}
-    batch |= {"masked_positions": ids, "masked_targets": ids, "masked_weights": ones}
-    batch |= {"next_labels": ids, "next_weights": ones, "labels": ids[0], "weights": ones[0]}
-    batch |= {"spans": jnp.zeros((1, 2), jnp.int32), "tags": ids}
-    return objective.using(Compute()).init(key, batch, train=False)["params"]
-
-
-def abstract_state(state: TrainState) -> TrainState:
-    """Shapes, types and shardings of a state: what a checkpoint is restored into."""
-    return place(state, jax.tree.map(lambda x: x.sharding, state))
+        return numbers if numbers is None else put(numbers, self._everywhere)
 
 
 def make_train_step(
@@ -131,9 +63,9 @@ def make_train_step(
     update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, batch: Batch, numbers: jax.Array | None) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=HASHED), state.step)
         gradients, metrics = gradient(state.params, batch, key)
-        norm = optax.tree.norm(gradients)
+        norm = global_norm(gradients)
         loss = jnp.stack([_mean(*metrics[name]) for name in objective.loss_terms]).sum()
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = update(gradients, state.opt_state, state.params, good=good, schedule=numbers)
@@ -179,7 +111,7 @@ def _summed(
     def loss_and_metrics(
         params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        metrics: Any = objective.apply({"params": params}, batch, train=True, rngs={"dropout": hashed(key)})
+        metrics: Any = objective.apply({"params": params}, batch, train=True, rngs={"dropout": key})
         return jnp.stack([_mean(metrics[name][0], weight) for name, weight in weights.items()]).sum(), metrics
 
     gradient = jax.grad(loss_and_metrics, has_aux=True)

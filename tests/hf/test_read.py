@@ -14,7 +14,7 @@ from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError
 from bertjax.hf.read import is_directory, read
 from bertjax.train.mesh import make_mesh, shardings
-from bertjax.train.step import place
+from bertjax.train.state import place
 
 
 def params(found):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from helpers import BF16, F32, apply, init
 
+from bertjax.initial import TruncatedNormal
 from bertjax.nn.attend import probabilities, same_sequence
 from bertjax.nn.attention import Attention
-from bertjax.nn.dense import truncated_normal
 
 WIDTH, HEADS = 16, 2
-LAYER = Attention(WIDTH, HEADS, 0.0, truncated_normal(0.5), F32)
+LAYER = Attention(WIDTH, HEADS, 0.0, TruncatedNormal(0.5), F32)
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from helpers import DROPOUT, make_batch, random_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bertjax.keys import hashed
+from bertjax.keys import HASHED
 from bertjax.nn.dropout import Dropout, hash_bits
 from bertjax.train.mesh import MeshConfig, make_mesh
 
-KEY = hashed(jax.random.fold_in(jax.random.key(3), 0))
+KEY = jax.random.key(3, impl=HASHED)
 SHAPE = (64, 32, 128)
 
 
@@ -123,7 +123,7 @@ def masks_of_an_encoder(seed, step):
         found["/".join(context.module.path)] = np.asarray(scaled).ravel()[: 1 << 15] != 0
         return arguments[0] * scaled
 
-    key = hashed(jax.random.fold_in(jax.random.key(seed), step))
+    key = jax.random.fold_in(jax.random.key(seed, impl=HASHED), step)
     params = random_params(jax.eval_shape(lambda: encoder.init(jax.random.key(0), batch, train=False)))
     with nn.intercept_methods(note):
         encoder.apply(params, batch, train=True, rngs={"dropout": key})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import BF16, F32, TINY, apply, init, make_batch
 
-from bertjax.nn.dense import truncated_normal
+from bertjax.initial import TruncatedNormal
 from bertjax.nn.embed import Embeddings, Table, scores, tiled_scores
 
 WIDTH = 16
@@ -17,7 +17,7 @@ WIDTH = 16
 @pytest.mark.parametrize("rows", [1, 100, 128, 130])
 @pytest.mark.parametrize("shape", [(3,), (2, 4)])
 def test_attend_is_the_product_with_the_table(rows, shape):
-    table = Table(rows, WIDTH, truncated_normal(1.0), F32)
+    table = Table(rows, WIDTH, TruncatedNormal(1.0), F32)
     params = init(table, jnp.zeros((1,), int))
     assert params["params"]["table"].shape == (rows, WIDTH)
     hidden = np.random.default_rng(1).normal(size=(*shape, WIDTH)).astype(np.float32)
@@ -33,14 +33,14 @@ def test_tiles_of_accelerators_change_nothing(rows):
     hidden, table = (jnp.asarray(rng.normal(size=(size, WIDTH)), F32) for size in (5, rows))
     total = [jax.value_and_grad(lambda t, f=f: jnp.sin(f(hidden, t)).sum())(table) for f in (scores, tiled_scores)]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *total)
-    module = Table(rows, WIDTH, truncated_normal(1.0), F32)
+    module = Table(rows, WIDTH, TruncatedNormal(1.0), F32)
     program = jax.jit(lambda t, h: module.apply({"params": {"table": t}}, h, method="attend")).trace(table, hidden)
     for platform, columns in (("tpu", -(-rows // 128) * 128), ("cpu", rows)):
         assert f"tensor<5x{columns}xf32>" in program.lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_scores_of_bfloat16_are_summed_in_float32():
-    table = Table(130, WIDTH, truncated_normal(1.0), BF16)
+    table = Table(130, WIDTH, TruncatedNormal(1.0), BF16)
     params = init(table, jnp.zeros((1,), int))
     hidden = jax.random.normal(jax.random.key(1), (4, WIDTH), jnp.bfloat16)
     got = apply(table, params, hidden, method="attend")
@@ -50,7 +50,7 @@ def test_scores_of_bfloat16_are_summed_in_float32():
 
 
 def test_gradient_of_attend_reaches_every_row_and_no_more():
-    table = Table(130, WIDTH, truncated_normal(1.0), F32)
+    table = Table(130, WIDTH, TruncatedNormal(1.0), F32)
     params = init(table, jnp.zeros((1,), int))
     hidden = jnp.ones((1, WIDTH))
     gradient = jax.grad(lambda p: table.apply(p, hidden, method="attend").sum())(params)["params"]["table"]
@@ -65,7 +65,7 @@ def embeddings(dropout=0.0):
         width=WIDTH,
         dropout=dropout,
         norm_epsilon=1e-12,
-        initializer=truncated_normal(0.02),
+        initializer=TruncatedNormal(0.02),
         dtype=F32,
     )
 
@@ -100,7 +100,7 @@ def test_tables_start_as_the_original_does():
         width=64,
         dropout=0.0,
         norm_epsilon=1e-12,
-        initializer=truncated_normal(TINY.init_std),
+        initializer=TruncatedNormal(TINY.init_std),
         dtype=F32,
     )
     params = jax.jit(partial(big.init, train=False))(jax.random.key(0), make_batch())["params"]
@@ -111,7 +111,7 @@ def test_tables_start_as_the_original_does():
 
 def test_with_one_type_all_tokens_are_of_it():
     sizes = {"vocab_size": 128, "max_length": 16, "width": WIDTH, "dropout": 0.0, "norm_epsilon": 1e-5}
-    embed = Embeddings(**sizes, type_count=1, initializer=truncated_normal(1.0), dtype=F32)
+    embed = Embeddings(**sizes, type_count=1, initializer=TruncatedNormal(1.0), dtype=F32)
     batch = make_batch()
     params = init(embed, batch, train=False)
     same = apply(embed, params, {**batch, "types": np.zeros_like(batch["types"])}, train=False)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers import BF16, F32, init, random_params
 
-from bertjax.nn.dense import Dense, truncated_normal
+from bertjax.initial import TruncatedNormal
+from bertjax.nn.dense import Dense
 from bertjax.nn.heads import MlmHead, gather_tokens, mean_pool, pool
 from bertjax.nn.mlp import ACTIVATIONS
 
@@ -35,7 +36,7 @@ def test_shapes_are_checked_under_pytest():
 
 
 def test_pool_is_tanh_of_a_dense_layer_over_first_tokens():
-    pooler = Dense((8,), (8,), truncated_normal(0.02), F32)
+    pooler = Dense((8,), (8,), TruncatedNormal(0.02), F32)
     variables = init(pooler, HIDDEN)
     got = pool(pooler.bind(variables), HIDDEN, jnp.array([[0, 3], [0, 2]]))
     p = jax.tree.map(np.float64, variables["params"])
@@ -45,7 +46,7 @@ def test_pool_is_tanh_of_a_dense_layer_over_first_tokens():
 
 
 def head(dtype=F32):
-    return MlmHead(8, 11, ACTIVATIONS["relu"], 1e-12, truncated_normal(0.02), dtype)
+    return MlmHead(8, 11, ACTIVATIONS["relu"], 1e-12, TruncatedNormal(0.02), dtype)
 
 
 def test_mlm_head_is_tied():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import F32, apply, init
 
-from bertjax.nn.dense import truncated_normal
+from bertjax.initial import TruncatedNormal
 from bertjax.nn.mlp import ACTIVATIONS, Mlp
 
 X = np.linspace(-6, 6, 2001).astype(np.float32)
@@ -26,7 +26,7 @@ def test_the_two_gelus_differ():
 
 
 def test_mlp():
-    layer = Mlp(8, 24, ACTIVATIONS["gelu"], truncated_normal(0.02), F32)
+    layer = Mlp(8, 24, ACTIVATIONS["gelu"], TruncatedNormal(0.02), F32)
     x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
     variables = init(layer, x)
     p = jax.tree.map(np.float64, variables["params"])

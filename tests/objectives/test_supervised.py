@@ -10,7 +10,7 @@ from helpers import ONE, TINY, apply, init, make_batch, parts
 from bertjax.errors import ConfigError
 from bertjax.objectives import supervised
 from bertjax.train.mesh import MeshConfig
-from bertjax.train.step import init_params
+from bertjax.train.state import init_params, param_shapes
 
 NAMES = ("tokens", "types", "sequence", "positions", "first_tokens")
 BATCH = {name: x for name, x in make_batch(rows=4).items() if name in NAMES}
@@ -112,7 +112,7 @@ def test_choose():
 @pytest.mark.parametrize("head", ["classify", "span", "tag", "choose"])
 def test_heads_start_from_the_smallest_batch_and_give_hidden_states(head):
     objective = supervised.Config(3, 0.1, head).build(TINY)
-    params = jax.eval_shape(lambda: init_params(objective, jax.random.key(0)))
+    params = param_shapes(objective)
     encoded, pooled = jax.eval_shape(
         lambda p, batch: objective.apply({"params": p}, batch, method="encode"), params, BATCH
     )
@@ -144,7 +144,7 @@ def test_dropout_on_the_pooled_output_in_training_only():
 def test_every_head_has_dropout_in_training_only(head):
     batch = {name: x[:, None] for name, x in BATCH.items()} if head == "choose" else BATCH
     objective = supervised.Config(3, 0.5, head).build(TINY)
-    params = init_params(objective, jax.random.key(0))
+    params = jax.device_put(init_params(objective, seed=0))
     batch = jax.tree.map(jnp.asarray, batch)
 
     def logits(**how):

@@ -13,7 +13,8 @@ from bertjax.objectives import supervised
 from bertjax.saved import open_run
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
-from bertjax.train.step import init_state, make_train_step
+from bertjax.train.state import init_state
+from bertjax.train.step import make_train_step
 
 STEPS, RATE, WARMUP, DECAY, CLIP = 20, 1e-2, 0.2, 0.1, 0.02
 HEADS = {

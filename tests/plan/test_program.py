@@ -15,7 +15,7 @@ from bertjax.plan import program
 from bertjax.plan.verb import planned_batch
 from bertjax.session import training_step
 from bertjax.train.mesh import MeshConfig, make_mesh
-from bertjax.train.step import planned_state
+from bertjax.train.state import planned_state
 
 MESH = make_mesh(MeshConfig(data=1))
 GIB = 2**30

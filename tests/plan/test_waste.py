@@ -10,7 +10,8 @@ from bertjax.objectives import mlm
 from bertjax.plan.hlo import collectives
 from bertjax.train.mesh import MeshConfig, abstract_batch, make_mesh
 from bertjax.train.optim import Optimizer
-from bertjax.train.step import make_train_step, planned_state
+from bertjax.train.state import planned_state
+from bertjax.train.step import make_train_step
 
 FIGURES = 16  # numbers besides the gradient: weights and metrics
 

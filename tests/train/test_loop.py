@@ -21,7 +21,8 @@ from bertjax.train.loop import Every, Fit, fit, mean_metrics
 from bertjax.train.optim import Optimizer
 from bertjax.train.profile import Profiler
 from bertjax.train.saver import Saver
-from bertjax.train.step import abstract_state, make_eval_step
+from bertjax.train.state import abstract_state
+from bertjax.train.step import make_eval_step
 from bertjax.train.stop import Interrupted
 from bertjax.train.window import Rates
 

@@ -30,7 +30,7 @@ from bertjax.train.mesh import (
     undivided,
 )
 from bertjax.train.optim import SCALINGS, Optimizer
-from bertjax.train.step import init_state, planned_state
+from bertjax.train.state import init_state, planned_state
 
 CUBE = MeshConfig(2, 2, 2)
 MODELS = {"plain": replace(TINY, layers=1), "dropout": replace(DROPOUT, layers=1)}  # compilation is slow
@@ -147,7 +147,8 @@ from bertjax.train import mesh
 from bertjax.train.mesh import MeshConfig, P, make_mesh
 from bertjax.objectives import mlm
 from bertjax.train.optim import Optimizer
-from bertjax.train.step import make_train_step, planned_state
+from bertjax.train.state import planned_state
+from bertjax.train.step import make_train_step
 if sys.argv[1] == "both axes":
     mesh.RULES = ((r"embed/tokens/table$", P("tensor", "fsdp")), *mesh.RULES)
 cube = make_mesh(MeshConfig(2, 2, 2))

@@ -18,7 +18,7 @@ from bertjax.train import manifest, saver
 from bertjax.train.background import heard
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.saver import Saver, require_room
-from bertjax.train.step import abstract_state
+from bertjax.train.state import abstract_state
 from bertjax.train.steps import UNFINISHED
 
 SIZE = 480_000  # bytes of a checkpoint, about

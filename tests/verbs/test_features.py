@@ -16,7 +16,7 @@ from bertjax.objectives import supervised
 from bertjax.saved import open_run
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.mesh import MeshConfig, make_mesh
-from bertjax.train.step import init_params
+from bertjax.train.state import init_params
 
 TEXTS = ["the cat sat", "a bird", "the dog saw the cat on the red mat under a small tree near the old house", "", "cat"]
 
@@ -58,7 +58,7 @@ def test_layers_that_a_small_encoder_has_not(bertjax, home, pretrained, tmp_path
 def test_heads_see_the_layers_asked_for(head, which):
     model = Config(vocab_size=9, width=8, layers=5, heads=2, mlp_width=8, max_length=8)
     objective = supervised.Config(3, 0.0, head, features=which).build(model)
-    params = init_params(objective, jax.random.key(0))
+    params = jax.device_put(init_params(objective, seed=0))
     tokens = jnp.array([[1, 5, 6, 2]])
     ones = jnp.ones_like(tokens)
     batch = {"tokens": tokens, "types": 0 * ones, "sequence": ones, "positions": jnp.arange(4)[None]}
