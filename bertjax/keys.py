@@ -1,7 +1,7 @@
 """Keys of jax.random whose bits are a hash of a counter: the same on every mesh, and cheap where threefry is not.
 
 On a CPU the threefry mask of [1024, 3072] costs 60 ms, this one 2 ms; the step of a small model gains a sixth. And each
-threefry is a loop of its own to compile: the first parameters of BERT-mini took 8 CPU-s, and take 3. On a TPU the hash
+threefry is a loop of its own to compile. On a TPU the hash
 is fused into what uses it, where the bits of the hardware's generator go through memory: by XLA's own estimate for v5e
 a step of BERT-base (two layers, 64 x 128 a chip, bf16) takes 3% more cycles with the hash than without dropout, 9% more
 with the generator's bits, 8 an element, and 13% with 32. Those would also depend on how an array is sharded.
@@ -28,6 +28,7 @@ def counted(seeds: jax.Array, shape: tuple[int, ...], first: jax.Array | int = 0
     """
     if not shape:
         return counted(seeds, (1,), first)[0]
+    seeds = jax.lax.optimization_barrier(seeds)  # else how they came about is in the loop, and no two are equal
     row = _mix((jax.lax.iota(jnp.uint32, shape[0]) + first) ^ seeds[0]).reshape(-1, *[1] * (len(shape) - 1))
     counter = jnp.uint32(0)
     for axis in range(1, len(shape)):
@@ -41,7 +42,14 @@ def _seed(seed: jax.Array) -> jax.Array:
 
 
 def _fold_in(key: jax.Array, data: jax.Array | int) -> jax.Array:
-    """Of one key each number makes another one, and of each two keys one number makes two."""
+    """Of one key each number makes another one, and of each two keys one number makes two.
+
+    `data` is mostly a constant. XLA makes equal loops once, and these would differ in nothing else: so it comes as one
+    of two numbers in memory, which XLA leaves there, and not as a number in the loop.
+    """
+    data = jnp.asarray(data).astype(jnp.uint32)
+    key, pair = jax.lax.optimization_barrier((key, jnp.stack([data, ~data])))
+    data = pair[0]
     first = _mix(key[0] ^ _mix(data ^ _mix(key[1] + jnp.uint32(_GOLDEN))))
     return jnp.stack([first, _mix(key[1] + _mix(data ^ first))])
 
@@ -59,8 +67,3 @@ def _bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
 HASHED = define_prng_impl(
     key_shape=(2,), seed=_seed, split=_split, random_bits=_bits, fold_in=_fold_in, name="bertjax_hash", tag="hash"
 )  # jax.random.key(seed, impl=HASHED); its data is u32[2]
-
-
-def hashed(key: jax.Array) -> jax.Array:
-    """A HASHED key of the same data as one of jax's own, whose loop of threefry keeps it from being computed again."""
-    return jax.random.wrap_key_data(jax.random.key_data(key), impl=HASHED)
