@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bertjax.compiled import inference
 from bertjax.contracts import Batch, Encoded, Objective, Params
 from bertjax.data.examples import ExampleSource
 from bertjax.data.sources import Position
@@ -88,7 +89,9 @@ class Model:
         most, layers = self.saved.model.max_length, self.saved.model.layers
         if features != "last" and layers < 4:
             raise ConfigError(f"features={features} but the encoder has {layers} layers; take last")
-        pairs = (self.tokenizer.pair_ids(ids, None, most) for ids in self.tokenizer.encode_batch(texts))
+        pairs = [self.tokenizer.pair_ids(ids, None, most) for ids in self.tokenizer.encode_batch(texts)]
+        flops = sum(self.saved.model.forward_flops(len(tokens)) for tokens, _ in pairs)
+        pool = inference(self._pool, flops, static_argnums=(2, 3))
         source = ExampleSource(
             [{"tokens": tokens, "types": types} for tokens, types in pairs],
             batch_size=min(batch_size, len(texts)),
@@ -99,7 +102,7 @@ class Model:
             buckets=[length for power in range(4, 16) if (length := 2**power) < most],
         )
         batches = (source.batch(Position(0, 0, number)) for number in range(source.batches(0, 0)))
-        made = np.concatenate([self._pool(self.params, batch, pooling, features) for batch in batches])[: len(texts)]
+        made = np.concatenate([pool(self.params, batch, pooling, features) for batch in batches])[: len(texts)]
         return made[np.argsort(source.order(0))]
 
     def fill_mask(self, text: str, *, k: int = 5) -> list[Filled]:
@@ -145,13 +148,13 @@ class Model:
         return jax.jit(encode)
 
     @cached_property
-    def _pool(self) -> Any:  # noqa: ANN401 (a jitted function)
+    def _pool(self) -> Any:  # noqa: ANN401 (a function, the same one at each call: it is compiled once)
         def vectors(params: Params, batch: Batch, pooling: Pooling, which: Features) -> jax.Array:
             encoded, _ = self.objective.apply({"params": params}, batch, method="encode")
             hidden = features_of(encoded.layers, which).astype(jnp.float32)
             return POOLINGS[pooling](hidden, batch["sequence"] > 0)
 
-        return jax.jit(vectors, static_argnums=(2, 3))
+        return vectors
 
     @cached_property
     def _fill(self) -> Any:  # noqa: ANN401 (a jitted function)

@@ -90,19 +90,26 @@ class ModelConfig:
         """Floating point operations of one training step (forward and backward) per token of the batch."""
         raise NotImplementedError
 
+    def forward_flops(self, length: int) -> float:
+        """Of one row through the encoder, without gradients."""
+        return self.flops_per_token(length, 0.0) / 3 * length
+
     def activation_bytes(self, length: int, masked_fraction: float, remat: Remat) -> float:
         """About what the backward pass is kept for each token of the batch, for a choice of mesh."""
         raise NotImplementedError
 
 
 class Objective(nn.Module):
-    """A module that owns an encoder (always called `encoder`) and turns a batch into metrics.
+    """A module that owns an encoder and turns a batch into metrics.
 
     Its loss is the sum over `loss_terms` of total / weight. The weights depend on the batch alone, so they are
     known for a whole batch before it is cut into micro-batches: accumulated gradients are exact.
     """
 
     loss_terms: ClassVar[tuple[str, ...]] = ()  # the metrics whose averages sum to the loss
+
+    encoder: Any
+    model: ModelConfig
 
     def using(self, compute: Compute) -> Objective:
         """The same objective with its encoder run in another way."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.table import Table
 
+from bertjax.compiled import inference
 from bertjax.config import Finetune
 from bertjax.contracts import AttentionKind, Compute, Example, Objective, Output, Params, Prediction, Task
 from bertjax.data.examples import ExampleSource
@@ -115,8 +115,9 @@ class Scorer:
         )
         self._own = local_rows(batch_size, mesh)
         objective = objective.using(Compute(attention=attention, mesh=mesh))
-        self._step = jax.jit(
+        self._step = inference(
             lambda params, batch: objective.apply({"params": params}, batch, method="logits"),
+            objective.model.forward_flops(length) * len(self._examples),
             out_shardings=NamedSharding(mesh, PartitionSpec()),  # every process has them all
         )
 

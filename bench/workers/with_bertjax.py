@@ -16,6 +16,7 @@ from serve import Spec, serve  # noqa: E402
 
 def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
     """One training step, or one pass of the encoder."""
+    from bertjax.compiled import inference
     from bertjax.models.bert import Config
     from bertjax.objectives import mlm
     from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
@@ -29,7 +30,8 @@ def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
     placed = put_batch(batch, mesh)
     if spec["what"] == "inference":
         params = jax.device_put(init_params(objective, seed=0))
-        encode = jax.jit(lambda p, b: objective.apply({"params": p}, b, method="encode")[0].hidden)
+        much = float("inf")  # as for a file of many texts
+        encode = inference(lambda p, b: objective.apply({"params": p}, b, method="encode")[0].hidden, much)
         return lambda: jax.block_until_ready(encode(params, placed))
     recipe = Optimizer(kind="adamw")
     optimizer = recipe.build(1_000)

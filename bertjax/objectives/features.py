@@ -1,7 +1,6 @@
 """An encoder for its hidden states: what weights without a head are loaded as. There is nothing to train it by."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +26,6 @@ class Config(ObjectiveConfig):
 class Features(Objective):
     """The encoder, with its pooler where it has one."""
 
-    encoder: Any
-    model: ModelConfig
     config: Config
 
     def setup(self) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -80,9 +80,6 @@ class Mlm(Objective):
     """The encoder with the masked-language-model head."""
 
     loss_terms: ClassVar[tuple[str, ...]] = ("mlm_loss",)
-
-    encoder: Any
-    model: ModelConfig
 
     def setup(self) -> None:
         m = self.model

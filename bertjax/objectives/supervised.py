@@ -1,7 +1,7 @@
 """Fine-tuning (BERT section 4): one dense layer over a sequence, its tokens, or the sequences of a choice."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +48,6 @@ class Supervised(Objective):
     loss_terms = ("task_loss",)
     pools: ClassVar[bool] = True
 
-    encoder: Any
-    model: ModelConfig
     config: Config
 
     def setup(self) -> None:

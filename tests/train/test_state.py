@@ -74,8 +74,6 @@ def test_a_model_is_traced_once_for_its_first_state_however_it_is_computed():
 class Foreign(Objective):
     """With a parameter as others make them."""
 
-    encoder: nn.Module
-
     @nn.compact
     def __call__(self, batch, *, train):
         return self.param("strange", nn.initializers.zeros, (3,))
@@ -83,4 +81,4 @@ class Foreign(Objective):
 
 def test_a_parameter_that_only_a_program_can_draw_is_named():
     with pytest.raises(ConfigError, match=r"'strange' \(3,\) .* bertjax\.nn\.params\.Module"):
-        init_params(Foreign(TINY.build()), seed=0)
+        init_params(Foreign(TINY.build(), TINY), seed=0)

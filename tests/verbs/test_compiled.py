@@ -1,14 +1,19 @@
-"""The cache of compiled programs: on by default, in the user's folder, and bit-exact."""
+"""The cache of compiled programs: on by default, in the user's folder, and bit-exact; and what is not kept there."""
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from bertjax import compiled, load
+from bertjax.compiled import WORTH_ONEDNN, inference
 from bertjax.train.log import read_metrics
 
 # A command in a process of its own; the last line tells how often a program was looked for and not found.
@@ -96,3 +101,20 @@ def test_a_home_that_cannot_be_written_is_no_fault(tmp_path):
 def test_programs_with_onednn_are_not_kept(tmp_path):
     flags = re.search(r"XLA_FLAGS='(.*)'", (Path(__file__).parents[2] / "README.md").read_text())
     assert folder(XDG_CACHE_HOME=tmp_path, XLA_FLAGS=flags[1])[0] == "None"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is there for x86")
+def test_products_of_much_inference_are_of_onednn():
+    x = jnp.ones((256, 256))
+    programs = [inference(jnp.matmul, flops).lower(x, x).compile() for flops in (WORTH_ONEDNN / 2, WORTH_ONEDNN)]
+    assert ['"kind":"__onednn_fusion"' in program.as_text() for program in programs] == [False, True]
+    np.testing.assert_allclose(*[program(x, x) for program in programs], rtol=1e-6)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is there for x86")
+def test_vectors_are_the_same_with_onednn_and_nothing_is_said_of_it(pretrained, monkeypatch, recwarn):
+    texts, model = ["The cat sat.", "It was a dark and stormy night."], load(pretrained)
+    plain = model.embed(texts)
+    monkeypatch.setattr(compiled, "WORTH_ONEDNN", 0)
+    np.testing.assert_allclose(model.embed(texts), plain, rtol=1e-4, atol=1e-5)
+    assert not [warning for warning in recwarn if "compilation cache" in str(warning.message)]
