@@ -53,9 +53,10 @@ def main() -> None:
 
 def measure(preset: str) -> dict[str, float]:
     """CPU-seconds of each part in this process, and how many kernels the step has."""
-    from bertjax.heap import keep_freed
+    from bertjax.heap import collect_seldom, keep_freed
 
     keep_freed()
+    collect_seldom()
     import jax
     import numpy as np
     from batches import random_batch

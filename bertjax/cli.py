@@ -7,7 +7,7 @@ from dataclasses import field, fields, make_dataclass, replace
 from typing import Annotated, Any
 
 from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest, redacted
-from bertjax.heap import keep_freed
+from bertjax.heap import collect_seldom, keep_freed
 from bertjax.look import look
 from bertjax.recipe import load_recipe
 from bertjax.storage import fault_of, told
@@ -38,6 +38,7 @@ CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.
 def main() -> None:
     """The console script."""
     keep_freed()
+    collect_seldom()
     arguments = sys.argv[1:]
     stop.REQUEST.command = arguments
     if arguments and arguments[0] in stop.VERBS:

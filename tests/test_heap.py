@@ -38,3 +38,20 @@ def test_a_step_takes_the_memory_of_the_one_before():
 @pytest.mark.parametrize("chosen", [{"MALLOC_TOP_PAD_": "0"}, {"GLIBC_TUNABLES": ""}, {"JAX_PLATFORMS": "tpu"}])
 def test_what_a_user_chose_and_other_devices_are_left_alone(chosen):
     assert faults(**chosen) > 10_000  # pages of 4 KiB
+
+
+SEARCHES = """
+import gc
+from bertjax.heap import SELDOM, collect_seldom
+collect_seldom()
+before = gc.get_stats()[0]["collections"]
+kept = [[] for _ in range(SELDOM // 2)]
+print(gc.get_stats()[0]["collections"] - before)
+kept += [[] for _ in range(SELDOM)]
+print(gc.get_stats()[0]["collections"] - before)
+"""
+
+
+def test_objects_that_stay_are_searched_seldom():
+    few, more = map(int, subprocess.check_output([sys.executable, "-c", SEARCHES], text=True).split())
+    assert few <= 1 and 1 <= more <= 2

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from bertjax.heap import keep_freed
+from bertjax.heap import collect_seldom, keep_freed
 
 keep_freed()  # as the command line does
+collect_seldom()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
