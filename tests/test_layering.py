@@ -65,6 +65,7 @@ ONLY_IN = {
 DATA_KNOWS = ("bertjax.data", "bertjax.errors", "bertjax.parsing", "bertjax.paths")
 TRAIN_KNOWS = (
     "train",
+    "compiled",
     "contracts",
     "initial",
     "keys",

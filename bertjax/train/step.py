@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bertjax.compiled import step_options
 from bertjax.contracts import Batch, Metrics, Objective, Params
 from bertjax.keys import HASHED
 from bertjax.train.mesh import ROWS, put, shardings
@@ -77,7 +78,10 @@ def make_train_step(
     everywhere = NamedSharding(mesh, PartitionSpec())
     placed = shardings(planned_state(objective, optimizer, mesh), mesh)
     inputs = (placed, None, None if schedule is None else everywhere)
-    program = jax.jit(step, donate_argnums=0, in_shardings=inputs, out_shardings=(placed, everywhere))
+    options = step_options(mesh.devices.flat[0].platform)
+    program = jax.jit(
+        step, donate_argnums=0, in_shardings=inputs, out_shardings=(placed, everywhere), compiler_options=options
+    )
     return TrainStep(program, mesh, schedule)
 
 

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bertjax import compiled, load
-from bertjax.compiled import WORTH_ONEDNN, inference
+from bertjax.compiled import WORTH_ONEDNN, inference, step_options
 from bertjax.train.log import read_metrics
 
 # A command in a process of its own; the last line tells how often a program was looked for and not found.
@@ -101,6 +102,15 @@ def test_a_home_that_cannot_be_written_is_no_fault(tmp_path):
 def test_programs_with_onednn_are_not_kept(tmp_path):
     flags = re.search(r"XLA_FLAGS='(.*)'", (Path(__file__).parents[2] / "README.md").read_text())
     assert folder(XDG_CACHE_HOME=tmp_path, XLA_FLAGS=flags[1])[0] == "None"
+
+
+def test_a_step_is_compiled_at_the_first_level_unless_told(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    assert step_options("cpu") == {"xla_backend_optimization_level": 1}
+    assert jax.jit(jnp.sin, compiler_options=step_options("cpu"))(0.0) == 0
+    assert step_options("tpu") is None
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    assert step_options("cpu") is None
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is there for x86")
