@@ -1,10 +1,10 @@
 """How programs are compiled, and that they outlive the process: a second start of the same run compiles nothing."""
 
 import os
-import platform
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from platform import machine
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ def inference(function: Callable[..., Any], flops: float, **options: Any) -> Any
     encoder takes four fifths of the time on a Xeon, nine tenths on an EPYC. Such programs cannot be kept, and each
     start compiles them anew, in 0.5 CPU-s. A training step gains less, and takes longer to compile.
     """
-    if flops >= WORTH_ONEDNN and jax.default_backend() == "cpu" and platform.machine() in ("x86_64", "AMD64"):
+    if flops >= WORTH_ONEDNN and jax.default_backend() == "cpu" and machine() in ("x86_64", "AMD64"):
         warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*onednn", UserWarning)
         options["compiler_options"] = ONEDNN
     return jax.jit(function, **options)

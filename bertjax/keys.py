@@ -1,10 +1,10 @@
 """Keys of jax.random whose bits are a hash of a counter: the same on every mesh, and cheap where threefry is not.
 
 On a CPU the threefry mask of [1024, 3072] costs 60 ms, this one 2 ms; the step of a small model gains a sixth. And each
-threefry is a loop of its own to compile. On a TPU the hash
-is fused into what uses it, where the bits of the hardware's generator go through memory: by XLA's own estimate for v5e
-a step of BERT-base (two layers, 64 x 128 a chip, bf16) takes 3% more cycles with the hash than without dropout, 9% more
-with the generator's bits, 8 an element, and 13% with 32. Those would also depend on how an array is sharded.
+threefry is a loop of its own to compile. On a TPU the hash is fused into what uses it, where the bits of the hardware's
+generator go through memory: by XLA's own estimate for v5e a step of BERT-base (two layers, 64 x 128 a chip, bf16) takes
+3% more cycles with the hash than without dropout, 9% more with the generator's bits, 8 an element, and 13% with 32.
+Those would also depend on how an array is sharded.
 """
 
 import jax

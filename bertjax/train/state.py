@@ -65,11 +65,11 @@ def param_shapes(objective: Objective) -> Params:
 @lru_cache(maxsize=8)  # tracing a model takes as long as many steps of a small one
 def _traced(objective: Objective) -> tuple[Params, dict[str, Initializer]]:
     """Shapes of the parameters, and how each begins. Neither depends on a batch, so the smallest one serves."""
-    ids, ones = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
-    batch = {name: ids for name in ("tokens", "types", "sequence", "positions", "first_tokens")}
+    ids, ones = np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32)
+    batch: dict[str, np.ndarray] = {name: ids for name in ("tokens", "types", "sequence", "positions", "first_tokens")}
     batch |= {"masked_positions": ids, "masked_targets": ids, "masked_weights": ones}
     batch |= {"next_labels": ids, "next_weights": ones, "labels": ids[0], "weights": ones[0]}
-    batch |= {"spans": jnp.zeros((1, 2), jnp.int32), "tags": ids}
+    batch |= {"spans": np.zeros((1, 2), np.int32), "tags": ids}
 
     def made(data: jax.Array, batch: Any) -> Params:  # noqa: ANN401 (a batch, abstract)
         return objective.init(jax.random.wrap_key_data(data, impl=HASHED), batch, train=False)["params"]
