@@ -14,9 +14,7 @@ from pathlib import Path
 
 MAKE = """
 import sys
-from functools import partial
 from pathlib import Path
-import jax
 from bertjax.data.specials import BERT
 from bertjax.data.wordpiece import WordPiece
 from bertjax.hf.write import write

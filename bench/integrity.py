@@ -32,7 +32,7 @@ from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, make_mesh
 from bertjax.train.optim import Optimizer
 from bertjax.train.saver import Saver
-from bertjax.train.state import TrainState, abstract_state, init_state
+from bertjax.train.state import TrainState, init_state, place
 
 KINDS = ("flip", "flip", "flip", "cut", "cut", "delete", "add", "remove part")
 
@@ -89,7 +89,7 @@ def trials(count: int, work: Path) -> dict[str, Any]:
     """How many of the changes were told, did no harm, or were silent."""
     model = bert.Config(vocab_size=128, width=32, layers=1, heads=2, mlp_width=64, max_length=32)
     state, folder = saved(model, work / "whole")
-    like, want = abstract_state(state), _digest(state)
+    like, want = abstract(state), _digest(state)
     extra = Checkpoints(work / "whole").extra(0)
     rng, outcomes, silent, missed = random.Random(0), Counter[str](), [], Counter[str]()
     run = work / "run"
@@ -110,6 +110,11 @@ def trials(count: int, work: Path) -> dict[str, Any]:
     return {"trials": count, "outcomes": dict(sorted(outcomes.items())), "silent": silent, "harmless in": dict(missed)}
 
 
+def abstract(state: TrainState) -> TrainState:
+    """What a checkpoint of a state is restored into."""
+    return place(state, jax.tree.map(lambda x: x.sharding, state))
+
+
 def _digest(state: TrainState) -> str:
     return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))).hexdigest()
 
@@ -117,7 +122,7 @@ def _digest(state: TrainState) -> str:
 def cost(preset: str, work: Path) -> dict[str, Any]:
     """CPU-seconds of a restore, and of comparing it with its manifest."""
     state, folder = saved(replace(bert.PRESETS[preset]), work / preset)
-    like, size = abstract_state(state), sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    like, size = abstract(state), sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     del state
     files = [path for path in folder.rglob("*") if path.is_file()]
 

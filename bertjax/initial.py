@@ -39,6 +39,7 @@ class Constant:
     value: float
 
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+        """An array of it; no key is needed."""
         del key
         return jnp.full(shape, self.value, dtype)
 
@@ -58,6 +59,7 @@ class TruncatedNormal:
     std: float
 
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+        """An array of draws, by jax.random."""
         return jax.random.truncated_normal(key, -CUT, CUT, tuple(shape), dtype) * jnp.asarray(self.std, dtype)
 
     def drawn(self, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,8 +84,8 @@ def train(session: Session) -> TrainState:
     if found:
         state = found.state(like)
     else:
-        state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh)
-        state = replace(state, params=_merged(state.params, session.trained_parts(mesh)))
+        trained = session.trained_parts(mesh)
+        state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh, trained=trained)
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
@@ -182,14 +182,6 @@ def _peak_flops(mesh: Mesh) -> float:
     """Of all devices together, in bf16; 0 where it is not known."""
     chip = chip_of(mesh.devices.flat[0].device_kind)
     return chip.flops * mesh.size if chip else 0.0
-
-
-def _merged(random: Params, trained: Params) -> Params:
-    """The parameters with all that is trained in the place of what is random."""
-    return {
-        name: _merged(value, trained[name]) if isinstance(trained.get(name), dict) else trained.get(name, value)
-        for name, value in random.items()
-    }
 
 
 def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, Step | None]:

@@ -13,9 +13,8 @@ if "XLA_FLAGS" not in os.environ:  # compiles in a third of the time, runs slowe
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     if version("jaxlib").startswith("0.10."):  # later ones end at this flag: they have one way to make kernels
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-if (
-    "JAX_COMPILATION_CACHE_DIR" not in os.environ
-):  # with these flags XLA compiles for so many cores, and names do not say
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # With these flags XLA compiles for so many cores, and the names of programs do not say so.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{tempfile.gettempdir()}/bertjax-tests-{getpass.getuser()}-{cores}"
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

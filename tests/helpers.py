@@ -14,7 +14,7 @@ from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch, shardings
 from bertjax.train.optim import Optimizer
-from bertjax.train.state import init_state, planned_state
+from bertjax.train.state import init_state, place, planned_state
 from bertjax.train.step import make_train_step
 
 F32, BF16 = jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)
@@ -87,6 +87,11 @@ def _first_state(model, objective, seed):
     """Made on one device for all meshes (a test of its own says that they agree), as its compilation is slow."""
     state = init_state(objective.build(model), optax.identity(), seed=seed, mesh=make_mesh(ONE))
     return jax.tree.map(np.array, state)
+
+
+def abstract_state(state):
+    """Shapes, types and shardings of a state: what a checkpoint is restored into."""
+    return place(state, jax.tree.map(lambda x: x.sharding, state))
 
 
 def losses(metrics, terms=("mlm_loss", "nsp_loss")):

@@ -31,20 +31,39 @@ class TrainState:
     key: jax.Array  # u32[2]: never changes; a step's randomness is fold_in(key, step)
 
 
-def init_state(objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh) -> TrainState:
-    """A fresh state, every array where the rules put it. Its numbers do not depend on the mesh."""
+def init_state(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    mesh: Mesh,
+    trained: Params | None = None,
+) -> TrainState:
+    """A fresh state, every array where the rules put it. Its numbers do not depend on the mesh.
+
+    Parameters in `trained`, which are in their place already, are taken from there and not drawn.
+    """
     where = shardings(_shapes(objective.using(Compute()), optimizer), mesh)
-    params, key = init_params(objective, seed), np.random.SeedSequence((STEPS, seed)).generate_state(2)
+    params, key = init_params(objective, seed, trained), np.random.SeedSequence((STEPS, seed)).generate_state(2)
     first: Any = (np.zeros((), np.int32), params, optimizer.init(params), key)
-    return jax.tree.map(lambda value, sharding: put(np.asarray(value), sharding), TrainState(*first), where)
+
+    def placed(value: Any, sharding: Any) -> jax.Array:  # noqa: ANN401 (an array of either library; where it belongs)
+        there = isinstance(value, jax.Array) and value.sharding == sharding
+        return value if there else put(np.asarray(value), sharding)
+
+    return jax.tree.map(placed, TrainState(*first), where)
 
 
-def init_params(objective: Objective, seed: int) -> Params:
-    """The parameters of a fresh state, f32 on the host."""
+def init_params(objective: Objective, seed: int, trained: Params | None = None) -> Params:
+    """The parameters of a fresh state, f32 on the host; those in `trained` as they are there."""
     shapes, initializers = _traced(objective.using(Compute()))
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _drawn(path_of(path), leaf.shape, initializers, seed), shapes
-    )
+    known = {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trained or {})}
+
+    def first(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:  # noqa: ANN401 (as above)
+        name = path_of(path)
+        return known[name] if name in known else _drawn(name, leaf.shape, initializers, seed)
+
+    return jax.tree_util.tree_map_with_path(first, shapes)
 
 
 def _drawn(path: str, shape: tuple[int, ...], initializers: dict[str, Initializer], seed: int) -> np.ndarray:
@@ -90,11 +109,6 @@ def _shapes(objective: Objective, optimizer: optax.GradientTransformation) -> Tr
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros(2, jnp.uint32))
 
     return jax.eval_shape(first, _traced(objective)[0])
-
-
-def abstract_state(state: TrainState) -> TrainState:
-    """Shapes, types and shardings of a state: what a checkpoint is restored into."""
-    return place(state, jax.tree.map(lambda x: x.sharding, state))
 
 
 def place(tree: Any, where: Any) -> Any:  # noqa: ANN401 (any pytree)

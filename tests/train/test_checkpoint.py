@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import ONE, TINY, make_batch, parts
+from helpers import ONE, TINY, abstract_state, make_batch, parts
 
 from bertjax.errors import DataError
 from bertjax.objectives import mlm
@@ -18,7 +18,7 @@ from bertjax.train.checkpoint import Checkpoints, arrays
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
 from bertjax.train.saver import Saver, tidy
-from bertjax.train.state import abstract_state, planned_state
+from bertjax.train.state import planned_state
 
 MODEL = replace(TINY, layers=1)
 CUBE = MeshConfig(2, 2, 2)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from helpers import DROPOUT, make_batch, parts
+from helpers import DROPOUT, abstract_state, make_batch, parts
 
 from bertjax.errors import DataError, StorageError
 from bertjax.train import manifest
@@ -21,7 +21,6 @@ from bertjax.train.loop import Every, Fit, fit, mean_metrics
 from bertjax.train.optim import Optimizer
 from bertjax.train.profile import Profiler
 from bertjax.train.saver import Saver
-from bertjax.train.state import abstract_state
 from bertjax.train.step import make_eval_step
 from bertjax.train.stop import Interrupted
 from bertjax.train.window import Rates

@@ -11,14 +11,13 @@ import jax
 import numpy as np
 import pytest
 from disks import fill, make_read_only, make_writable, small_disk
-from helpers import TINY, parts
+from helpers import TINY, abstract_state, parts
 
 from bertjax.errors import StorageError
 from bertjax.train import manifest, saver
 from bertjax.train.background import heard
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.saver import Saver, require_room
-from bertjax.train.state import abstract_state
 from bertjax.train.steps import UNFINISHED
 
 SIZE = 480_000  # bytes of a checkpoint, about

@@ -12,6 +12,7 @@ from bertjax import registry
 from bertjax.contracts import Compute, Objective
 from bertjax.errors import ConfigError
 from bertjax.objectives import mlm, supervised
+from bertjax.train import state
 from bertjax.train.mesh import MeshConfig, make_mesh, path_of
 from bertjax.train.optim import Optimizer
 from bertjax.train.state import _traced, init_params, init_state, param_shapes
@@ -56,11 +57,23 @@ def test_a_parameter_depends_on_the_seed_and_its_path_alone():
 
 def test_the_state_is_that_of_the_parameters():
     objective, update = mlm.Config().build(TINY), Optimizer().build(10)
-    state, params = init_state(objective, update, seed=1, mesh=ONE), init_params(objective, seed=1)
-    jax.tree.map(np.testing.assert_array_equal, state.params, params)
-    assert int(state.step) == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
+    fresh, params = init_state(objective, update, seed=1, mesh=ONE), init_params(objective, seed=1)
+    jax.tree.map(np.testing.assert_array_equal, fresh.params, params)
+    assert int(fresh.step) == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(fresh.opt_state))
     keys = [np.asarray(init_state(objective, update, seed=seed, mesh=ONE).key) for seed in range(3)]
     assert len({tuple(key) for key in keys}) == 3
+
+
+def test_what_is_trained_is_taken_and_not_drawn(monkeypatch):
+    objective, update = mlm.Config().build(TINY), Optimizer().build(10)
+    plain = init_state(objective, update, seed=1, mesh=ONE)
+    trained = {"encoder": jax.tree.map(lambda x: x + 1, plain.params["encoder"])}
+    drawn = []
+    monkeypatch.setattr(state, "_drawn", lambda path, *rest, draw=state._drawn: drawn.append(path) or draw(path, *rest))
+    tuned = init_state(objective, update, seed=1, mesh=ONE, trained=trained)
+    expected = {**plain.params, **trained}
+    jax.tree.map(np.testing.assert_array_equal, tuned.params, expected)
+    assert drawn and not [path for path in drawn if path.startswith("encoder/")]
 
 
 def test_a_model_is_traced_once_for_its_first_state_however_it_is_computed():
