@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import BF16, F32, apply, init
+from jax.test_util import check_grads
 
 from bertjax.initial import TruncatedNormal
 from bertjax.nn.attend import probabilities, same_sequence
@@ -45,11 +46,25 @@ def test_attend_is_the_softmax_of_scaled_products():
     assert (got[1, :, :2, 2] == 0).all()
 
 
-def test_probabilities_are_float32_whatever_comes_in():
-    query = jnp.asarray(random(1, 3, HEADS, 4), jnp.bfloat16)
-    weights = probabilities(query, query, same_sequence(jnp.ones((1, 3), int)))
-    assert weights.dtype == F32
-    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+def test_probabilities_are_computed_in_float32_whatever_comes_in():
+    query, visible = jnp.asarray(random(1, 3, HEADS, 4), BF16), same_sequence(jnp.ones((1, 3), int))
+    weights = probabilities(query, query, visible)
+    assert weights.dtype == BF16
+    np.testing.assert_array_equal(weights, probabilities(query.astype(F32), query.astype(F32), visible).astype(BF16))
+
+
+def test_the_backward_pass_is_kept_the_probabilities_alone():
+    query, visible = jnp.asarray(random(2, 8, HEADS, 4), BF16), same_sequence(jnp.ones((2, 8), int))
+    weights, pull = jax.vjp(lambda *heads: probabilities(*heads, visible), query, query)
+    scores = [x for x in jax.tree.leaves(pull) if x.shape == weights.shape and x.dtype != bool]
+    told = [x for x in scores if np.ptp(x) > 0]  # and constants, which cost nothing
+    assert len(told) == 1 and told[0].dtype == BF16
+
+
+def test_gradients_through_the_probabilities():
+    query, key, visible = random(2, 5, HEADS, 4), random(2, 5, HEADS, 4, seed=1), same_sequence(jnp.ones((2, 5), int))
+    of_heads = jax.jit(lambda *heads: probabilities(*heads, visible))
+    check_grads(of_heads, (query, key), order=1, modes=["rev"], rtol=2e-2)
 
 
 def test_whole_layer(params):
