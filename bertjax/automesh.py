@@ -74,16 +74,14 @@ def choose(config: MeshConfig, *, ways: int, fixed: int, activations: float, mem
 def _activations(config: Pretrain | Finetune, model: ModelConfig, mesh: Mesh) -> float:
     """Bytes of a device, of the phase with most."""
     if isinstance(config, Pretrain):
-        shapes = [
-            (phase.batch_size, phase.length, config.objective.masked_fraction(phase.length)) for phase in config.phases
+        kept = [
+            phase.batch_size * phase.length * config.objective.activation_bytes(model, phase.length, config.remat)
+            for phase in config.phases
         ]
-    else:
-        shapes = [(config.batch_size, config.length, 0.0)]
-    parts = row_ways(mesh) * mesh.shape["seq"] * config.micro_batches
-    return (
-        max(rows * length * model.activation_bytes(length, masked, config.remat) for rows, length, masked in shapes)
-        / parts
-    )
+    else:  # its heads may read all tokens
+        each = model.activation_bytes(config.length, masked_fraction=0.0, read_fraction=1.0, remat=config.remat)
+        kept = [config.batch_size * config.length * each]
+    return max(kept) / (row_ways(mesh) * mesh.shape["seq"] * config.micro_batches)
 
 
 def _memory(device: Any) -> float:  # noqa: ANN401 (a jax.Device, or one of a topology)

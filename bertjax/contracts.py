@@ -35,8 +35,8 @@ Planner = Callable[..., Any]  # (Shard, *, length, rng) -> a data.rows.Sequences
 class Encoded(NamedTuple):
     """What an encoder returns."""
 
-    hidden: jax.Array  # f[B,L,D], the last layer
-    layers: tuple[jax.Array, ...]  # L+1 of f[B,L,D], the embeddings first
+    hidden: jax.Array  # f[B,L,D], the last layer; f[B,K,D] where K places are all that is read of it
+    layers: tuple[jax.Array, ...]  # the embeddings f[B,L,D], each layer f[B,L,D], the last as `hidden`
 
 
 Remat = Literal["none", "blocks", "dots"]
@@ -60,8 +60,10 @@ class Compute:
 class Encoder(Protocol):
     """A Flax module that turns a batch into hidden states and owns the token table."""
 
-    def __call__(self, batch: Batch, *, train: bool) -> Encoded:
-        """Hidden states of every token; `train` turns dropout on (needs a "dropout" key)."""
+    def __call__(self, batch: Batch, *, train: bool, read: jax.Array | None = None) -> Encoded:
+        """Hidden states of every token, or of the last layer those at the places `read` i32[B,K] alone, in which case
+        no others are computed there; `train` turns dropout on (needs a "dropout" key).
+        """
         ...
 
     def attend(self, hidden: jax.Array) -> jax.Array:
@@ -86,15 +88,18 @@ class ModelConfig:
         """The encoder module, always to be called `encoder` by its owner."""
         raise NotImplementedError
 
-    def flops_per_token(self, length: int, masked_fraction: float) -> float:
-        """Floating point operations of one training step (forward and backward) per token of the batch."""
+    def flops_per_token(self, length: int, masked_fraction: float, read_fraction: float) -> float:
+        """Floating point operations of one training step (forward and backward) per token of the batch.
+
+        The fractions are those of ObjectiveConfig.
+        """
         raise NotImplementedError
 
     def forward_flops(self, length: int) -> float:
         """Of one row through the encoder, without gradients."""
-        return self.flops_per_token(length, 0.0) / 3 * length
+        return self.flops_per_token(length, 0.0, 1.0) / 3 * length
 
-    def activation_bytes(self, length: int, masked_fraction: float, remat: Remat) -> float:
+    def activation_bytes(self, length: int, masked_fraction: float, read_fraction: float, remat: Remat) -> float:
         """About what the backward pass is kept for each token of the batch, for a choice of mesh."""
         raise NotImplementedError
 
@@ -137,7 +142,22 @@ class ObjectiveConfig:
 
     def masked_fraction(self, length: int) -> float:
         """Share of the tokens of a row that are projected onto the vocabulary."""
-        raise NotImplementedError
+        return 0.0
+
+    def read_fraction(self, length: int) -> float:
+        """Share of the tokens of a row whose states in the last layer are read: those of the others are not computed.
+
+        Of a packed row it is that of one with a single sequence.
+        """
+        return 1.0
+
+    def flops_per_token(self, model: ModelConfig, length: int) -> float:
+        """Floating point operations of one training step (forward and backward) per token of the batch."""
+        return model.flops_per_token(length, self.masked_fraction(length), self.read_fraction(length))
+
+    def activation_bytes(self, model: ModelConfig, length: int, remat: Remat) -> float:
+        """About what the backward pass is kept for each token of the batch."""
+        return model.activation_bytes(length, self.masked_fraction(length), self.read_fraction(length), remat)
 
     def planner(self) -> Planner:
         """Makes the sequences of an epoch out of a shard."""

@@ -17,6 +17,7 @@ from bertjax.errors import ConfigError
 from bertjax.hf import read as hf
 from bertjax.hf.write import write
 from bertjax.jsonio import to_json, write_json
+from bertjax.nn.blocks import gather_tokens
 from bertjax.objectives import mlm, supervised
 from bertjax.saved import Imported, SavedRun, open_run, versions
 from bertjax.tasks._columns import Columns
@@ -165,9 +166,9 @@ def outputs(objective: Objective, params: Params, batch: dict[str, np.ndarray]) 
         if pooled is not None:
             made["pooler_output"] = pooled
         if isinstance(module, mlm.Mlm):
-            made["mlm_logits"] = module.mlm_logits(encoded.hidden, batch)
+            made["mlm_logits"] = module.mlm_logits(gather_tokens(encoded.hidden, batch["masked_positions"]))
         if isinstance(module, mlm.MlmNsp):
-            made["nsp_logits"] = module.nsp_logits(encoded.hidden, batch)
+            made["nsp_logits"] = module.nsp_logits(gather_tokens(encoded.hidden, batch["first_tokens"]))
         if isinstance(module, supervised.Choose):  # every two rows are the choices of one
             made["logits"] = module.logits({n: x.reshape(-1, 2, x.shape[-1]) for n, x in batch.items()})
         elif isinstance(module, supervised.Supervised):

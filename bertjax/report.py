@@ -33,15 +33,13 @@ def inspect(path: str) -> None:
     """The parameters of a run, or of the model a recipe describes."""
     if Path(path).suffix == ".py":
         recipe = load_recipe(path, Pretrain)
-        model, objective = recipe.model, recipe.objective.build(recipe.model)
-        mesh, length, masked = recipe.mesh, recipe.length, recipe.objective.masked_fraction(recipe.length)
+        model, objective, mesh, length = recipe.model, recipe.objective, recipe.mesh, recipe.length
     else:
         saved = open_run(path)
         answers.print(f"{path}: a {saved.command} run, best checkpoint {saved.step}: {describe(saved.figures)}")
-        model, objective, mesh, length = saved.model, saved.objective(), saved.config.mesh, saved.config.length
-        masked = saved.config.objective.masked_fraction(length) if isinstance(saved.config, Pretrain) else 0.0
-    _print_parameters(objective, make_mesh(mesh))
-    flops = model.flops_per_token(length, masked)
+        model, objective, mesh, length = saved.model, saved.trained_for(), saved.config.mesh, saved.config.length
+    _print_parameters(objective.build(model), make_mesh(mesh))
+    flops, masked = objective.flops_per_token(model, length), objective.masked_fraction(length)
     answers.print(f"{flops / 1e6:,.1f} MFLOP a token of a training step at length {length}, {masked:.1%} of it masked")
 
 
@@ -93,7 +91,7 @@ def _print_work(
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     slots = phase.batch_size * phase.length
     real = int(np.count_nonzero(example["sequence"]))
-    flops = slots * config.model.flops_per_token(phase.length, config.objective.masked_fraction(phase.length))
+    flops = slots * config.objective.flops_per_token(config.model, phase.length)
     table = Table("work", "")
     table.add_row("parameters", f"{count:,}")
     table.add_row("tokens a step", f"{slots:,} ({real / slots:.0%} of them real in the first batch)")

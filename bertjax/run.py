@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -64,7 +64,7 @@ def pretraining(config: Pretrain) -> session.Session:
         save_sync=config.save_sync,
         workers=config.workers,
         evaluation=evaluation,
-        flops_per_token=lambda length: config.model.flops_per_token(length, config.objective.masked_fraction(length)),
+        flops_per_token=partial(config.objective.flops_per_token, config.model),
         trained_parts=lambda mesh: {},
     )
 
@@ -138,7 +138,8 @@ def finetune(config: Finetune) -> None:
         tfidf = config.baseline == "tfidf"
         baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}} if tfidf else {}
         also = {split: task.read(config.data, split) for split in task.also}
-        objective = head(task, config).build(saved.model)
+        over_encoder = head(task, config)
+        objective = over_encoder.build(saved.model)
         source = scoring.training_batches(task, rows["train"], saved.tokenizer, config)
         steps = source.batches(0, 0)
 
@@ -165,7 +166,7 @@ def finetune(config: Finetune) -> None:
         keep_last=1,
         workers=0,
         evaluation=scorer,
-        flops_per_token=lambda length: saved.model.flops_per_token(length, 0.0) / (3 if config.frozen else 1),
+        flops_per_token=lambda length: over_encoder.flops_per_token(saved.model, length) / (3 if config.frozen else 1),
         trained_parts=trained_parts,
         patience=config.patience,
         frozen=("encoder",) if config.frozen else (),

@@ -72,11 +72,13 @@ class SavedRun:
     figures: dict[str, float]
     weights: Weights
 
+    def trained_for(self) -> ObjectiveConfig:
+        """What the run trained."""
+        return head(self.task(), self.config) if isinstance(self.config, Finetune) else self.config.objective
+
     def objective(self) -> Objective:
-        """The module the run trained."""
-        if not isinstance(self.config, Finetune):
-            return self.config.objective.build(self.model)
-        return head(self.task(), self.config).build(self.model)
+        """Its module."""
+        return self.trained_for().build(self.model)
 
     def task(self, name: str = "") -> Task:
         """The task of a fine-tuned run, or the one named, whose head and labels must be the same."""

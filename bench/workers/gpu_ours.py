@@ -141,7 +141,7 @@ def _speed(preset: str, rows: int, length: int, sequences: int, attention: str, 
         took = time.perf_counter() - began
     rate = rows * length * count / took
     chip = chip_of(jax.devices()[0].device_kind)
-    flops = rate * model.flops_per_token(length, slots / length)
+    flops = rate * config.flops_per_token(model, length)
     work = {"mfu": round(flops / chip.flops, 3)} if chip else {"tflops_per_second": float(f"{flops / 1e12:.3g}")}
     way = attend.choose(
         compute, length=length, head_width=model.width // model.heads, dtype=jnp.dtype(jnp.bfloat16), dropped=False

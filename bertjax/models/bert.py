@@ -4,6 +4,7 @@ The presets are the published sizes (README of google-research/bert; Turc et al.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -60,21 +61,24 @@ class Config(ModelConfig):
         """The encoder module."""
         return Encoder(self)
 
-    def flops_per_token(self, length: int, masked_fraction: float) -> float:
+    def flops_per_token(self, length: int, masked_fraction: float, read_fraction: float) -> float:
         """Matrix products of forward and backward (3 x forward) per token; embeddings and elementwise work left out."""
-        layer = 2 * (4 * self.width**2 + 2 * self.width * self.mlp_width) + 4 * length * self.width
+        keys_and_values = 4 * self.width**2
+        layer = keys_and_values + 4 * self.width**2 + 4 * self.width * self.mlp_width + 4 * length * self.width
+        last = keys_and_values + read_fraction * (layer - keys_and_values)
         head = masked_fraction * 2 * (self.width**2 + self.width * self.vocab_size)
-        return 3.0 * (self.layers * layer + head + 2 * self.width**2 / length)
+        return 3.0 * ((self.layers - 1) * layer + last + head + 2 * self.width**2 / length)
 
-    def activation_bytes(self, length: int, masked_fraction: float, remat: Remat) -> float:
+    def activation_bytes(self, length: int, masked_fraction: float, read_fraction: float, remat: Remat) -> float:
         """What XLA keeps for TPUs, within a tenth or two for tiny to base at length 128 (`bertjax plan`)."""
         kept = {
-            "none": 6 * self.width + 2 * self.mlp_width + 2 * self.heads * length,
+            "none": 6 * self.width + 2 * self.mlp_width + self.heads * length,
             "dots": 6 * self.width + self.mlp_width,
             "blocks": self.width,
         }
         again = kept["none"] if remat != "none" else 0  # of the one layer whose turn it is
-        values = min(self.layers * kept[remat] + again, self.layers * kept["none"])
+        layers = self.layers - 1 + read_fraction
+        values = min(layers * kept[remat] + again, layers * kept["none"])
         return jnp.dtype(self.dtype).itemsize * values + 7 * masked_fraction * self.vocab_size
 
 
@@ -183,10 +187,13 @@ class Encoder(nn.Module):
             for _ in range(c.layers)
         ]
 
-    def __call__(self, batch: Batch, *, train: bool) -> Encoded:
+    def __call__(self, batch: Batch, *, train: bool, read: jax.Array | None = None) -> Encoded:
+        run = partial(run_layer, sequence=batch["sequence"], train=train, remat=self.compute.remat)
         layers = [self.embed(batch, train=train)]
-        for layer in self.layer:
-            layers.append(run_layer(layer, layers[-1], batch["sequence"], train=train, remat=self.compute.remat))
+        *before, last = self.layer
+        for layer in before:
+            layers.append(run(layer, layers[-1]))
+        layers.append(run(last, layers[-1], read=read))
         return Encoded(layers[-1], tuple(layers))
 
     def attend(self, hidden: jax.Array) -> jax.Array:

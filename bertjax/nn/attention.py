@@ -1,5 +1,7 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2) inside the sequences packed in a row."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,15 @@ from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
 
 
+class Asking(NamedTuple):
+    """The tokens of each row that attend to all of it, where not all of them do."""
+
+    hidden: jax.Array  # f[B,K,D]
+    places: jax.Array  # i32[B,K]
+
+
 class Attention(nn.Module):
-    """Self-attention f[B,L,D] -> f[B,L,D]; dropout on the probabilities.
+    """Self-attention f[B,L,D] -> f[B,L,D], or f[B,K,D] where K of the tokens are asking; dropout on the probabilities.
 
     The three projections are three products. Made into one by hand they took as long on a CPU (mini 8 x 128: 0.67 CPU-s
     a step either way), and by XLA's estimate for v5e 13% more cycles (BERT-base, 64 x 128 a chip, both ways).
@@ -34,8 +43,15 @@ class Attention(nn.Module):
         self.out = Dense(head_axes, (self.width,), self.initializer, self.dtype)
         self.drop = Dropout(self.dropout)
 
-    def __call__(self, hidden: jax.Array, sequence: jax.Array, *, train: bool) -> jax.Array:
-        heads = self.query(hidden), self.key(hidden), self.value(hidden)
+    def __call__(
+        self,
+        hidden: jax.Array,
+        sequence: jax.Array,
+        *,
+        train: bool,
+        asking: Asking | None = None,
+    ) -> jax.Array:
+        heads = self.query(asking.hidden if asking else hidden), self.key(hidden), self.value(hidden)
         way = attend.choose(
             self.compute,
             length=hidden.shape[1],
@@ -44,6 +60,8 @@ class Attention(nn.Module):
             dropped=train and self.dropout > 0,
             window=self.window,
         )
+        if asking:  # their scores are few, and a kernel's blocks would be mostly empty
+            way = "einsum"
         if way == "cudnn":
             mixed = attend.cudnn(*heads, sequence, window=self.window)
         elif way == "splash":
@@ -51,5 +69,6 @@ class Attention(nn.Module):
             mixed = attend.splash(*heads, sequence, window=self.window, mesh=self.compute.mesh)
         else:
             drop = lambda weights: self.drop(weights, train=train)  # noqa: E731
-            mixed = attend.einsum(*heads, sequence, window=self.window, drop=drop)
+            places = asking.places if asking else None
+            mixed = attend.einsum(*heads, sequence, read=places, window=self.window, drop=drop)
         return self.out(mixed)

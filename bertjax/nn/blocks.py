@@ -3,17 +3,26 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from bertjax.contracts import Compute, Remat
 from bertjax.initial import Initializer
-from bertjax.nn.attention import Attention
+from bertjax.nn.attention import Asking, Attention
 from bertjax.nn.dense import LayerNorm
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.mlp import Activation, Mlp
 
 
+def gather_tokens(hidden: Float[Array, "B L D"], places: Int[Array, "B K"]) -> Float[Array, "B K D"]:
+    """The hidden states at `places` of each row."""
+    return jnp.take_along_axis(hidden, places[:, :, None], axis=1)
+
+
 class PostNormLayer(nn.Module):
-    """LN(x + dropout(attention(x))), then LN(x + dropout(mlp(x))): the layer of BERT and of Vaswani et al. 2017."""
+    """LN(x + dropout(attention(x))), then LN(x + dropout(mlp(x))): the layer of BERT and of Vaswani et al. 2017.
+
+    With `read` i32[B,K] it gives f[B,K,D] of these places alone: of the others it computes keys and values, no more.
+    """
 
     width: int
     heads: int
@@ -36,8 +45,10 @@ class PostNormLayer(nn.Module):
         self.drop_attn = Dropout(self.dropout)
         self.drop_mlp = Dropout(self.dropout)
 
-    def __call__(self, x: jax.Array, sequence: jax.Array, *, train: bool) -> jax.Array:
-        x = self.attn_norm(x + self.drop_attn(self.attn(x, sequence, train=train), train=train))
+    def __call__(self, x: jax.Array, sequence: jax.Array, *, train: bool, read: jax.Array | None = None) -> jax.Array:
+        asking = None if read is None else Asking(gather_tokens(x, read), read)
+        mixed = self.attn(x, sequence, train=train, asking=asking)
+        x = self.attn_norm((asking.hidden if asking else x) + self.drop_attn(mixed, train=train))
         return self.mlp_norm(x + self.drop_mlp(self.mlp(x), train=train))
 
 
@@ -48,11 +59,19 @@ KEPT = {
 }
 
 
-def run_layer(layer: nn.Module, x: jax.Array, sequence: jax.Array, *, train: bool, remat: Remat) -> jax.Array:
+def run_layer(
+    layer: nn.Module,
+    x: jax.Array,
+    sequence: jax.Array,
+    *,
+    train: bool,
+    remat: Remat,
+    read: jax.Array | None = None,
+) -> jax.Array:
     """layer(x, sequence), with less kept for the backward pass where `remat` says so (Chen et al. 2016)."""
 
-    def call(layer: nn.Module, x: jax.Array, sequence: jax.Array) -> jax.Array:
-        return layer(x, sequence, train=train)
+    def call(layer: nn.Module, x: jax.Array, sequence: jax.Array, read: jax.Array | None) -> jax.Array:
+        return layer(x, sequence, train=train, read=read)
 
     run = call if remat == "none" else nn.remat(call, policy=KEPT[remat])
-    return run(layer, x, sequence)
+    return run(layer, x, sequence, read)

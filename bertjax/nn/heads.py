@@ -1,21 +1,16 @@
-"""What stands on an encoder: the pooler, the masked-language-model head, the choice of tokens and sequences."""
+"""What stands on an encoder: the pooler, the masked-language-model head, the choice of layers, a vector of a row."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from bertjax.initial import ZEROS, Initializer
 from bertjax.nn.dense import Dense, LayerNorm
 from bertjax.nn.mlp import Activation
 from bertjax.nn.params import Module
-
-
-def gather_tokens(hidden: Float[Array, "B L D"], positions: Int[Array, "B K"]) -> Float[Array, "B K D"]:
-    """The hidden states at `positions` of each row."""
-    return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
 
 
 def mean_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
@@ -48,9 +43,9 @@ def features(layers: Sequence[jax.Array], which: Features) -> jax.Array:
     return jnp.concatenate(four, axis=-1) if which == "concat-last-four" else sum(four[1:], start=four[0])
 
 
-def pool(pooler: Dense, hidden: jax.Array, first_tokens: jax.Array) -> jax.Array:
-    """f[B,S,D]: tanh of a dense layer over the first token of each packed sequence (BERT's pooled output)."""
-    return jnp.tanh(pooler(gather_tokens(hidden, first_tokens)))
+def pool(pooler: Dense, first: jax.Array) -> jax.Array:
+    """f[B,S,D]: tanh of a dense layer over the first token f[B,S,W] of each packed sequence (BERT's pooled output)."""
+    return jnp.tanh(pooler(first))
 
 
 class MlmHead(Module):

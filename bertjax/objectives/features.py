@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from bertjax.contracts import Batch, Encoded, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.initial import TruncatedNormal
+from bertjax.nn.blocks import gather_tokens
 from bertjax.nn.dense import Dense
 from bertjax.nn.heads import pool
 
@@ -44,4 +45,4 @@ class Features(Objective):
         encoded = self.encoder(batch, train=False)
         if not self.config.pooler:
             return encoded, None
-        return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
+        return encoded, pool(self.pooler, gather_tokens(encoded.hidden, batch["first_tokens"]))[:, 0]

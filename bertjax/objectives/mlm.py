@@ -24,8 +24,9 @@ from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.plan import next_sentence, sentence_order
 from bertjax.errors import ConfigError, closest
 from bertjax.initial import TruncatedNormal
+from bertjax.nn.blocks import gather_tokens
 from bertjax.nn.dense import Dense
-from bertjax.nn.heads import MlmHead, gather_tokens, pool
+from bertjax.nn.heads import MlmHead, pool
 from bertjax.nn.losses import classification
 from bertjax.nn.mlp import ACTIVATIONS
 
@@ -46,6 +47,11 @@ class Config(ObjectiveConfig):
     def masked_fraction(self, length: int) -> float:
         """The slots of a row, used or not, over its length."""
         return self.masking.slots(length) / length
+
+    def read_fraction(self, length: int) -> float:
+        """The slots and, for pairs, the first token."""
+        firsts = issubclass(MODULES.get(self.examples, Mlm), MlmNsp)
+        return min(1.0, (self.masking.slots(length) + firsts) / length)
 
     def build(self, model: ModelConfig) -> "Mlm":
         """The module over an encoder of `model`."""
@@ -90,22 +96,26 @@ class Mlm(Objective):
         return {"mlm_loss": jnp.sum(batch["masked_weights"])}
 
     def __call__(self, batch: Batch, *, train: bool) -> Metrics:
-        return self.metrics(self.encoder(batch, train=train).hidden, batch)
+        return self.metrics(self.encoder(batch, train=train, read=self.read(batch)).hidden, batch)
+
+    def read(self, batch: Batch) -> jax.Array:
+        """i32[B,K]: the places that the heads read of the last layer."""
+        return batch["masked_positions"]
 
     def metrics(self, hidden: jax.Array, batch: Batch) -> Metrics:
-        """Loss and accuracy of the heads over hidden states f[B,L,D]."""
-        return classification("mlm", self.mlm_logits(hidden, batch), batch["masked_targets"], batch["masked_weights"])
+        """Loss and accuracy of the heads over the hidden states f[B,K,D] at `read`."""
+        return classification("mlm", self.mlm_logits(hidden), batch["masked_targets"], batch["masked_weights"])
 
-    def mlm_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """f32[B,M,V]; masked positions are gathered before the projection, which is most of a small model's work."""
-        return self.mlm(gather_tokens(hidden, batch["masked_positions"]), self.encoder.attend)
+    def mlm_logits(self, hidden: jax.Array) -> jax.Array:
+        """f32[B,M,V] of the hidden states f[B,M,D] at masked positions."""
+        return self.mlm(hidden, self.encoder.attend)
 
     def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
         return self.encoder(batch, train=False), None
 
     def fill(self, batch: Batch) -> jax.Array:
         """f32[B,M,V] at batch["masked_positions"], without dropout."""
-        return self.mlm_logits(self.encoder(batch, train=False).hidden, batch)
+        return self.mlm_logits(self.encoder(batch, train=False, read=batch["masked_positions"]).hidden)
 
 
 class MlmNsp(Mlm):
@@ -123,18 +133,22 @@ class MlmNsp(Mlm):
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {**super().loss_weights(batch), self.loss_terms[1]: jnp.sum(batch["next_weights"])}
 
-    def metrics(self, hidden: jax.Array, batch: Batch) -> Metrics:
-        name, logits = self.loss_terms[1].removesuffix("_loss"), self.nsp_logits(hidden, batch)
-        pairs = classification(name, logits, batch["next_labels"], batch["next_weights"])
-        return {**super().metrics(hidden, batch), **pairs}
+    def read(self, batch: Batch) -> jax.Array:
+        return jnp.concatenate([batch["masked_positions"], batch["first_tokens"]], axis=1)
 
-    def nsp_logits(self, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """f32[B,S,2] from the first token of each packed sequence."""
-        return self.nsp(pool(self.pooler, hidden, batch["first_tokens"])).astype(jnp.float32)
+    def metrics(self, hidden: jax.Array, batch: Batch) -> Metrics:
+        masked, first = jnp.split(hidden, [batch["masked_positions"].shape[1]], axis=1)
+        name, logits = self.loss_terms[1].removesuffix("_loss"), self.nsp_logits(first)
+        pairs = classification(name, logits, batch["next_labels"], batch["next_weights"])
+        return {**super().metrics(masked, batch), **pairs}
+
+    def nsp_logits(self, first: jax.Array) -> jax.Array:
+        """f32[B,S,2] of the hidden states f[B,S,D] of the first token of each packed sequence."""
+        return self.nsp(pool(self.pooler, first)).astype(jnp.float32)
 
     def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
         encoded = self.encoder(batch, train=False)
-        return encoded, pool(self.pooler, encoded.hidden, batch["first_tokens"])[:, 0]
+        return encoded, pool(self.pooler, gather_tokens(encoded.hidden, batch["first_tokens"]))[:, 0]
 
 
 class MlmSop(MlmNsp):

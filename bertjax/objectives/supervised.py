@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from bertjax.contracts import Batch, Encoded, Head, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.errors import ConfigError
 from bertjax.initial import TruncatedNormal
+from bertjax.nn.blocks import gather_tokens
 from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.heads import Features, features, pool
@@ -41,6 +42,10 @@ class Config(ObjectiveConfig):
             raise ConfigError(f"features={self.features} but the encoder has {model.layers} layers; take last")
         return HEADS[self.head](encoder=model.build(), model=model, config=self)
 
+    def read_fraction(self, length: int) -> float:
+        """The first token where the head stands on it alone."""
+        return 1 / length if HEADS[self.head].pools and self.features == "last" else 1.0
+
 
 class Supervised(Objective):
     """The encoder, the pooler where the head stands on it, and one dense layer."""
@@ -70,18 +75,27 @@ class Supervised(Objective):
 
     def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
         encoded = self.encoder(batch, train=False)
+        if not self.pools:
+            return encoded, None
         seen = features(encoded.layers, self.config.features)
-        return encoded, self.pooled(seen, batch) if self.pools else None
+        return encoded, pool(self.pooler, gather_tokens(seen, batch["first_tokens"]))[:, 0]
 
-    def hidden(self, batch: Batch, *, train: bool) -> jax.Array:
-        """f[B,L,W]: what the head sees; of a frozen encoder without dropout, so that it is always the same."""
-        frozen = self.config.frozen
-        seen = features(self.encoder(batch, train=train and not frozen).layers, self.config.features)
+    def hidden(self, batch: Batch, *, train: bool, read: jax.Array | None = None) -> jax.Array:
+        """f[B,L,W], or f[B,K,W] at the places `read`: what the head sees.
+
+        Of a frozen encoder it is without dropout, so that it is always the same.
+        """
+        frozen, which = self.config.frozen, self.config.features
+        whole = which != "last"  # of the layers before it all tokens are computed anyway
+        encoded = self.encoder(batch, train=train and not frozen, read=None if whole else read)
+        seen = features(encoded.layers, which)
+        if whole and read is not None:
+            seen = gather_tokens(seen, read)
         return jax.lax.stop_gradient(seen) if frozen else seen
 
-    def pooled(self, hidden: jax.Array, batch: Batch) -> jax.Array:
+    def pooled(self, batch: Batch, *, train: bool) -> jax.Array:
         """f[B,D] of the first tokens."""
-        return pool(self.pooler, hidden, batch["first_tokens"])[:, 0]
+        return pool(self.pooler, self.hidden(batch, train=train, read=batch["first_tokens"]))[:, 0]
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
         """What the head says of each row, in float32: the shapes are those of contracts.Output."""
@@ -102,7 +116,7 @@ class Classify(Supervised):
         return regression("task", logits[:, 0], batch["labels"], batch["weights"])
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
-        pooled = self.pooled(self.hidden(batch, train=train), batch)
+        pooled = self.pooled(batch, train=train)
         return self.classify(self.drop(pooled, train=train)).astype(jnp.float32)
 
 
@@ -164,7 +178,7 @@ class Choose(Supervised):
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
         names = ("tokens", "types", "sequence", "positions", "first_tokens")
         flat = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in names}
-        pooled = self.pooled(self.hidden(flat, train=train), flat)
+        pooled = self.pooled(flat, train=train)
         scores = self.choose(self.drop(pooled, train=train)).astype(jnp.float32)[:, 0]
         there = flat["sequence"].any(axis=1)
         return jnp.where(there, scores, NONE).reshape(batch["tokens"].shape[0], -1)

@@ -83,7 +83,7 @@ def _phase(
     arguments = bytes_on_device(state) + bytes_on_device(batch)
     program = compiled(lowered, mesh, arguments, quick=config.quick, about=about)
     tokens = phase.batch_size * phase.length
-    flops = tokens * config.model.flops_per_token(phase.length, config.objective.masked_fraction(phase.length))
+    flops = tokens * config.objective.flops_per_token(config.model, phase.length)
     available = program.available or round(chip.memory if chip else 0)
     fits = program.fits and not 0 < available < program.needed
     told: dict[str, Any] = {
@@ -139,7 +139,6 @@ def _estimate(config: Plan, tokens: int, flops: float, mesh: Mesh, program: Prog
 def _cures(
     config: Plan, phase: PhaseConfig, mesh: Mesh, state: TrainState, program: Program, available: int
 ) -> list[str]:
-    masked = config.objective.masked_fraction(phase.length)
     tokens = phase.batch_size * phase.length / (row_ways(mesh) * mesh.shape["seq"] * mesh.shape["tensor"])
     shape = Shape(
         batch_size=phase.batch_size,
@@ -150,7 +149,8 @@ def _cures(
         state=bytes_on_device(state),
         gradient=bytes_on_device(state.params),
         activations={
-            remat: tokens * config.model.activation_bytes(phase.length, masked, remat) for remat in get_args(Remat)
+            remat: tokens * config.objective.activation_bytes(config.model, phase.length, remat)
+            for remat in get_args(Remat)
         },
     )
     found = cures(shape, program, available)

@@ -85,8 +85,16 @@ def test_pretraining_size_of_base():
     ],
 )
 def test_flops(preset, length, megaflops):
-    got = [bert.PRESETS[preset].flops_per_token(length, share) / 1e6 for share in (0.15, 0.2, 1.0)]
+    got = [bert.PRESETS[preset].flops_per_token(length, share, 1.0) / 1e6 for share in (0.15, 0.2, 1.0)]
     np.testing.assert_allclose(got, megaflops, rtol=0.01)
+
+
+def test_flops_of_a_last_layer_of_which_a_sixth_is_read():
+    """Keys and values are of all tokens; queries, their products, the output and the feed-forward of the sixth."""
+    width, length = 768, 128
+    rest = 2 * 2 * width**2 + 4 * width * 3_072 + 4 * length * width
+    whole, part = (bert.Config().flops_per_token(length, 0.15, share) for share in (1.0, 1 / 6))
+    assert whole - part == pytest.approx(3 * 5 / 6 * rest)
 
 
 @pytest.mark.parametrize(

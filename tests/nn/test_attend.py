@@ -92,6 +92,16 @@ def test_a_window_is_so_many_before_and_after(window):
 
 
 @pytest.mark.parametrize("window", WINDOWS)
+def test_fewer_queries_get_what_they_get_among_all(window):
+    (query, key, value), sequence = arrays()
+    read = jnp.asarray(np.random.default_rng(2).integers(0, query.shape[1], (4, 7)))
+    fewer = jnp.take_along_axis(query, read[:, :, None, None], axis=1)
+    got = attend.einsum(fewer, key, value, sequence, read=read, window=window, drop=lambda weights: weights)
+    among_all = einsum(query, key, value, sequence, window=window)
+    np.testing.assert_allclose(got, jnp.take_along_axis(among_all, read[:, :, None, None], axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (2, 2, 1, 2)])
 def test_splash_gives_what_einsum_gives_and_the_same_gradients(window, sizes):
     if window and sizes[0] > 1:

@@ -1,13 +1,16 @@
-"""Rematerialisation: the same gradients from less memory."""
+"""Layers that give what is read of them alone; rematerialisation: the same gradients from less memory."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from helpers import DROPOUT, make_batch, random_params
 
 from bertjax.contracts import Compute
-from bertjax.nn.blocks import KEPT
+from bertjax.nn.blocks import KEPT, gather_tokens
 from bertjax.objectives import mlm
 
 OBJECTIVE = mlm.Config().build(DROPOUT)
@@ -30,6 +33,34 @@ def kept(remat):
     """Bytes that the backward pass is given."""
     residuals = jax.eval_shape(lambda params: jax.vjp(loss(remat), params)[1], PARAMS)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(residuals))
+
+
+def test_gather_tokens():
+    hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)), jnp.float32)
+    got = gather_tokens(hidden, jnp.array([[4, 0, 0], [2, 3, 1]]))
+    np.testing.assert_array_equal(got[0], hidden[0, np.array([4, 0, 0])])
+    np.testing.assert_array_equal(got[1], hidden[1, np.array([2, 3, 1])])
+    with pytest.raises(jaxtyping.TypeCheckError):
+        gather_tokens(hidden, jnp.zeros((2, 3)))
+
+
+def test_what_is_read_of_the_last_layer_is_what_it_gives_for_all():
+    """The same states, from the same gradients of what is below; and of no other token is the rest computed."""
+    encoder, params = OBJECTIVE.encoder, PARAMS["params"]["encoder"]
+    read = jnp.asarray(np.random.default_rng(1).integers(0, 16, (16, 3)), jnp.int32)
+
+    def total(params, read, *, after):
+        hidden = encoder.apply({"params": params}, BATCH, train=False, read=read).hidden
+        return jnp.sum(jnp.square(after(hidden))), hidden
+
+    wanted = jax.jit(jax.value_and_grad(partial(total, after=lambda x: x), has_aux=True))
+    whole = jax.jit(jax.value_and_grad(partial(total, read=None, after=lambda x: gather_tokens(x, read)), has_aux=True))
+    ((value, few), gradients), ((of_all, every), expected) = wanted(params, read), whole(params)
+    assert few.shape == (16, 3, DROPOUT.width)
+    np.testing.assert_allclose(value, of_all, rtol=1e-6)
+    np.testing.assert_allclose(few, gather_tokens(every, read), rtol=1e-5, atol=1e-6)
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * largest), gradients, expected)
 
 
 @pytest.fixture(scope="module")

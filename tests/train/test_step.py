@@ -163,7 +163,7 @@ def test_one_program_serves_all_schedules(plain):
 @pytest.mark.parametrize("config", [MeshConfig(8), MeshConfig(2, 2, seq=2)], ids=["data", "data fsdp seq"])
 def test_kernels_are_part_of_the_step_on_any_mesh(config):
     mesh = make_mesh(config)
-    objective = mlm.Config().build(replace(SMALL, max_length=256)).using(Compute(attention="splash", mesh=mesh))
+    objective = mlm.Config().build(replace(TINY, max_length=256)).using(Compute(attention="splash", mesh=mesh))
     state = planned_state(objective, Optimizer().build(10), mesh)
     batch = abstract_batch(make_batch(length=256), 16, mesh)
     assert make_train_step(objective, Optimizer().build(10), mesh).lower(state, batch).as_text().count("while") >= 3
