@@ -96,7 +96,8 @@ class Pretrain(Limits):
     """pieces a batch is cut into to save memory; the gradient stays the same"""
     remat: Remat = "none"
     """what the backward pass computes again, to save memory, in place of keeping it: nothing; layers (blocks: a third
-    more work); what is cheap in them, all but the products with weights (dots). The gradient stays the same"""
+    more work); the large and cheap parts of layers, all but the products with weights (dots). The gradient stays the
+    same"""
     attention: AttentionKind = "auto"
     """the fused kernel of the machine where it can be used, which needs model.attention_dropout=0: cudnn on GPUs (with
     bfloat16), splash on TPUs (rows of 512 and more); einsum else. Results are the same up to rounding"""

@@ -49,8 +49,8 @@ class Compute:
     """How an encoder is run; what it computes is the same up to rounding, so none of it belongs to a model."""
 
     remat: Remat = "none"
-    """what the backward pass computes again to save memory: nothing; all but the layers' inputs (blocks); all but
-    these and the products with weights (dots)"""
+    """what the backward pass computes again to save memory: nothing; all but the layers' inputs (blocks); attention's
+    probabilities and the activation of the feed-forward block, which is most of what is cheap (dots)"""
     attention: AttentionKind = "auto"
     """see nn/attend.py"""
     mesh: Mesh | None = None

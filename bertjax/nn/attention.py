@@ -1,5 +1,6 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2) inside the sequences packed in a row."""
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -68,7 +69,26 @@ class Attention(nn.Module):
             assert self.compute.mesh is not None
             mixed = attend.splash(*heads, sequence, window=self.window, mesh=self.compute.mesh)
         else:
-            drop = lambda weights: self.drop(weights, train=train)  # noqa: E731
-            places = asking.places if asking else None
-            mixed = attend.einsum(*heads, sequence, read=places, window=self.window, drop=drop)
+            mixed = self.in_memory(*heads, sequence, read=asking.places if asking else None, train=train)
+        if asking:
+            mixed = _in_rows(mixed)
         return self.out(mixed)
+
+    def in_memory(self, *heads_and_sequence: jax.Array, read: jax.Array | None, train: bool) -> jax.Array:
+        """The way whose probabilities go through memory, and are dropped there."""
+
+        def call(self: "Attention", q: jax.Array, k: jax.Array, v: jax.Array, sequence: jax.Array) -> jax.Array:
+            drop = partial(self.drop, train=train)
+            return attend.einsum(q, k, v, sequence, read=read, window=self.window, drop=drop)
+
+        return (nn.remat(call) if self.compute.remat == "dots" else call)(self, *heads_and_sequence)
+
+
+def _in_rows(heads: jax.Array) -> jax.Array:
+    """f[B,K,N,H] as it is, but lying in memory as [B * K, N * H].
+
+    Left to itself XLA multiplies on GPUs what lies as [B,N,K,H], in tiles into which some K cannot be cut: compiling
+    for an H100 that is not here fails ("Couldn't find output tile sizes").
+    """
+    b, k, n, h = heads.shape
+    return jax.lax.optimization_barrier(heads.reshape(b * k, n * h)).reshape(heads.shape)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bertjax.contracts import Compute
 from bertjax.initial import Initializer
 from bertjax.nn.dense import Dense
 
@@ -27,8 +28,14 @@ class Mlp(nn.Module):
     activation: Activation
     initializer: Initializer
     dtype: jnp.dtype
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.activation(Dense((self.width,), (self.hidden,), self.initializer, self.dtype, name="in")(x))
-        return Dense((self.hidden,), (self.width,), self.initializer, self.dtype, name="out")(x)
+        x = Dense((self.width,), (self.hidden,), self.initializer, self.dtype, name="in")(x)
+        out = Dense((self.hidden,), (self.width,), self.initializer, self.dtype, name="out")
+
+        def second_half(out: Dense, x: jax.Array) -> jax.Array:
+            return out(self.activation(x))
+
+        return (nn.remat(second_half) if self.compute.remat == "dots" else second_half)(out, x)

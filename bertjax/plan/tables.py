@@ -1,5 +1,6 @@
 """A plan for people to read."""
 
+import math
 from typing import Any
 
 from rich.table import Table
@@ -7,7 +8,8 @@ from rich.table import Table
 from bertjax.train.log import TEMPORARIES, answers, memory_table
 
 MIB, GIB = 2**20, 2**30
-RECOMPUTED = 1.1  # times the formula; what is not a matrix product is less than that
+RECOMPUTED = 1.05  # times the formula; what is not a matrix product is less than that in models of some size
+FULL = 0.8  # of a chip's memory: with less there is no need to compute anything again
 
 
 def show(report: dict[str, Any]) -> None:
@@ -56,8 +58,9 @@ def _collectives(found: list[dict[str, Any]]) -> None:
 def _work(phase: dict[str, Any]) -> None:
     table = Table("work of a step", "")
     table.add_row("tokens", f"{phase['tokens_per_step']:,}")
-    flops = phase["flops_per_step"]
-    by_compiler = f" ({counted(flops['ratio'], phase['remat'])})" if flops["ratio"] else ""
+    flops, memory = phase["flops_per_step"], phase["bytes_per_chip"]
+    used = memory["needed"] / (memory["available"] or math.inf)
+    by_compiler = f" ({counted(flops['ratio'], phase['remat'], used)})" if flops["ratio"] else ""
     table.add_row("FLOP by formula", f"{flops['formula']:.4g}{by_compiler}")
     if estimate := phase.get("estimate"):
         each = ", ".join(f"{name} {value:.2f} ms" for name, value in estimate["milliseconds"].items() if value)
@@ -72,9 +75,9 @@ def _work(phase: dict[str, Any]) -> None:
     answers.print(table)
 
 
-def counted(ratio: float, remat: str) -> str:
-    """How many FLOPs the compiler counts for each of the formula's, and what follows."""
+def counted(ratio: float, remat: str, used: float) -> str:
+    """How many FLOPs the compiler counts for each of the formula's, and what follows; `used` is of a chip's memory."""
     found = f"the compiler counts {ratio:.2f} times as many"
-    if ratio <= RECOMPUTED or remat != "none":
+    if ratio <= RECOMPUTED or used <= FULL or remat != "none":
         return found
-    return f"{found}: it computes some of it again, to save memory; --remat dots would choose what is cheap"
+    return f"{found}: it computes some of it again, to save memory"
