@@ -3,12 +3,13 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import F32, apply, init
+from helpers import BF16, F32, apply, init
 
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.mlp import ACTIVATIONS, Mlp
+from bertjax.nn.mlp import ACTIVATIONS, Mlp, gelu
 
 X = np.linspace(-6, 6, 2001).astype(np.float32)
 ERF = np.array([0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in np.float64(X)])
@@ -17,12 +18,24 @@ TANH = np.array([0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715
 
 @pytest.mark.parametrize(("name", "values"), [("gelu", ERF), ("gelu_tanh", TANH), ("relu", np.maximum(X, 0))])
 def test_activations(name, values):
-    np.testing.assert_allclose(ACTIVATIONS[name](X), values, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(X)), values, rtol=1e-5, atol=2e-6)
+
+
+def test_gelu_of_bfloat16_is_rounded_once():
+    x = jnp.asarray(X[X > -3]).astype(BF16)
+    exact = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in np.float64(x)]
+    np.testing.assert_allclose(np.float64(gelu(x)), exact, rtol=2**-8)
+
+
+def test_gradient_of_gelu():
+    x = np.float64(X)
+    expected = 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(jnp.asarray(X)), expected, atol=1e-6)
 
 
 def test_the_two_gelus_differ():
-    difference = np.abs(np.asarray(ACTIVATIONS["gelu"](X)) - np.asarray(ACTIVATIONS["gelu_tanh"](X))).max()
-    assert 3e-4 < difference < 1e-3
+    x = jnp.asarray(X)
+    assert 3e-4 < jnp.abs(ACTIVATIONS["gelu"](x) - ACTIVATIONS["gelu_tanh"](x)).max() < 1e-3
 
 
 def test_mlp():
