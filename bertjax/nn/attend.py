@@ -36,7 +36,7 @@ def same_sequence(
     K are the places `read` of each row, or all of them.
     """
     places = jnp.arange(sequence.shape[1])[None]
-    asking = sequence if read is None else jnp.take_along_axis(sequence, read, axis=1)
+    asking = sequence if read is None else jnp.take_along_axis(sequence, read, axis=1, mode="promise_in_bounds")
     same = asking[:, :, None] == sequence[:, None, :]
     visible = (same & (sequence > 0)[:, None, :])[:, None]
     if window is None:

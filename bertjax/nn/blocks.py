@@ -14,8 +14,8 @@ from bertjax.nn.mlp import Activation, Mlp
 
 
 def gather_tokens(hidden: Float[Array, "B L D"], places: Int[Array, "B K"]) -> Float[Array, "B K D"]:
-    """The hidden states at `places` of each row."""
-    return jnp.take_along_axis(hidden, places[:, :, None], axis=1)
+    """The hidden states at `places` of each row, all of them inside it: to look after others takes loops to compile."""
+    return jnp.take_along_axis(hidden, places[:, :, None], axis=1, mode="promise_in_bounds")
 
 
 class PostNormLayer(nn.Module):
