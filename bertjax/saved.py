@@ -73,11 +73,11 @@ class SavedRun:
     weights: Weights
 
     def trained_for(self) -> ObjectiveConfig:
-        """What the run trained."""
+        """What stands on the encoder, and what it was trained for."""
         return head(self.task(), self.config) if isinstance(self.config, Finetune) else self.config.objective
 
     def objective(self) -> Objective:
-        """Its module."""
+        """The module the run trained."""
         return self.trained_for().build(self.model)
 
     def task(self, name: str = "") -> Task:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from bertjax.contracts import Compute, Window
 from bertjax.errors import ConfigError
@@ -28,6 +28,11 @@ Queries = Float[Array, "B K N H"]
 Drop = Callable[[jax.Array], jax.Array]
 
 
+def gather_tokens(values: Shaped[Array, "B L D"], places: Int[Array, "B K"]) -> Shaped[Array, "B K D"]:
+    """What stands at `places` of each row, all of them inside it: to look after others takes loops to compile."""
+    return jnp.take_along_axis(values, places[:, :, None], axis=1, mode="promise_in_bounds")
+
+
 def same_sequence(
     sequence: Int[Array, "B L"], window: Window = None, read: Int[Array, "B K"] | None = None
 ) -> Bool[Array, "B 1 K L"]:
@@ -36,7 +41,7 @@ def same_sequence(
     K are the places `read` of each row, or all of them.
     """
     places = jnp.arange(sequence.shape[1])[None]
-    asking = sequence if read is None else jnp.take_along_axis(sequence, read, axis=1, mode="promise_in_bounds")
+    asking = sequence if read is None else gather_tokens(sequence[:, :, None], read)[:, :, 0]
     same = asking[:, :, None] == sequence[:, None, :]
     visible = (same & (sequence > 0)[:, None, :])[:, None]
     if window is None:

@@ -69,12 +69,12 @@ class Attention(nn.Module):
             assert self.compute.mesh is not None
             mixed = attend.splash(*heads, sequence, window=self.window, mesh=self.compute.mesh)
         else:
-            mixed = self.in_memory(*heads, sequence, read=asking.places if asking else None, train=train)
+            mixed = self._in_memory(*heads, sequence, read=asking.places if asking else None, train=train)
         if asking:
             mixed = _in_rows(mixed)
         return self.out(mixed)
 
-    def in_memory(self, *heads_and_sequence: jax.Array, read: jax.Array | None, train: bool) -> jax.Array:
+    def _in_memory(self, *heads_and_sequence: jax.Array, read: jax.Array | None, train: bool) -> jax.Array:
         """The way whose probabilities go through memory, and are dropped there."""
 
         def call(self: "Attention", q: jax.Array, k: jax.Array, v: jax.Array, sequence: jax.Array) -> jax.Array:

@@ -3,19 +3,14 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
 from bertjax.contracts import Compute, Remat
 from bertjax.initial import Initializer
+from bertjax.nn.attend import gather_tokens
 from bertjax.nn.attention import Asking, Attention
 from bertjax.nn.dense import LayerNorm
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.mlp import Activation, Mlp
-
-
-def gather_tokens(hidden: Float[Array, "B L D"], places: Int[Array, "B K"]) -> Float[Array, "B K D"]:
-    """The hidden states at `places` of each row, all of them inside it: to look after others takes loops to compile."""
-    return jnp.take_along_axis(hidden, places[:, :, None], axis=1, mode="promise_in_bounds")
 
 
 class PostNormLayer(nn.Module):

@@ -24,7 +24,7 @@ from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.plan import next_sentence, sentence_order
 from bertjax.errors import ConfigError, closest
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.blocks import gather_tokens
+from bertjax.nn.attend import gather_tokens
 from bertjax.nn.dense import Dense
 from bertjax.nn.heads import MlmHead, pool
 from bertjax.nn.losses import classification

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from bertjax.contracts import Batch, Encoded, Head, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.errors import ConfigError
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.blocks import gather_tokens
+from bertjax.nn.attend import gather_tokens
 from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.heads import Features, features, pool

@@ -10,7 +10,7 @@ import pytest
 from helpers import DROPOUT, make_batch, random_params
 
 from bertjax.contracts import Compute
-from bertjax.nn.blocks import gather_tokens
+from bertjax.nn.attend import gather_tokens
 from bertjax.objectives import mlm
 
 OBJECTIVE = mlm.Config().build(DROPOUT)
@@ -45,7 +45,7 @@ def test_gather_tokens():
 
 
 def test_what_is_read_of_the_last_layer_is_what_it_gives_for_all():
-    """The same states, from the same gradients of what is below; and of no other token is the rest computed."""
+    """The same states and gradients; that no more is computed is seen by the count of FLOPs (plan/test_program.py)."""
     encoder, params = OBJECTIVE.encoder, PARAMS["params"]["encoder"]
     read = jnp.asarray(np.random.default_rng(1).integers(0, 16, (16, 3)), jnp.int32)
 
