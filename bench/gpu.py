@@ -10,7 +10,8 @@ run one after the other, each in a process of its own, which has the device to i
   gradients. Errors are of the largest value, and may be 2% in bfloat16.
 - speed: training steps of BERT-base and large in bfloat16, rows of 128 and packed rows of 512; tokens are all real. MFU
   is the model's work (`flops_per_token`: attention over the whole row; the MLM head, and all but keys and values of the
-  last layer, at masked positions only) of the chip's dense bfloat16 peak; without a known peak there are TFLOP/s.
+  last layer, at masked positions only) of the chip's dense bfloat16 peak; without a known peak there are TFLOP/s. Steps
+  are compiled to be repeatable and, for comparison, not to be; `same_twice`: three steps gave the same bits twice.
 - torch: the same, with the MLM head at masked positions, and a mask for packed rows. It computes its last layer whole,
   and that is counted as its work.
 - pretraining: BERT-base on the words of two novels for five minutes, or what is left; its loss every few seconds.

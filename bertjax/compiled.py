@@ -14,6 +14,7 @@ ONEDNN = {  # the matrix products of a program on a CPU
     "xla_cpu_use_onednn": True,
     "xla_cpu_experimental_onednn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
 }
+REPEATABLE = "xla_gpu_exclude_nondeterministic_ops"
 WORTH_ONEDNN = 2e12  # FLOP; some 20 CPU-s
 
 
@@ -21,10 +22,11 @@ def step_options(platform: str) -> dict[str, Any] | None:
     """What jax.jit is told for a training step on devices of a platform, where XLA_FLAGS say nothing of it.
 
     On a CPU LLVM's first level makes loops as fast as those of its third (BERT-mini 0.367 for 0.365 CPU-s a step,
-    BERT-base 6.25 for 6.25), and takes 0.4 CPU-s less of BERT-mini's 5.2.
+    BERT-base 6.25 for 6.25), and takes 0.4 CPU-s less of BERT-mini's 5.2. On a GPU the gradient of the token table is
+    otherwise added up in another order each time, and so may be those of cuDNN's attention: no run could be repeated.
     """
-    level = "xla_backend_optimization_level"
-    return {level: 1} if platform == "cpu" and level not in os.environ.get("XLA_FLAGS", "") else None
+    name, value = {"cpu": ("xla_backend_optimization_level", 1), "gpu": (REPEATABLE, True)}.get(platform, ("", None))
+    return {name: value} if name and name not in os.environ.get("XLA_FLAGS", "") else None
 
 
 def inference(function: Callable[..., Any], flops: float, **options: Any) -> Any:  # noqa: ANN401 (as jax.jit's)

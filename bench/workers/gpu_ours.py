@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -17,15 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.chips import chip_of
-from bertjax.contracts import Compute
+from bertjax.compiled import REPEATABLE
+from bertjax.contracts import Batch, Compute
 from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.nn import attend
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
-from bertjax.train.state import init_state
-from bertjax.train.step import make_eval_step, make_train_step
+from bertjax.train.state import TrainState, init_state
+from bertjax.train.step import TrainStep, make_eval_step, make_train_step
 
 NOVELS = Path(__file__).parents[2] / "sample_data" / "novels.txt.gz"
 BELOW = 5  # ids below are special: 0 padding, 1 unknown, 4 mask
@@ -106,14 +108,15 @@ def speed(seconds: float, toy: bool) -> None:
     device = jax.devices()[0]
     say(device=device.device_kind, jax=jax.__version__, flax=flax.__version__)
     sizes = [("tiny", 4, 128, 1)] if toy else [("base", 256, 128, 1), ("base", 64, 512, 4), ("large", 128, 128, 1), ("large", 32, 512, 4)]  # fmt: skip  # noqa: E501
-    for preset, rows, length, sequences in sizes:
-        for attention in ("auto", "einsum"):
+    kinds = [("auto", True, sizes), ("auto", False, sizes[:2]), ("einsum", True, sizes)]
+    for attention, repeatable, shapes in kinds:
+        for preset, rows, length, sequences in shapes:
             if time.monotonic() > end - (0 if toy else 40):
-                say(model=preset, length=length, attention=attention, error="no time was left")
+                say(model=preset, length=length, attention=attention, repeatable=repeatable, error="no time was left")
                 continue
             while rows:
                 try:
-                    _speed(preset, rows, length, sequences, attention, toy)
+                    _speed(preset, rows, length, sequences, attention, repeatable, toy)
                     break
                 except jax.errors.JaxRuntimeError as error:
                     if "RESOURCE_EXHAUSTED" not in str(error):
@@ -121,23 +124,26 @@ def speed(seconds: float, toy: bool) -> None:
                     rows //= 2
 
 
-def _speed(preset: str, rows: int, length: int, sequences: int, attention: str, toy: bool) -> None:
+def _speed(preset: str, rows: int, length: int, sequences: int, attention: str, repeatable: bool, toy: bool) -> None:
     config = mlm.Config(examples="segments")
     model = replace(bert.PRESETS[preset], dtype="bfloat16", attention_dropout=0.0, vocab_size=512 if toy else 30_522)
     slots, mesh = config.masking.slots(length), make_mesh(MeshConfig(data=1))
     compute = Compute(attention=attention, mesh=mesh)  # type: ignore[arg-type]
     objective, optimizer = config.build(model).using(compute), Optimizer(kind="adamw").build(1_000)
     batch = put_batch(synthetic(model, rows, length, sequences, slots), mesh)
-    step, state = make_train_step(objective, optimizer, mesh), init_state(objective, optimizer, seed=0, mesh=mesh)
+    os.environ["XLA_FLAGS"] = "" if repeatable else f"--{REPEATABLE}=false"  # XLA has read its flags; a step asks anew
+    step, begin = make_train_step(objective, optimizer, mesh), init_state(objective, optimizer, seed=0, mesh=mesh)
     began = time.perf_counter()
-    state, _ = jax.block_until_ready(step(state, batch))
-    compiled, count, took = time.perf_counter() - began, 2, 0.0
+    _after(1, step, jax.tree.map(jnp.copy, begin), batch)
+    compiled = time.perf_counter() - began
+    first, state = (_after(3, step, state, batch) for state in (jax.tree.map(jnp.copy, begin), begin))
+    same = jax.tree.all(jax.tree.map(jnp.array_equal, first.params, state.params))
+    del first
+    count, took = 2, 0.0
     while took < (0.1 if toy else 5):
         count *= 2
         began = time.perf_counter()
-        for _ in range(count):
-            state, _ = step(state, batch)
-        jax.block_until_ready(state)
+        state = _after(count, step, state, batch)
         took = time.perf_counter() - began
     rate = rows * length * count / took
     chip = chip_of(jax.devices()[0].device_kind)
@@ -151,10 +157,18 @@ def _speed(preset: str, rows: int, length: int, sequences: int, attention: str, 
         model=preset,
         batch=shape,
         attention=way,
+        repeatable=repeatable,
+        same_twice=bool(same),
         tokens_per_second=round(rate),
         **work,
         compile_seconds=round(compiled, 1),
     )
+
+
+def _after(count: int, step: TrainStep, state: TrainState, batch: Batch) -> TrainState:
+    for _ in range(count):
+        state, _ = step(state, batch)
+    return jax.block_until_ready(state)
 
 
 def words(size: int) -> tuple[np.ndarray, np.ndarray]:

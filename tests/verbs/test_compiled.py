@@ -104,13 +104,16 @@ def test_programs_with_onednn_are_not_kept(tmp_path):
     assert folder(XDG_CACHE_HOME=tmp_path, XLA_FLAGS=flags[1])[0] == "None"
 
 
-def test_a_step_is_compiled_at_the_first_level_unless_told(monkeypatch):
+def test_a_step_is_compiled_at_the_first_level_and_repeatable_unless_told(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     assert step_options("cpu") == {"xla_backend_optimization_level": 1}
     assert jax.jit(jnp.sin, compiler_options=step_options("cpu"))(0.0) == 0
     assert step_options("tpu") is None
+    assert step_options("gpu") == {"xla_gpu_exclude_nondeterministic_ops": True}
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     assert step_options("cpu") is None
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_exclude_nondeterministic_ops=false")
+    assert step_options("gpu") is None
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is there for x86")
