@@ -2,7 +2,7 @@
 
 All take query, key, value f[B,L,N,H] and sequence i32[B,L], and give f[B,L,N,H]: a token sees those of its own packed
 sequence, with a window (left, right) only so many before and after it. What padding gets is finite and means nothing.
-To einsum fewer queries may be given, with their places.
+With `read` i32[B,K] the queries are f[B,K,N,H], those of these places, and so is what they get.
 """
 
 import logging
@@ -40,14 +40,23 @@ def same_sequence(
 
     K are the places `read` of each row, or all of them.
     """
-    places = jnp.arange(sequence.shape[1])[None]
-    asking = sequence if read is None else gather_tokens(sequence[:, :, None], read)[:, :, 0]
-    same = asking[:, :, None] == sequence[:, None, :]
-    visible = (same & (sequence > 0)[:, None, :])[:, None]
-    if window is None:
-        return visible
-    ahead = (places[:, None, :] - (places if read is None else read)[:, :, None])[:, None]
-    return visible & (ahead >= -window[0]) & (ahead <= window[1])
+    return _visible(*_asking(sequence, read), sequence, window)
+
+
+def _asking(sequence: jax.Array, read: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The sequence and the place of each query: i32[B,K]."""
+    if read is None:
+        return sequence, jnp.broadcast_to(jnp.arange(sequence.shape[1], dtype=jnp.int32), sequence.shape)
+    return gather_tokens(sequence[:, :, None], read)[:, :, 0], read
+
+
+def _visible(ids: jax.Array, places: jax.Array, sequence: jax.Array, window: Window) -> jax.Array:
+    """bool[B,1,K,L] of queries in the sequences `ids` i32[B,K] at `places` i32[B,K]."""
+    visible = (ids[:, :, None] == sequence[:, None, :]) & (sequence > 0)[:, None, :]
+    if window is not None:
+        ahead = jnp.arange(sequence.shape[1]) - places[:, :, None]
+        visible &= (ahead >= -window[0]) & (ahead <= window[1])
+    return visible[:, None]
 
 
 def probabilities(query: Queries, key: Heads, visible: Bool[Array, "B 1 K L"]) -> Float[Array, "B N K L"]:
@@ -93,8 +102,6 @@ def einsum(
 ) -> Queries:
     """Plain products with the probabilities in memory; `drop` is applied to these.
 
-    The queries are those of the places `read` of each row, or of all.
-
     On a CPU it is 5% of a layer of BERT-base (32 x 128, without gradients), where products with weights bind: another
     layout, and scaling the query before or the sum after the product in place of the scores, took within 2% of it.
     """
@@ -102,43 +109,75 @@ def einsum(
     return jnp.einsum("bnqk,bknh->bqnh", weights, value)
 
 
-def cudnn(query: Heads, key: Heads, value: Heads, sequence: Int[Array, "B L"], *, window: Window = None) -> Heads:
-    """cuDNN's flash attention, which takes the packed sequences as a mask bool[B,1,L,L]."""
-    mask = same_sequence(sequence, window)
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-
-
-def splash(
-    query: Heads,
+def cudnn(
+    query: Queries,
     key: Heads,
     value: Heads,
     sequence: Int[Array, "B L"],
     *,
-    mesh: Mesh,
+    mesh: Mesh | None,
+    read: Int[Array, "B K"] | None = None,
     window: Window = None,
-) -> Heads:
+) -> Queries:
+    """cuDNN's flash attention, which takes the packed sequences as a mask bool[B,1,K,L]."""
+
+    def here(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, places: jax.Array, kv: jax.Array) -> jax.Array:
+        mask = _visible(ids, places, kv, window)
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+
+    return _on_each_device(here, 2, mesh, (query, key, value), sequence, read)
+
+
+def splash(
+    query: Queries,
+    key: Heads,
+    value: Heads,
+    sequence: Int[Array, "B L"],
+    *,
+    mesh: Mesh | None,
+    read: Int[Array, "B K"] | None = None,
+    window: Window = None,
+) -> Queries:
     """The Pallas kernel for TPUs, which skips what a window leaves out; on a CPU it is interpreted, for tests.
 
-    A kernel cannot be cut by the compiler: each device runs it on its own rows and heads and, where a mesh cuts rows,
-    its own queries.
+    It has a window where all places ask, not where some are `read`.
     """
-    here = partial(_splash, window=window, interpret=platform_of(mesh) == "cpu")
-    if jax.sharding.get_abstract_mesh().manual_axes:  # written for one device of many already
-        return here(query, key, value, sequence, sequence)
-    shards = dict(mesh.shape)
+
+    def here(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, _: jax.Array, kv: jax.Array) -> jax.Array:
+        return _splash(q, k, v, ids, kv, window=window, interpret=platform_of(mesh) == "cpu")
+
+    return _on_each_device(here, BLOCK, mesh, (query, key, value), sequence, read)
+
+
+def _on_each_device(
+    kernel: Callable[..., jax.Array],
+    block: int,
+    mesh: Mesh | None,
+    heads: tuple[jax.Array, jax.Array, jax.Array],
+    sequence: jax.Array,
+    read: jax.Array | None,
+) -> jax.Array:
+    """A kernel, which the compiler cannot cut: each device runs it on its own rows, heads and queries.
+
+    It takes query, key, value, sequence and place of each query, and sequence of each key. Queries are filled up to
+    blocks for each device of `seq`; what is added is padding.
+    """
+    shards = {} if mesh is None else dict(mesh.shape)
     queries, tensor = shards.pop("seq", 1), shards.pop("tensor", 1)
+    count = heads[0].shape[1]
+    added = ((0, 0), (0, -count % (block * queries)))
+    query = jnp.pad(heads[0], (*added, (0, 0), (0, 0)))
+    asking = (jnp.pad(x, added) for x in _asking(sequence, read))
+    if mesh is None or jax.sharding.get_abstract_mesh().manual_axes:  # written for one device of many already
+        return kernel(query, *heads[1:], *asking, sequence)[:, :count]
     rows = tuple(shards) if query.shape[0] % math.prod(shards.values()) == 0 else None
-    heads = "tensor" if tensor > 1 and query.shape[2] % tensor == 0 else None
+    cut = "tensor" if tensor > 1 and query.shape[2] % tensor == 0 else None
     length = "seq" if queries > 1 else None
-    q, kv = P(rows, length, heads), P(rows, None, heads)
+    q, kv, ids = P(rows, length, cut), P(rows, None, cut), P(rows, length)
     local = jax.shard_map(
-        here,
-        mesh=mesh,
-        in_specs=(q, kv, kv, P(rows, length), P(rows, None)),
-        out_specs=q,
-        check_vma=False,
+        kernel, mesh=mesh, in_specs=(q, kv, kv, ids, ids, P(rows, None)), out_specs=q, check_vma=False
     )
-    return local(query, key, value, sequence, sequence)
+    return local(query, *heads[1:], *asking, sequence)[:, :count]
 
 
 def _splash(
@@ -171,15 +210,24 @@ def _splash(
 
 
 def choose(
-    compute: Compute, *, length: int, head_width: int, dtype: jnp.dtype, dropped: bool, window: Window = None
+    compute: Compute,
+    *,
+    length: int,
+    head_width: int,
+    dtype: jnp.dtype,
+    dropped: bool,
+    queries: int | None = None,
+    window: Window = None,
 ) -> str:
     """einsum, cudnn or splash: what was asked for, or what suits the machine; ConfigError where that cannot be.
 
-    `dropped` says whether attention probabilities are to be dropped, which the fused kernels cannot do.
+    `dropped` says whether attention probabilities are to be dropped, which the fused kernels cannot do; `queries`, how
+    many of the `length` places ask, where not all do. Scores of a few are few, and no kernel is taken for them.
     """
+    some = queries is not None and queries < length
     obstacles = {
         "cudnn": _without_cudnn(compute, head_width, dtype, dropped, length),
-        "splash": _without_splash(compute, length, dropped, window),
+        "splash": _without_splash(compute, length, dropped, window, some),
     }
     if compute.attention in obstacles:
         obstacle = obstacles[compute.attention]
@@ -188,7 +236,8 @@ def choose(
         return compute.attention
     platform = platform_of(compute.mesh)
     suits = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "einsum")
-    if compute.attention == "einsum" or suits == "einsum" or (suits == "splash" and length < LONG):
+    few = some and (queries or 0) * length < LONG**2
+    if compute.attention == "einsum" or suits == "einsum" or few or (suits == "splash" and length < LONG):
         return "einsum"
     if obstacles[suits]:
         _say_once(f"attention: einsum, not {suits}: {obstacles[suits]}")
@@ -210,14 +259,14 @@ def _without_cudnn(compute: Compute, head_width: int, dtype: jnp.dtype, dropped:
     return _DROPPED if dropped else ""
 
 
-def _without_splash(compute: Compute, length: int, dropped: bool, window: Window) -> str:
+def _without_splash(compute: Compute, length: int, dropped: bool, window: Window, some: bool) -> str:
     if platform_of(compute.mesh) not in ("tpu", "cpu") or compute.mesh is None:
         return "needs TPUs"
     seq = compute.mesh.shape.get("seq", 1)
     if length % (BLOCK * seq):
         return f"needs a length that is a multiple of {BLOCK * seq}, is {length}"
-    if window is not None and seq > 1:
-        return "has no windows on a mesh with seq above 1"
+    if window is not None and (seq > 1 or some):
+        return "has no windows on a mesh with seq above 1, nor for some of the places"
     return _DROPPED if dropped else ""
 
 

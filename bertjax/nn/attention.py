@@ -52,24 +52,23 @@ class Attention(nn.Module):
         train: bool,
         asking: Asking | None = None,
     ) -> jax.Array:
-        heads = self.query(asking.hidden if asking else hidden), self.key(hidden), self.value(hidden)
+        query = self.query(asking.hidden if asking else hidden)
+        key, value = self.key(hidden), self.value(hidden)
         way = attend.choose(
             self.compute,
             length=hidden.shape[1],
+            queries=query.shape[1],
             head_width=self.width // self.heads,
             dtype=self.dtype,
             dropped=train and self.dropout > 0,
             window=self.window,
         )
-        if asking:  # their scores are few, and a kernel's blocks would be mostly empty
-            way = "einsum"
-        if way == "cudnn":
-            mixed = attend.cudnn(*heads, sequence, window=self.window)
-        elif way == "splash":
-            assert self.compute.mesh is not None
-            mixed = attend.splash(*heads, sequence, window=self.window, mesh=self.compute.mesh)
+        read = asking.places if asking else None
+        if way == "einsum":
+            mixed = self._in_memory(query, key, value, sequence, read=read, train=train)
         else:
-            mixed = self._in_memory(*heads, sequence, read=asking.places if asking else None, train=train)
+            fused = {"cudnn": attend.cudnn, "splash": attend.splash}[way]
+            mixed = fused(query, key, value, sequence, mesh=self.compute.mesh, read=read, window=self.window)
         if asking:
             mixed = _in_rows(mixed)
         return self.out(mixed)

@@ -54,8 +54,20 @@ def plain(query, key, value, sequence, window):
     return out
 
 
-def einsum(*arrays, window=None):
-    return attend.einsum(*arrays, window=window, drop=lambda weights: weights)
+def einsum(*arrays, window=None, **options):
+    return attend.einsum(*arrays, window=window, drop=lambda weights: weights, **options)
+
+
+@pytest.fixture
+def stand_in_for_cudnn(monkeypatch):
+    """The kernel itself needs a GPU (bench/gpu.py); XLA's implementation of the same call does its work."""
+    real = jax.nn.dot_product_attention
+
+    def call(*heads, implementation, **options):
+        assert implementation == "cudnn"
+        return real(*heads, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", call)
 
 
 def with_gradients(path, heads, sequence, window):
@@ -91,14 +103,43 @@ def test_a_window_is_so_many_before_and_after(window):
     assert [np.flatnonzero(row).tolist() for row in seen] == expected
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_fewer_queries_get_what_they_get_among_all(window):
-    (query, key, value), sequence = arrays()
-    read = jnp.asarray(np.random.default_rng(2).integers(0, query.shape[1], (4, 7)))
-    fewer = jnp.take_along_axis(query, read[:, :, None, None], axis=1)
-    got = attend.einsum(fewer, key, value, sequence, read=read, window=window, drop=lambda weights: weights)
-    among_all = einsum(query, key, value, sequence, window=window)
-    np.testing.assert_allclose(got, jnp.take_along_axis(among_all, read[:, :, None, None], axis=1), atol=1e-6)
+CUT = (2, 1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("way", "where", "window"),
+    [
+        *(("einsum", None, window) for window in WINDOWS),
+        *(("cudnn", where, window) for where in (None, CUT) for window in WINDOWS),
+        *(("splash", where, None) for where in (None, CUT)),
+    ],
+)
+def test_fewer_queries_get_what_they_get_among_all(way, where, window, stand_in_for_cudnn):
+    heads, sequence = arrays()
+    read = jnp.asarray(np.random.default_rng(2).integers(0, sequence.shape[1], (4, 7)))
+    real = jnp.take_along_axis(sequence, read, axis=1)[:, :, None, None] > 0
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(4, 7, 2, 64)), jnp.float32)
+    how = {} if way == "einsum" else {"mesh": where and mesh(*where)}
+    path = partial(einsum if way == "einsum" else getattr(attend, way), window=window, **how)
+
+    def read_places(x):
+        return jnp.take_along_axis(x, read[:, :, None, None], axis=1)
+
+    def fewer(query, key, value):
+        return path(read_places(query), key, value, sequence, read=read)
+
+    def among_all(query, key, value):
+        return read_places(einsum(query, key, value, sequence, window=window))
+
+    def with_gradients_of(path):
+        def total(*heads):
+            out = jnp.where(real, path(*heads), 0)
+            return jnp.sum(out * weights), out
+
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*heads)
+
+    for ours, theirs in zip(*(jax.tree.leaves(with_gradients_of(f)) for f in (fewer, among_all)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -123,18 +164,12 @@ def test_splash_where_a_mesh_cuts_rows():
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_cudnn_is_given_the_mask_and_no_other_scale(window, monkeypatch):
-    # The kernel itself needs a GPU (bench/gpu.py); XLA's implementation of the same call stands in for it.
-    real = jax.nn.dot_product_attention
-
-    def stand_in(*heads, implementation, **options):
-        assert implementation == "cudnn"
-        return real(*heads, implementation="xla", **options)
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+@pytest.mark.parametrize("where", [None, (2, 1, 2, 2)])
+def test_cudnn_is_given_the_mask_and_no_other_scale(window, where, stand_in_for_cudnn):
     heads, sequence = arrays()
+    cudnn = partial(attend.cudnn, mesh=where and mesh(*where))
     expected = with_gradients(einsum, heads, sequence, window)
-    for ours, theirs in zip(with_gradients(attend.cudnn, heads, sequence, window), expected, strict=True):
+    for ours, theirs in zip(with_gradients(cudnn, heads, sequence, window), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
 
 
@@ -180,6 +215,12 @@ TRAIN = {"length": 512, "head_width": 64, "dtype": BF16, "dropped": False}
         (machine("tpu", seq=4), {"window": (64, 64)}, "einsum"),
         (CPU, {}, "einsum"),
         (None, {}, "einsum"),
+        (H100, {"queries": 512}, "cudnn"),
+        (H100, {"queries": 80}, "einsum"),
+        (H100, {"length": 4096, "queries": 615}, "cudnn"),
+        (TPU, {"length": 4096, "queries": 615}, "splash"),
+        (TPU, {"length": 4096, "queries": 1}, "einsum"),
+        (TPU, {"length": 4096, "queries": 615, "window": (64, 64)}, "einsum"),
     ],
 )
 def test_what_suits_the_machine(where, change, way):
@@ -222,13 +263,17 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from bertjax.nn import attend
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-for sizes, window in (((2, 2, 1, 2), None), ((4, 1, 2, 1), None), ((8, 1, 1, 1), (64, 64))):
+for sizes, window, few in (
+    ((2, 2, 1, 2), None, 0), ((4, 1, 2, 1), None, 0), ((8, 1, 1, 1), (64, 64), 0), ((4, 1, 2, 1), None, 150)
+):
     mesh = Mesh(np.array(devices).reshape(sizes), ("data", "fsdp", "seq", "tensor"), axis_types=(AxisType.Auto,) * 4)
     rows = NamedSharding(mesh, P(("data", "fsdp"), "seq"))
     heads = [jax.ShapeDtypeStruct((8, 1024, 4, 64), jnp.bfloat16, sharding=rows)] * 3
     ids = jax.ShapeDtypeStruct((8, 1024), jnp.int32, sharding=rows)
     def total(q, k, v, ids):
-        return attend.splash(q, k, v, ids, mesh=mesh, window=window).astype(jnp.float32).sum()
+        read = jnp.tile(jnp.arange(few), (8, 1)) if few else None
+        q = q[:, :few] if few else q
+        return attend.splash(q, k, v, ids, mesh=mesh, window=window, read=read).astype(jnp.float32).sum()
     traced = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(*heads, ids)
     print(traced.lower(lowering_platforms=("tpu",)).compile().as_text().count("tpu_custom_call"))
 """
@@ -242,4 +287,4 @@ def test_splash_compiles_for_tpus():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     # Forward, and backward for the queries and for keys and values: a kernel each.
-    assert [int(count) >= 3 for count in done.stdout.split()] == [True] * 3
+    assert [int(count) >= 3 for count in done.stdout.split()] == [True] * 4
