@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from bertjax.chips import chip_of, gpu_share
 from bertjax.config import Finetune, Pretrain
-from bertjax.contracts import ModelConfig, Objective
+from bertjax.contracts import Compute, ModelConfig, Objective
 from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, bytes_on_device, make_mesh, row_ways
 from bertjax.train.state import planned_state
@@ -73,13 +73,14 @@ def choose(config: MeshConfig, *, ways: int, fixed: int, activations: float, mem
 
 def _activations(config: Pretrain | Finetune, model: ModelConfig, mesh: Mesh) -> float:
     """Bytes of a device, of the phase with most."""
+    compute = Compute(config.remat, config.attention, mesh)
     if isinstance(config, Pretrain):
         kept = [
-            phase.batch_size * phase.length * config.objective.activation_bytes(model, phase.length, config.remat)
+            phase.batch_size * phase.length * config.objective.activation_bytes(model, phase.length, compute)
             for phase in config.phases
         ]
     else:  # its heads may read all tokens
-        each = model.activation_bytes(config.length, masked_fraction=0.0, read_fraction=1.0, remat=config.remat)
+        each = model.activation_bytes(config.length, masked_fraction=0.0, read_fraction=1.0, compute=compute)
         kept = [config.batch_size * config.length * each]
     return max(kept) / (row_ways(mesh) * mesh.shape["seq"] * config.micro_batches)
 

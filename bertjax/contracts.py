@@ -99,7 +99,7 @@ class ModelConfig:
         """Of one row through the encoder, without gradients."""
         return self.flops_per_token(length, 0.0, 1.0) / 3 * length
 
-    def activation_bytes(self, length: int, masked_fraction: float, read_fraction: float, remat: Remat) -> float:
+    def activation_bytes(self, length: int, masked_fraction: float, read_fraction: float, compute: Compute) -> float:
         """About what the backward pass is kept for each token of the batch, for a choice of mesh."""
         raise NotImplementedError
 
@@ -155,9 +155,9 @@ class ObjectiveConfig:
         """Floating point operations of one training step (forward and backward) per token of the batch."""
         return model.flops_per_token(length, self.masked_fraction(length), self.read_fraction(length))
 
-    def activation_bytes(self, model: ModelConfig, length: int, remat: Remat) -> float:
+    def activation_bytes(self, model: ModelConfig, length: int, compute: Compute) -> float:
         """About what the backward pass is kept for each token of the batch."""
-        return model.activation_bytes(length, self.masked_fraction(length), self.read_fraction(length), remat)
+        return model.activation_bytes(length, self.masked_fraction(length), self.read_fraction(length), compute)
 
     def planner(self) -> Planner:
         """Makes the sequences of an epoch out of a shard."""

@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bertjax.contracts import Batch, Compute, Encoded, ModelConfig, Remat
+from bertjax.contracts import Batch, Compute, Encoded, ModelConfig
 from bertjax.errors import ConfigError, closest
 from bertjax.initial import TruncatedNormal
+from bertjax.nn import attend
 from bertjax.nn.blocks import PostNormLayer, run_layer
 from bertjax.nn.embed import Embeddings
 from bertjax.nn.mlp import ACTIVATIONS
@@ -69,16 +70,24 @@ class Config(ModelConfig):
         head = masked_fraction * 2 * (self.width**2 + self.width * self.vocab_size)
         return 3.0 * ((self.layers - 1) * layer + last + head + 2 * self.width**2 / length)
 
-    def activation_bytes(self, length: int, masked_fraction: float, read_fraction: float, remat: Remat) -> float:
+    def activation_bytes(self, length: int, masked_fraction: float, read_fraction: float, compute: Compute) -> float:
         """What XLA keeps for TPUs, within a tenth or two for tiny to base at length 128 (`bertjax plan`)."""
+        way = attend.choose(
+            compute,
+            length=length,
+            head_width=self.width // self.heads,
+            dtype=jnp.dtype(self.dtype),
+            dropped=self.attention_dropout > 0,
+        )
+        scores = self.heads * length if way == "einsum" else 0  # the fused kernels keep none
         kept = {
-            "none": 6 * self.width + 2 * self.mlp_width + self.heads * length,
+            "none": 6 * self.width + 2 * self.mlp_width + scores,
             "dots": 6 * self.width + self.mlp_width,
             "blocks": self.width,
         }
-        again = kept["none"] if remat != "none" else 0  # of the one layer whose turn it is
+        again = kept["none"] if compute.remat != "none" else 0  # of the one layer whose turn it is
         layers = self.layers - 1 + read_fraction
-        values = min(layers * kept[remat] + again, layers * kept["none"])
+        values = min(layers * kept[compute.remat] + again, layers * kept["none"])
         return jnp.dtype(self.dtype).itemsize * values + 7 * masked_fraction * self.vocab_size
 
 

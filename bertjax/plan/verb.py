@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from bertjax.automesh import mesh_of
 from bertjax.chips import Chip, gpu_share
 from bertjax.config import PhaseConfig, Plan, Pretrain
-from bertjax.contracts import Objective, Remat
+from bertjax.contracts import Compute, Objective, Remat
 from bertjax.data.shapes import made_up_row, made_up_vocab
 from bertjax.jsonio import write_json
 from bertjax.plan import tables
@@ -149,7 +149,8 @@ def _cures(
         state=bytes_on_device(state),
         gradient=bytes_on_device(state.params),
         activations={
-            remat: tokens * config.objective.activation_bytes(config.model, phase.length, remat)
+            remat: tokens
+            * config.objective.activation_bytes(config.model, phase.length, Compute(remat, config.attention, mesh))
             for remat in get_args(Remat)
         },
     )
