@@ -130,10 +130,16 @@ class Model:
             raise DataError(
                 f"input_ids hold {tokens.min()} to {tokens.max()}; the vocabulary has {self.saved.model.vocab_size} ids"
             )
+        segments = np.zeros_like(tokens) if types is None else np.asarray(types, np.int32)
+        if not 0 <= segments.min() <= segments.max() < max(2, self.saved.model.type_count):
+            raise DataError(
+                f"token_type_ids hold {segments.min()} to {segments.max()}; the model has "
+                f"{self.saved.model.type_count} types"
+            )
         real = np.ones_like(tokens) if mask is None else np.asarray(mask, np.int32)
         return {
             "tokens": tokens,
-            "types": np.zeros_like(tokens) if types is None else np.asarray(types, np.int32),
+            "types": segments,
             "sequence": real,
             "positions": np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape),
             "first_tokens": np.zeros((len(tokens), 1), np.int32),
@@ -150,9 +156,14 @@ class Model:
     @cached_property
     def _pool(self) -> Any:  # noqa: ANN401 (a function, the same one at each call: it is compiled once)
         def vectors(params: Params, batch: Batch, pooling: Pooling, which: Features) -> jax.Array:
-            encoded, _ = self.objective.apply({"params": params}, batch, method="encode")
-            hidden = features_of(encoded.layers, which).astype(jnp.float32)
-            return POOLINGS[pooling](hidden, batch["sequence"] > 0)
+            def seen(objective: Objective) -> jax.Array:
+                if pooling == "cls" and which == "last":
+                    return objective.encoder(batch, train=False, read=batch["first_tokens"]).hidden
+                return features_of(objective.encoder(batch, train=False).layers, which)
+
+            hidden: Any = self.objective.apply({"params": params}, method=seen)
+            real = batch["sequence"][:, : hidden.shape[1]] > 0
+            return POOLINGS[pooling](hidden.astype(jnp.float32), real)
 
         return vectors
 

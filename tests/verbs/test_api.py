@@ -67,6 +67,12 @@ def test_what_is_not_a_batch_of_ids(model, ids):
         model(np.array(ids, np.int32))
 
 
+@pytest.mark.parametrize("types", [[-1, 0], [0, 2]])
+def test_types_the_model_does_not_have(model, types):
+    with pytest.raises(DataError, match=r"token_type_ids hold .* the model has 2 types"):
+        model(np.array([[1, 2]]), np.array([types]))
+
+
 def test_fill_mask(model):
     filled = model.fill_mask("The [MASK] sat on the mat.", k=7)
     assert len(filled) == 7
