@@ -1,7 +1,6 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2) inside the sequences packed in a row."""
 
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -52,7 +51,7 @@ class Attention(nn.Module):
         train: bool,
         asking: Asking | None = None,
     ) -> jax.Array:
-        query = self.query(asking.hidden if asking else hidden)
+        query = _in_rows(self.query(asking.hidden)) if asking else self.query(hidden)
         key, value = self.key(hidden), self.value(hidden)
         way = attend.choose(
             self.compute,
@@ -65,7 +64,9 @@ class Attention(nn.Module):
         )
         read = asking.places if asking else None
         if way == "einsum":
-            mixed = self._in_memory(query, key, value, sequence, read=read, train=train)
+            drop: Any = {"rate": self.dropout, "seeds": self.drop.seeds(train=train)}
+            again = self.compute.remat == "dots"
+            mixed = attend.einsum(query, key, value, sequence, read=read, window=self.window, again=again, **drop)
         else:
             fused = {"cudnn": attend.cudnn, "splash": attend.splash}[way]
             mixed = fused(query, key, value, sequence, mesh=self.compute.mesh, read=read, window=self.window)
@@ -73,18 +74,9 @@ class Attention(nn.Module):
             mixed = _in_rows(mixed)
         return self.out(mixed)
 
-    def _in_memory(self, *heads_and_sequence: jax.Array, read: jax.Array | None, train: bool) -> jax.Array:
-        """The way whose probabilities go through memory, and are dropped there."""
-
-        def call(self: "Attention", q: jax.Array, k: jax.Array, v: jax.Array, sequence: jax.Array) -> jax.Array:
-            drop = partial(self.drop, train=train)
-            return attend.einsum(q, k, v, sequence, read=read, window=self.window, drop=drop)
-
-        return (nn.remat(call) if self.compute.remat == "dots" else call)(self, *heads_and_sequence)
-
 
 def _in_rows(heads: jax.Array) -> jax.Array:
-    """f[B,K,N,H] as it is, but lying in memory as [B * K, N * H].
+    """f[B,K,N,H] as it is, but lying in memory as [B * K, N * H], and its gradient too.
 
     Left to itself XLA multiplies on GPUs what lies as [B,N,K,H], in tiles into which some K cannot be cut: compiling
     for an H100 that is not here fails ("Couldn't find output tile sizes").

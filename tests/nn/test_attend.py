@@ -54,10 +54,6 @@ def plain(query, key, value, sequence, window):
     return out
 
 
-def einsum(*arrays, window=None, **options):
-    return attend.einsum(*arrays, window=window, drop=lambda weights: weights, **options)
-
-
 @pytest.fixture
 def stand_in_for_cudnn(monkeypatch):
     """The kernel itself needs a GPU (bench/gpu.py); XLA's implementation of the same call does its work."""
@@ -88,7 +84,7 @@ def test_einsum_against_plain_numpy(window):
     heads, sequence = arrays()
     real = np.asarray(sequence > 0)
     np.testing.assert_allclose(
-        np.asarray(einsum(*heads, sequence, window=window))[real],
+        np.asarray(attend.einsum(*heads, sequence, window=window))[real],
         plain(*heads, sequence, window)[real],
         rtol=1e-5,
         atol=1e-5,
@@ -120,7 +116,7 @@ def test_fewer_queries_get_what_they_get_among_all(way, where, window, stand_in_
     real = jnp.take_along_axis(sequence, read, axis=1)[:, :, None, None] > 0
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(4, 7, 2, 64)), jnp.float32)
     how = {} if way == "einsum" else {"mesh": where and mesh(*where)}
-    path = partial(einsum if way == "einsum" else getattr(attend, way), window=window, **how)
+    path = partial(getattr(attend, way), window=window, **how)
 
     def read_places(x):
         return jnp.take_along_axis(x, read[:, :, None, None], axis=1)
@@ -129,7 +125,7 @@ def test_fewer_queries_get_what_they_get_among_all(way, where, window, stand_in_
         return path(read_places(query), key, value, sequence, read=read)
 
     def among_all(query, key, value):
-        return read_places(einsum(query, key, value, sequence, window=window))
+        return read_places(attend.einsum(query, key, value, sequence, window=window))
 
     def with_gradients_of(path):
         def total(*heads):
@@ -148,7 +144,7 @@ def test_splash_gives_what_einsum_gives_and_the_same_gradients(window, sizes):
     if window and sizes[0] > 1:
         pytest.skip("once on a mesh is enough: it is interpreted, which takes its time")
     heads, sequence = arrays()
-    expected = with_gradients(einsum, heads, sequence, window)
+    expected = with_gradients(attend.einsum, heads, sequence, window)
     got = with_gradients(partial(attend.splash, mesh=mesh(*sizes)), heads, sequence, window)
     for ours, theirs in zip(got, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
@@ -158,7 +154,7 @@ def test_splash_where_a_mesh_cuts_rows():
     heads, sequence = arrays(rows=2)
     cut = partial(attend.splash, mesh=mesh(1, 1, 2, 1))
     for ours, theirs in zip(
-        with_gradients(cut, heads, sequence, None), with_gradients(einsum, heads, sequence, None), strict=True
+        with_gradients(cut, heads, sequence, None), with_gradients(attend.einsum, heads, sequence, None), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
 
@@ -168,7 +164,7 @@ def test_splash_where_a_mesh_cuts_rows():
 def test_cudnn_is_given_the_mask_and_no_other_scale(window, where, stand_in_for_cudnn):
     heads, sequence = arrays()
     cudnn = partial(attend.cudnn, mesh=where and mesh(*where))
-    expected = with_gradients(einsum, heads, sequence, window)
+    expected = with_gradients(attend.einsum, heads, sequence, window)
     for ours, theirs in zip(with_gradients(cudnn, heads, sequence, window), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
 

@@ -1,15 +1,17 @@
 """Who sees whom, against plain numpy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import BF16, F32, apply, init
-from jax.test_util import check_grads
 
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.attend import probabilities, same_sequence
+from bertjax.nn.attend import einsum, probabilities, same_sequence
 from bertjax.nn.attention import Attention
+from bertjax.nn.dropout import dropped
 
 WIDTH, HEADS = 16, 2
 LAYER = Attention(WIDTH, HEADS, 0.0, TruncatedNormal(0.5), F32)
@@ -53,18 +55,33 @@ def test_probabilities_are_computed_in_float32_whatever_comes_in():
     np.testing.assert_array_equal(weights, probabilities(query.astype(F32), query.astype(F32), visible).astype(BF16))
 
 
-def test_the_backward_pass_is_kept_the_probabilities_alone():
-    query, visible = jnp.asarray(random(2, 8, HEADS, 4), BF16), same_sequence(jnp.ones((2, 8), int))
-    weights, pull = jax.vjp(lambda *heads: probabilities(*heads, visible), query, query)
-    scores = [x for x in jax.tree.leaves(pull) if x.shape == weights.shape and x.dtype != bool]
-    told = [x for x in scores if np.ptp(x) > 0]  # and constants, which cost nothing
-    assert len(told) == 1 and told[0].dtype == BF16
+@pytest.mark.parametrize("again", [False, True])
+def test_the_backward_pass_is_kept_the_probabilities_alone_or_not_even_these(again):
+    heads, sequence = [jnp.asarray(random(2, 8, HEADS, 4, seed=s), BF16) for s in range(3)], jnp.ones((2, 8), int)
+    _, pull = jax.vjp(lambda *heads: einsum(*heads, sequence, again=again), *heads)
+    kept = [x for x in jax.tree.leaves(pull) if x.shape == (2, HEADS, 8, 8)]
+    assert [x.dtype for x in kept] == ([] if again else [BF16])
 
 
-def test_gradients_through_the_probabilities():
-    query, key, visible = random(2, 5, HEADS, 4), random(2, 5, HEADS, 4, seed=1), same_sequence(jnp.ones((2, 5), int))
-    of_heads = jax.jit(lambda *heads: probabilities(*heads, visible))
-    check_grads(of_heads, (query, key), order=1, modes=["rev"], rtol=2e-2)
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_gradients_are_those_of_the_plain_products_with_the_same_dropout(rate):
+    heads = [random(2, 5, HEADS, 4, seed=s) for s in range(3)]
+    sequence = jnp.array([[1, 1, 2, 2, 2], [1, 1, 1, 1, 0]])
+    seeds, real = jnp.array([3, 5], jnp.uint32) if rate else None, (sequence > 0)[:, :, None, None]
+    wave = jnp.asarray(random(2, 5, HEADS, 4, seed=9))
+
+    def plain(query, key, value):
+        weights = dropped(probabilities(query, key, same_sequence(sequence)), seeds, rate)
+        return jnp.einsum("bnqk,bknh->bqnh", weights, value)
+
+    def gradients(attend):
+        return jax.jit(jax.grad(lambda *heads: jnp.sum(jnp.where(real, attend(*heads), 0) * wave), (0, 1, 2)))(*heads)
+
+    for again in (False, True):
+        ours = partial(einsum, sequence=sequence, seeds=seeds, rate=rate, again=again)
+        np.testing.assert_allclose(ours(*heads), plain(*heads), rtol=1e-6)
+        for got, expected in zip(gradients(ours), gradients(plain), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_whole_layer(params):

@@ -7,7 +7,7 @@ import pytest
 from helpers import BF16, F32, apply, init
 
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.dense import Dense, LayerNorm, kernel_gradient, product
+from bertjax.nn.dense import Dense, LayerNorm, kernel_gradient, product, turned_gradient
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,13 @@ def test_gradients_are_those_of_the_product(inputs, outputs):
     for gradient, right in zip(gradients(upper), expected(upper), strict=True):
         np.testing.assert_allclose(gradient, right, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(kernel_gradient(x, upper, 2), expected(upper)[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gradient_of", [kernel_gradient, turned_gradient])
+def test_the_gradient_of_a_kernel_is_never_rounded_to_bfloat16(gradient_of):
+    x, upper = (jax.random.normal(jax.random.key(seed), (64, 5), BF16) for seed in range(2))
+    exact = jnp.einsum("ti,to->io", x.astype(F32), upper.astype(F32))
+    np.testing.assert_allclose(gradient_of(x, upper, 1), exact, rtol=1e-5, atol=1e-5)
+    y, pull = jax.vjp(lambda kernel: product(x, kernel, 1), jnp.ones((5, 5), F32))
+    assert y.dtype == BF16
+    np.testing.assert_allclose(pull(upper)[0], exact, rtol=1e-5, atol=1e-5)
