@@ -17,7 +17,7 @@ from bertjax.errors import ConfigError
 from bertjax.hf import read as hf
 from bertjax.hf.write import write
 from bertjax.jsonio import to_json, write_json
-from bertjax.nn.attend import gather_tokens
+from bertjax.nn.places import gather_tokens
 from bertjax.objectives import mlm, supervised
 from bertjax.saved import Imported, SavedRun, open_run, versions
 from bertjax.tasks._columns import Columns

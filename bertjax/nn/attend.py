@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from bertjax.contracts import Compute, Window
 from bertjax.errors import ConfigError
 from bertjax.nn.dropout import dropped
+from bertjax.nn.places import of_queries, same_sequence, visible_to
 
 LONG = 512  # tokens from which the scores f32[N,L,L] of a row move more bytes than all else in a layer
 BLOCK = 128  # the splash kernel's rows are cut into blocks of so many tokens, or of more
@@ -27,37 +28,6 @@ BLOCK = 128  # the splash kernel's rows are cut into blocks of so many tokens, o
 Heads = Float[Array, "B L N H"]
 Queries = Float[Array, "B K N H"]
 Bits = UInt32[Array, "2"]
-
-
-def gather_tokens(values: Shaped[Array, "B L D"], places: Int[Array, "B K"]) -> Shaped[Array, "B K D"]:
-    """What stands at `places` of each row, all of them inside it: to look after others takes loops to compile."""
-    return jnp.take_along_axis(values, places[:, :, None], axis=1, mode="promise_in_bounds")
-
-
-def same_sequence(
-    sequence: Int[Array, "B L"], window: Window = None, read: Int[Array, "B K"] | None = None
-) -> Bool[Array, "B 1 K L"]:
-    """Which token may see which: those of its own sequence and window; padding (0) is seen by none.
-
-    K are the places `read` of each row, or all of them.
-    """
-    return _visible(*_asking(sequence, read), sequence, window)
-
-
-def _asking(sequence: jax.Array, read: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """The sequence and the place of each query: i32[B,K]."""
-    if read is None:
-        return sequence, jnp.broadcast_to(jnp.arange(sequence.shape[1], dtype=jnp.int32), sequence.shape)
-    return gather_tokens(sequence[:, :, None], read)[:, :, 0], read
-
-
-def _visible(ids: jax.Array, places: jax.Array, sequence: jax.Array, window: Window) -> jax.Array:
-    """bool[B,1,K,L] of queries in the sequences `ids` i32[B,K] at `places` i32[B,K]."""
-    visible = (ids[:, :, None] == sequence[:, None, :]) & (sequence > 0)[:, None, :]
-    if window is not None:
-        ahead = jnp.arange(sequence.shape[1]) - places[:, :, None]
-        visible &= (ahead >= -window[0]) & (ahead <= window[1])
-    return visible[:, None]
 
 
 def probabilities(query: Queries, key: Heads, visible: Bool[Array, "B 1 K L"]) -> Float[Array, "B N K L"]:
@@ -159,7 +129,7 @@ def cudnn(
     """cuDNN's flash attention, which takes the packed sequences as a mask bool[B,1,K,L]."""
 
     def here(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, places: jax.Array, kv: jax.Array) -> jax.Array:
-        mask = _visible(ids, places, kv, window)
+        mask = visible_to(ids, places, kv, window)
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
 
     return _on_each_device(here, 2, mesh, (query, key, value), sequence, read)
@@ -204,7 +174,7 @@ def _on_each_device(
     count = heads[0].shape[1]
     added = ((0, 0), (0, -count % (block * queries)))
     query = jnp.pad(heads[0], (*added, (0, 0), (0, 0)))
-    asking = (jnp.pad(x, added) for x in _asking(sequence, read))
+    asking = (jnp.pad(x, added) for x in of_queries(sequence, read))
     if mesh is None or jax.sharding.get_abstract_mesh().manual_axes:  # written for one device of many already
         return kernel(query, *heads[1:], *asking, sequence)[:, :count]
     rows = tuple(shards) if query.shape[0] % math.prod(shards.values()) == 0 else None

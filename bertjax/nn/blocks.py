@@ -6,11 +6,11 @@ import jax.numpy as jnp
 
 from bertjax.contracts import Compute, Remat
 from bertjax.initial import Initializer
-from bertjax.nn.attend import gather_tokens
 from bertjax.nn.attention import Asking, Attention
 from bertjax.nn.dense import LayerNorm
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.mlp import Activation, Mlp
+from bertjax.nn.places import gather_tokens
 
 
 class PostNormLayer(nn.Module):

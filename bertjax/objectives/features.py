@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from bertjax.contracts import Batch, Encoded, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.attend import gather_tokens
 from bertjax.nn.dense import Dense
 from bertjax.nn.heads import pool
+from bertjax.nn.places import gather_tokens
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.plan import next_sentence, sentence_order
 from bertjax.errors import ConfigError, closest
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.attend import gather_tokens
 from bertjax.nn.dense import Dense
 from bertjax.nn.heads import MlmHead, pool
 from bertjax.nn.losses import classification
 from bertjax.nn.mlp import ACTIVATIONS
+from bertjax.nn.places import gather_tokens
 
 
 @dataclass(frozen=True)

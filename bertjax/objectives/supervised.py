@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from bertjax.contracts import Batch, Encoded, Head, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.errors import ConfigError
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.attend import gather_tokens
 from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.heads import Features, features, pool
 from bertjax.nn.losses import classification, regression
+from bertjax.nn.places import gather_tokens
 
 NONE = jnp.finfo(jnp.float32).min  # the logit of what cannot be chosen
 

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh
 from bertjax.contracts import Compute
 from bertjax.errors import ConfigError
 from bertjax.nn import attend
+from bertjax.nn.places import same_sequence
 
 AXES = ("data", "fsdp", "seq", "tensor")
 WINDOWS = [None, (70, 70), (200, 3)]
@@ -94,7 +95,7 @@ def test_einsum_against_plain_numpy(window):
 @pytest.mark.parametrize("window", WINDOWS)
 def test_a_window_is_so_many_before_and_after(window):
     sequence = jnp.array([[1, 1, 1, 1, 2, 2, 2, 0]])
-    seen = np.asarray(attend.same_sequence(sequence, (1, 2)))[0, 0]
+    seen = np.asarray(same_sequence(sequence, (1, 2)))[0, 0]
     expected = [[0, 1, 2], [0, 1, 2, 3], [1, 2, 3], [2, 3], [4, 5, 6], [4, 5, 6], [5, 6], []]
     assert [np.flatnonzero(row).tolist() for row in seen] == expected
 

@@ -9,9 +9,10 @@ import pytest
 from helpers import BF16, F32, apply, init
 
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.attend import einsum, probabilities, same_sequence
+from bertjax.nn.attend import einsum, probabilities
 from bertjax.nn.attention import Attention
 from bertjax.nn.dropout import dropped
+from bertjax.nn.places import same_sequence
 
 WIDTH, HEADS = 16, 2
 LAYER = Attention(WIDTH, HEADS, 0.0, TruncatedNormal(0.5), F32)

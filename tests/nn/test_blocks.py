@@ -10,7 +10,7 @@ import pytest
 from helpers import DROPOUT, make_batch, random_params
 
 from bertjax.contracts import Compute
-from bertjax.nn.attend import gather_tokens
+from bertjax.nn.places import gather_tokens
 from bertjax.objectives import mlm
 
 OBJECTIVE = mlm.Config().build(DROPOUT)
