@@ -25,8 +25,9 @@ def step_options(platform: str) -> dict[str, Any] | None:
     BERT-base 6.25 for 6.25), and takes 0.4 CPU-s less of BERT-mini's 5.2. On a GPU the gradient of the token table is
     otherwise added up in another order each time, and so may be those of cuDNN's attention: no run could be repeated.
     """
-    name, value = {"cpu": ("xla_backend_optimization_level", 1), "gpu": (REPEATABLE, True)}.get(platform, ("", None))
-    return {name: value} if name and name not in os.environ.get("XLA_FLAGS", "") else None
+    options: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 1}, "gpu": {REPEATABLE: True}}
+    told = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in options.get(platform, {}).items() if name not in told} or None
 
 
 def inference(function: Callable[..., Any], flops: float, **options: Any) -> Any:  # noqa: ANN401 (as jax.jit's)

@@ -57,49 +57,35 @@ def einsum(
     On a CPU it is 5% of a layer of BERT-base (32 x 128, without gradients), where products with weights bind: another
     layout, and scaling the query before or the sum after the product in place of the scores, took within 2% of it.
     """
-    return _attend(query, key, value, same_sequence(sequence, window, read), seeds, rate, again)
+    return _attend((query, key, value), same_sequence(sequence, window, read), seeds, rate, again)
 
 
-Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None, jax.Array]
+Arrays = tuple[jax.Array, jax.Array, jax.Array]
+Kept = tuple[Arrays, jax.Array, jax.Array | None, jax.Array | None, jax.Array]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    visible: jax.Array,
-    seeds: jax.Array | None,
-    rate: float,
-    again: bool,
-) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _attend(heads: Arrays, visible: jax.Array, seeds: jax.Array | None, rate: float, again: bool) -> jax.Array:
     """The products and their gradient: that of the softmax by what came out (Dao et al. 2022, appendix B.2, eq. 4).
 
     Left to itself JAX keeps the scores as float32 besides, and sums probabilities times their gradients over the keys,
     which XLA does twice. By its estimate for v5e a step of BERT-base (four layers, 512 x 128 a chip, bfloat16) takes 5%
     fewer cycles so and moves 8% fewer bytes.
     """
-    return _forward(query, key, value, visible, seeds, rate, again)[0]
+    return _forward(heads, visible, seeds, rate, again)[0]
 
 
 def _forward(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    visible: jax.Array,
-    seeds: jax.Array | None,
-    rate: float,
-    again: bool,
+    heads: Arrays, visible: jax.Array, seeds: jax.Array | None, rate: float, again: bool
 ) -> tuple[jax.Array, Kept]:
+    query, key, value = heads
     weights = probabilities(query, key, visible)
     out = jnp.einsum("bnqk,bknh->bqnh", dropped(weights, seeds, rate), value)
-    return out, (query, key, value, visible, seeds, None if again else weights, out)
+    return out, (heads, visible, seeds, None if again else weights, out)
 
 
-def _backward(
-    rate: float, again: bool, kept: Kept, gradient: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
-    query, key, value, visible, seeds, weights, out = kept
+def _backward(rate: float, again: bool, kept: Kept, gradient: jax.Array) -> tuple[Arrays, None, None]:
+    (query, key, value), visible, seeds, weights, out = kept
     if weights is None:  # behind a barrier, else XLA sees that it has them and keeps them
         query, key, gradient = jax.lax.optimization_barrier((query, key, gradient))
         weights = probabilities(query, key, visible)
@@ -110,7 +96,7 @@ def _backward(
     of_scores = of_scores.astype(query.dtype)
     of_query = jnp.einsum("bnqk,bknh->bqnh", of_scores, key)
     of_key = jnp.einsum("bnqk,bqnh->bknh", of_scores, query)
-    return of_query, of_key, of_value, None, None
+    return (of_query, of_key, of_value), None, None
 
 
 _attend.defvjp(_forward, _backward)
@@ -160,7 +146,7 @@ def _on_each_device(
     kernel: Callable[..., jax.Array],
     block: int,
     mesh: Mesh | None,
-    heads: tuple[jax.Array, jax.Array, jax.Array],
+    heads: Arrays,
     sequence: jax.Array,
     read: jax.Array | None,
 ) -> jax.Array:
@@ -231,7 +217,8 @@ def choose(
     `dropped` says whether attention probabilities are to be dropped, which the fused kernels cannot do; `queries`, how
     many of the `length` places ask, where not all do. Scores of a few are few, and no kernel is taken for them.
     """
-    some = queries is not None and queries < length
+    asking = length if queries is None else queries
+    some = asking < length
     obstacles = {
         "cudnn": _without_cudnn(compute, head_width, dtype, dropped, length),
         "splash": _without_splash(compute, length, dropped, window, some),
@@ -243,7 +230,7 @@ def choose(
         return compute.attention
     platform = platform_of(compute.mesh)
     suits = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "einsum")
-    few = some and (queries or 0) * length < LONG**2
+    few = some and asking * length < LONG**2
     if compute.attention == "einsum" or suits == "einsum" or few or (suits == "splash" and length < LONG):
         return "einsum"
     if obstacles[suits]:

@@ -1,6 +1,6 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2) inside the sequences packed in a row."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -64,9 +64,17 @@ class Attention(nn.Module):
         )
         read = asking.places if asking else None
         if way == "einsum":
-            drop: Any = {"rate": self.dropout, "seeds": self.drop.seeds(train=train)}
-            again = self.compute.remat == "dots"
-            mixed = attend.einsum(query, key, value, sequence, read=read, window=self.window, again=again, **drop)
+            mixed = attend.einsum(
+                query,
+                key,
+                value,
+                sequence,
+                read=read,
+                window=self.window,
+                rate=self.dropout,
+                seeds=self.drop.seeds(train=train),
+                again=self.compute.remat == "dots",
+            )
         else:
             fused = {"cudnn": attend.cudnn, "splash": attend.splash}[way]
             mixed = fused(query, key, value, sequence, mesh=self.compute.mesh, read=read, window=self.window)

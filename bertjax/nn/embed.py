@@ -50,8 +50,8 @@ def picked(ids: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def picked_by_product(ids: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The same as a product with ones and zeros, as google-research/bert looks up types.
 
-    Its gradient is a product too. To add thousands of rows to a few is what accelerators do worst, and a GPU does it in
-    another order each time or takes long.
+    Its gradient is a product too. A GPU would add rows to it in another order each time, or, told not to, move a tenth
+    more bytes in a step of BERT-base (256 x 128); on a TPU either way takes as long.
     """
     ones = jax.nn.one_hot(ids, len(table), dtype=dtype)
     return jnp.einsum("...r,rd->...d", ones, table.astype(dtype), precision=jax.lax.Precision.HIGHEST)

@@ -70,7 +70,7 @@ def stand_in_for_cudnn(monkeypatch):
 def with_gradients(path, heads, sequence, window):
     """What a path gives of the real tokens, and the gradients of a sum over them that weighs each differently."""
     real = (sequence > 0)[:, :, None, None]
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=heads[0].shape), jnp.float32)
+    weights = np.random.default_rng(1).normal(size=(*sequence.shape, *heads[0].shape[2:])).astype(np.float32)
 
     def total(*heads):
         out = jnp.where(real, path(*heads, sequence, window=window), 0)
@@ -78,6 +78,11 @@ def with_gradients(path, heads, sequence, window):
 
     gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*heads)
     return (out, *gradients)
+
+
+def assert_same(got, expected):
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -114,29 +119,19 @@ CUT = (2, 1, 2, 1)
 def test_fewer_queries_get_what_they_get_among_all(way, where, window, stand_in_for_cudnn):
     heads, sequence = arrays()
     read = jnp.asarray(np.random.default_rng(2).integers(0, sequence.shape[1], (4, 7)))
-    real = jnp.take_along_axis(sequence, read, axis=1)[:, :, None, None] > 0
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=(4, 7, 2, 64)), jnp.float32)
     how = {} if way == "einsum" else {"mesh": where and mesh(*where)}
-    path = partial(getattr(attend, way), window=window, **how)
 
     def read_places(x):
         return jnp.take_along_axis(x, read[:, :, None, None], axis=1)
 
-    def fewer(query, key, value):
-        return path(read_places(query), key, value, sequence, read=read)
+    def fewer(query, key, value, _, window):
+        return getattr(attend, way)(read_places(query), key, value, sequence, read=read, window=window, **how)
 
-    def among_all(query, key, value):
+    def among_all(query, key, value, _, window):
         return read_places(attend.einsum(query, key, value, sequence, window=window))
 
-    def with_gradients_of(path):
-        def total(*heads):
-            out = jnp.where(real, path(*heads), 0)
-            return jnp.sum(out * weights), out
-
-        return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*heads)
-
-    for ours, theirs in zip(*(jax.tree.leaves(with_gradients_of(f)) for f in (fewer, among_all)), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
+    asking = jnp.take_along_axis(sequence, read, axis=1)
+    assert_same(*(with_gradients(path, heads, asking, window) for path in (fewer, among_all)))
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -147,17 +142,13 @@ def test_splash_gives_what_einsum_gives_and_the_same_gradients(window, sizes):
     heads, sequence = arrays()
     expected = with_gradients(attend.einsum, heads, sequence, window)
     got = with_gradients(partial(attend.splash, mesh=mesh(*sizes)), heads, sequence, window)
-    for ours, theirs in zip(got, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
+    assert_same(got, expected)
 
 
 def test_splash_where_a_mesh_cuts_rows():
     heads, sequence = arrays(rows=2)
     cut = partial(attend.splash, mesh=mesh(1, 1, 2, 1))
-    for ours, theirs in zip(
-        with_gradients(cut, heads, sequence, None), with_gradients(attend.einsum, heads, sequence, None), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
+    assert_same(*(with_gradients(path, heads, sequence, None) for path in (cut, attend.einsum)))
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -166,8 +157,7 @@ def test_cudnn_is_given_the_mask_and_no_other_scale(window, where, stand_in_for_
     heads, sequence = arrays()
     cudnn = partial(attend.cudnn, mesh=where and mesh(*where))
     expected = with_gradients(attend.einsum, heads, sequence, window)
-    for ours, theirs in zip(with_gradients(cudnn, heads, sequence, window), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
+    assert_same(with_gradients(cudnn, heads, sequence, window), expected)
 
 
 class Elsewhere(Mesh):
