@@ -33,6 +33,7 @@ LOCK = Path("/tmp/libtpu_lockfile")
 CHIPS = {"TPU": ("/dev/accel0", "/dev/vfio/0"), "GPU": ("/dev/nvidia0",)}
 OURS = r"config\.json|metrics\.jsonl|checkpoints|damaged|tokenizer|scores.*\.json|predictions.*|submission"
 OURS += r"|run\.lock|not_trained_on\.json|(null_odds|nbest).*\.json|profile|compiled|report\..*|README\.md|parity\.json"
+OURS += r"|stacks-\d+\.txt"
 STALE = r".*\.tmp|\.shared-.*|.*orbax-checkpoint-tmp.*"
 ENOUGH = 10 << 30  # bytes that a run and its checkpoints should find free, where nothing is known of their size
 
@@ -166,13 +167,20 @@ def _run(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "warn", "stale files", ", ".join(found), "of a run that was killed: what is begun anew removes them"
         )
-    names = [entry.name for entry in sorted(folder.iterdir())]
-    if foreign := [name for name in names if not re.fullmatch(f"{OURS}|{STALE}", name)]:
+    others = [entry for entry in sorted(folder.iterdir()) if not re.fullmatch(f"{OURS}|{STALE}", entry.name)]
+    if foreign := [entry.name for entry in others if not _holds_runs(entry)]:
         yield Finding(
             "warn", "foreign files", ", ".join(foreign[:5]), "not of a run of bertjax; is it the right folder?"
         )
     if not remote(folder):
         yield _space(folder)
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether it is one of a suite: a run, those of a task with its seeds, or of the points of a grid with theirs."""
+    if remote(folder):
+        return any(Path(name).name == "config.json" for name in sizes(folder))
+    return any(True for depth in ("", "*/", "*/*/") for _ in folder.glob(f"{depth}config.json"))
 
 
 def _try_to_write(folder: Path) -> None:

@@ -2,18 +2,27 @@
 # TPU VMs and pods of Google Cloud, by queued resources: the same few commands for one host and for many.
 #
 #   launch/tpu_vm.sh create  NAME                    ask for the TPU; returns when it is there
-#   launch/tpu_vm.sh install NAME                    this folder and bertjax, on all workers
+#   launch/tpu_vm.sh install NAME                    this folder, as it is, and bertjax, on all workers
 #   launch/tpu_vm.sh run     NAME bertjax pretrain ...    start on all workers, in the background there
 #   launch/tpu_vm.sh logs    NAME                    what worker 0 says, as it comes (WORKER=all: all of them)
 #   launch/tpu_vm.sh stop    NAME                    SIGTERM: the run saves its step and ends
 #   launch/tpu_vm.sh delete  NAME                    give the TPU back
-#   launch/tpu_vm.sh keep    NAME bertjax pretrain ...    all of it: create, install, run; anew after a preemption,
-#                                                    until the run is done; then, or on Ctrl-C, delete
+#   launch/tpu_vm.sh keep    NAME bertjax pretrain ...    all of it: create, install, run; anew after a preemption
+#                                                    or a crash, until the run is done; then delete
+#
+# `keep` is to go on for as long as the run: start it in tmux, on a machine that stays. Ctrl-C, or its terminal closed,
+# or `stop` from another one: the run is saved, the TPU deleted. Killed without a word it leaves the run as it is; the
+# same command again looks after it.
 #
 # Set in the environment: ZONE, TYPE (such as v5litepod-16), VERSION (such as v2-alpha-tpuv5-lite), perhaps PROJECT,
-# SPOT=1, and SHARE=HOST:/PATH, an NFS share (Filestore), mounted at /mnt/share on all workers: --out must be on it, or
-# in a bucket (gs://), where there are several workers, and for `keep`, as the disks of a preempted TPU are gone.
+# SPOT=1, WAIT=90 (the seconds that `stop` gives a run; more than its --grace), POLL=30 (seconds between two looks), and
+# SHARE=HOST:/PATH, an NFS share (Filestore), mounted at /mnt/share on all workers: --out must be on it, or in a bucket
+# (gs://), where there are several workers, and for `keep`, as the disks of a preempted TPU are gone.
+# For several workers gcloud wants its key in ssh-agent: ssh-add ~/.ssh/google_compute_engine
 set -euo pipefail
+
+say() { echo "tpu_vm: $*" >&2 || true; } # a terminal that is closed is no reason to end
+wrong() { say "$*" && exit 2; }
 
 verb="${1:-}" name="${2:-}"
 if [ -z "$verb" ] || [ -z "$name" ]; then
@@ -21,11 +30,37 @@ if [ -z "$verb" ] || [ -z "$name" ]; then
     exit 2
 fi
 shift 2
-: "${ZONE:?name the zone: ZONE=us-west4-a}"
-poll="${POLL:-30}"
-where=(--zone "$ZONE" ${PROJECT:+--project "$PROJECT"})
+case "$verb" in
+    run | keep) [ $# -gt 0 ] || wrong "give the command: launch/tpu_vm.sh $verb $name bertjax pretrain ..." ;;
+    create | install | logs | stop | delete)
+        [ $# -eq 0 ] || wrong "$verb takes a name and no more, not: $* (settings stand before: SPOT=1 launch/tpu_vm.sh ...)"
+        ;;
+    *) wrong "there is no $verb; see launch/tpu_vm.sh without arguments" ;;
+esac
+root="$(cd "$(dirname "$0")/.." && pwd)"
+case "$verb" in
+    install | keep)
+        git -C "$root" rev-parse 2>/dev/null || wrong "$root is no checkout of git, by which it is known what to send: clone it"
+        ;;
+esac
+[ -n "${ZONE:-}" ] || wrong "name the zone: ZONE=us-west4-a"
+case "$verb" in
+    create | keep)
+        [ -n "${TYPE:-}" ] || wrong "name the accelerator type: TYPE=v5litepod-16"
+        [ -n "${VERSION:-}" ] || wrong "name the runtime: VERSION=v2-alpha-tpuv5-lite"
+        ;;
+esac
+case "${SPOT:-0}" in
+    1 | yes | true) spot=--spot ;;
+    0 | no | false) spot="" ;;
+    *) wrong "SPOT=$SPOT: 1 or 0" ;;
+esac
+poll="${POLL:-30}" patience="${WAIT:-90}"
+[[ "$poll" =~ ^[0-9]+([.][0-9]+)?$ && "$patience" =~ ^[0-9]+$ ]] || wrong "POLL=$poll, WAIT=$patience: seconds, such as 30"
 
-say() { echo "tpu_vm: $*" >&2; }
+where=(--zone "$ZONE" ${PROJECT:+--project "$PROJECT"})
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
 
 queued() { gcloud compute tpus queued-resources "$1" "$name" "${where[@]}" "${@:2}"; }
 
@@ -34,127 +69,190 @@ on_all() { gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all --c
 # ACTIVE, SUSPENDED, FAILED, ...; MISSING where there is none; UNKNOWN where that cannot be told now.
 state() {
     local answer
-    if answer="$(queued describe --format='value(state.state)' 2>&1)"; then
+    if answer="$(queued describe --format='value(state.state)' 2>"$scratch/errors")"; then
         echo "${answer:-UNKNOWN}"
-    elif grep -qi 'NOT_FOUND\|not found' <<<"$answer"; then
+    elif grep -qi 'NOT_FOUND\|not found' "$scratch/errors"; then
         echo MISSING
     else
-        say "$answer"
+        say "$(cat "$scratch/errors")"
         echo UNKNOWN
     fi
 }
 
-create() {
-    : "${TYPE:?name the accelerator type: TYPE=v5litepod-16}" "${VERSION:?name the runtime: VERSION=v2-alpha-tpuv5-lite}"
-    queued create --node-id "$name" --accelerator-type "$TYPE" --runtime-version "$VERSION" ${SPOT:+--spot}
-}
+create() { queued create --node-id "$name" --accelerator-type "$TYPE" --runtime-version "$VERSION" ${spot:+"$spot"}; }
 
 # Suspended and failed ones count against the quota until they are deleted; --force takes the nodes with them.
-delete() {
-    queued delete --force --quiet || [ "$(state)" = MISSING ]
+delete() { queued delete --force --quiet || [ "$(state)" = MISSING ]; }
+
+# What git tracks or does not ignore, as it is in this folder now.
+sent() {
+    git -C "$root" ls-files -z --cached --others --exclude-standard |
+        while IFS= read -r -d '' file; do if [ -e "$root/$file" ]; then printf '%s\0' "$file"; fi; done
 }
 
 install() {
-    local folder
-    folder="$(mktemp -d)"
-    git -C "$(dirname "$0")/.." archive --output "$folder/bertjax.tar.gz" HEAD || return
-    gcloud compute tpus tpu-vm scp "$folder/bertjax.tar.gz" "$name:bertjax.tar.gz" "${where[@]}" --worker=all || return
-    rm -r "$folder"
-    # The images have a Python that is too old, so uv brings one.
+    sent >"$scratch/sent" || return
+    tar -C "$root" --null -T "$scratch/sent" -czf "$scratch/bertjax.tar.gz" || return
+    gcloud compute tpus tpu-vm scp "$scratch/bertjax.tar.gz" "$name:bertjax.tar.gz" "${where[@]}" --worker=all || return
+    # The images have a Python that is too old, so uv brings one; in its first minutes a machine updates itself.
     on_all "set -e
 mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax
 python3 -m pip install --quiet --user uv
 [ -d venv ] || python3 -m uv venv --quiet --python 3.12 venv
 (cd bertjax && python3 -m uv pip install --quiet --python ../venv --constraint launch/constraints.txt '.[tpu,gcs]')
-${SHARE:+mountpoint -q /mnt/share || { sudo apt-get install -qq nfs-common && sudo mkdir -p /mnt/share && sudo mount $SHARE /mnt/share; }}"
+${SHARE:+mountpoint -q /mnt/share || {
+    sudo apt-get install -qq -o DPkg::Lock::Timeout=600 nfs-common && sudo mkdir -p /mnt/share
+    sudo mount $(printf '%q' "$SHARE") /mnt/share
+}}"
 }
+
+# shellcheck disable=SC2016 # is for the shell of a worker
+alive='kill -0 $(cat bertjax.pid 2>/dev/null) 2>/dev/null && [ ! -s bertjax.exit ]'
 
 # In the background, as the run must outlive this connection. What was killed leaves the TPU's lock file behind.
 run() {
     local command
-    command="echo \$\$ >../bertjax.pid; $(printf '%q ' "$@"); echo \$? >../bertjax.exit"
-    on_all "if [ ! -s bertjax.exit ] && kill -0 \$(cat bertjax.pid 2>/dev/null) 2>/dev/null; then echo 'it runs already: stop it first'; exit 3; fi
-sudo rm -f /tmp/libtpu_lockfile bertjax.exit
-cd bertjax
-PATH=\$HOME/venv/bin:\$PATH setsid nohup bash -c $(printf '%q' "$command") >>../bertjax.log 2>&1 </dev/null &"
+    command="$(printf '%q ' "$@"); echo \$? >../bertjax.exit"
+    on_all "if $alive; then echo 'it runs already: stop it first'; exit 3; fi
+[ -d bertjax ] && [ -d venv ] || { echo 'nothing is installed: launch/tpu_vm.sh install $name'; exit 2; }
+sudo rm -f /tmp/libtpu_lockfile bertjax.exit bertjax.stopped
+echo $(sum_of "$@") >bertjax.command
+(cd bertjax && PATH=\$HOME/venv/bin:\$PATH exec setsid nohup bash -c $(printf '%q' "$command") >>../bertjax.log 2>&1 </dev/null) &
+echo \$! >bertjax.pid"
 }
+
+sum_of() { printf '%q ' "$@" | cksum | tr ' ' '-'; }
 
 logs() { gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker="${WORKER:-0}" --command='tail -n 100 -f bertjax.log'; }
 
 # The wrapper's child is the run itself; a lone worker's signal would do, as the processes tell each other.
 stop() {
-    on_all "pkill -TERM -P \$(cat bertjax.pid); for _ in \$(seq 90); do [ -s bertjax.exit ] && exit; sleep 1; done
-echo 'it has not ended in 90 seconds'; exit 1"
+    on_all "if ! { $alive; }; then echo 'nothing runs'; exit; fi
+touch bertjax.stopped; pkill -TERM -P \$(cat bertjax.pid)
+for _ in \$(seq $patience); do if ! { $alive; }; then exit; fi; sleep 1; done
+echo 'it has not ended in $patience seconds'; exit 1"
 }
 
-# The run's exit code where all workers have ended, "running" where one has not, "unreachable".
+# Of a command: "running", "partly" where a worker has lost it, "other" where another one runs; where it has ended on all
+# workers, its exit code, "lost" where it left none, "stopped" by us; "none" before it was started; "unreachable".
 ended() {
     local answer codes
-    # shellcheck disable=SC2016 # is for the shell of the worker
-    answer="$(on_all 'echo "bertjax-exit: $(cat bertjax.exit 2>/dev/null || echo running)"' 2>/dev/null)" ||
-        { echo unreachable && return; }
-    codes="$(sed -n 's/^bertjax-exit: //p' <<<"$answer" | sort -u | tr '\n' ' ')"
-    case " $codes" in
+    answer="$(on_all "if $alive; then [ \"\$(cat bertjax.command)\" = $(sum_of "$@") ] && a=running || a=other
+elif [ -e bertjax.stopped ]; then a=stopped
+elif [ -e bertjax.pid ]; then a=\$(cat bertjax.exit 2>/dev/null || echo lost)
+else a=none; fi
+echo \"bertjax-exit: \$a\"" 2>"$scratch/errors")" || { echo unreachable && return; }
+    codes=" $(sed -n 's/^bertjax-exit: //p' <<<"$answer" | sort -u | tr '\n' ' ')"
+    case "$codes" in
         " ") echo unreachable ;;
+        *" other "*) echo other ;;
+        *" running "*none* | *lost*" running "* | *none*" running "*) echo partly ;;
         *" running "*) echo running ;;
+        *" none "*) echo none ;;
+        *" stopped "*) echo stopped ;;
         *" 2 "*) echo 2 ;;
         *" 3 "*) echo 3 ;;
-        *" 42 "*) echo 42 ;;
+        *" 1 "*) echo 1 ;;
+        *" lost "*) echo lost ;;
         *) tr ' ' '\n' <<<"$codes" | sort -n | tail -n 1 ;;
     esac
 }
 
 logs_end() { on_all 'tail -n 20 bertjax.log' >&2 || true; }
 
+# However `keep` ends, the TPU is given back, or it is said that it is not.
+leave() {
+    local code=$? try
+    trap '' INT TERM HUP
+    for try in 1 2 3 4 5; do
+        if delete; then
+            rm -rf "$scratch"
+            exit "$code"
+        fi
+        say "could not be deleted ($try)"
+        sleep "$poll"
+    done
+    say "$name IS PERHAPS STILL THERE, AND PAID FOR: gcloud compute tpus queued-resources delete $name ${where[*]} --force"
+    rm -rf "$scratch"
+    exit 1
+}
+
+interrupted() {
+    trap : INT TERM HUP # again: does not wait for the run to be saved
+    say "interrupted: saves the run and gives the TPU back"
+    stop || true
+    exit 130
+}
+
+fault() {
+    faults=$((faults + 1)) started="" well=0
+    say "$* ($faults)"
+    [ "$faults" -lt 3 ] || { say "three failures: gives up" && exit 1; }
+}
+
+# The workers start what crashes again by themselves (bertjax/supervise.py), as long as it makes new checkpoints.
 keep() {
-    local started="" faults=0 now code
-    trap 'say "interrupted: saves the run and gives the TPU back"; stop || true; delete; exit 130' INT TERM
+    local started="" faults=0 well=0 silent=0 now answer supervised=(python -m bertjax.supervise "$@")
+    [[ " $* " == *" --out"[\ =]* ]] || wrong "the command has no --out, by which its progress is seen; give one"
+    trap interrupted INT TERM HUP
+    trap leave EXIT
     while true; do
         now="$(state)"
         case "$now" in
             MISSING)
                 started=""
-                if ! create; then
-                    faults=$((faults + 1))
-                    say "could not be created ($faults)"
-                fi
+                create || fault "could not be created"
                 ;;
             SUSPENDED | FAILED)
                 say "$now: deletes it and asks again"
-                if [ "$now" = FAILED ]; then faults=$((faults + 1)); else faults=0; fi
                 started=""
-                delete
+                if [ "$now" = FAILED ]; then fault "failed"; else faults=0; fi
+                delete || say "could not be deleted: tries again"
                 ;;
             ACTIVE)
-                if [ -z "$started" ]; then
-                    if install && run "$@"; then
-                        started=yes
-                    else
-                        faults=$((faults + 1))
-                        say "could not be started ($faults)"
-                    fi
+                answer="$(ended "${supervised[@]}")"
+                if [ "$answer" = unreachable ]; then
+                    silent=$((silent + 1))
+                    say "there, but ssh does not reach all workers: $(tail -n 1 "$scratch/errors")"
+                    if [ $((silent % 20)) -eq 0 ]; then fault "not reached $silent times in a row"; fi
                 else
-                    code="$(ended)"
-                    case "$code" in
-                        running | unreachable) ;;
-                        0) say "done" && delete && return ;;
-                        2) say "the command is wrong: see the message above this" && logs_end && delete && return 2 ;;
-                        3) say "the disk is full or broken: see the message above this" && logs_end && delete && return 3 ;;
-                        42) say "was asked to stop: goes on" && started="" ;;
-                        *) faults=$((faults + 1)) started="" && say "ended with $code ($faults)" && logs_end ;;
-                    esac
+                    silent=0
+                    looked_after "${supervised[@]}"
                 fi
                 ;;
             *) say "$now" ;;
         esac
-        if [ "$faults" -ge 3 ]; then
-            say "three failures: gives up"
-            delete
-            return 1
-        fi
         sleep "$poll" &
         wait $! # so that a signal is seen at once
     done
+}
+
+# One look at a TPU that answers: `answer` is what it said, `started` whether it is we who look after what runs there.
+looked_after() {
+    case "$answer" in
+        other)
+            trap 'rm -rf "$scratch"' EXIT
+            wrong "another command runs on $name: launch/tpu_vm.sh stop $name, or take another NAME"
+            ;;
+        running)
+            [ -n "$started" ] || say "it runs: looks after it"
+            started=yes well=$((well + 1))
+            if [ "$well" -eq 100 ]; then faults=0; fi
+            return
+            ;;
+    esac
+    if [ -n "$started" ]; then
+        case "$answer" in
+            0) say "done" && exit 0 ;;
+            1) say "a fault of the program, or restarts that brought nothing: see its last words" && logs_end && exit 1 ;;
+            2 | 126 | 127) say "the command is wrong: see its last words" && logs_end && exit 2 ;;
+            3) say "the disk is full or broken: see its last words" && logs_end && exit 3 ;;
+            stopped) say "was stopped" && exit 42 ;;
+            *) fault "the run has ended: $answer" && logs_end ;;
+        esac
+    fi
+    if [ "$answer" = partly ]; then stop || true; fi
+    if install && run "$@"; then started=yes; else fault "could not be started"; fi
 }
 
 case "$verb" in
@@ -165,10 +263,5 @@ case "$verb" in
             sleep "$poll"
         done
         ;;
-    run | keep)
-        [ $# -gt 0 ] || { say "give the command: launch/tpu_vm.sh $verb $name bertjax pretrain ..." && exit 2; }
-        "$verb" "$@"
-        ;;
-    install | logs | stop | delete) "$verb" ;;
-    *) say "there is no $verb; see launch/tpu_vm.sh without arguments" && exit 2 ;;
+    *) "$verb" "$@" ;;
 esac

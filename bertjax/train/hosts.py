@@ -75,7 +75,7 @@ def join(config: HostsConfig) -> None:
         "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
         f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
     )
-    roll_call = RollCall(global_state, config.start_timeout, _own, cure)
+    roll_call = RollCall(global_state, config.start_timeout, _own, cure, bool(address))
     try:
         jax.distributed.initialize(
             address or None,

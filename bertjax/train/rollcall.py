@@ -22,11 +22,14 @@ CONNECTED = "01"  # the state of a connection in /proc/net/tcp
 
 
 class RollCall:
-    """Ends this process where not all have come in time: with the code for "start me again" if the address is right."""
+    """Ends this process where not all have come in time: with the code for "start me again" but for a wrong address."""
 
-    def __init__(self, state: Any, seconds: int, own: str, cure: str) -> None:  # noqa: ANN401 (jax's global_state)
-        """`state` knows address, number and count once they are found; `own` says which process this is."""
-        self._state, self._seconds, self._own, self._cure = state, seconds, own, cure
+    def __init__(self, state: Any, seconds: int, own: str, cure: str, given: bool) -> None:  # noqa: ANN401
+        """`state` is jax's: it knows address, number and count once they are found; `own` says which process this is.
+
+        `given` says that the address came from the user, not from a cluster, where process 0 may just be late.
+        """
+        self._state, self._seconds, self._own, self._cure, self._given = state, seconds, own, cure, given
         self._over = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -46,13 +49,14 @@ class RollCall:
 
     def _end(self, address: str, reached: bool, came: int) -> NoReturn:
         """Left alone, jax would end it with no word on what to do."""
-        if not reached:
-            told = f" (nobody answers at {address})" if address else ""
-            print(f"bertjax{self._own}: {VAIN}{told}; {self._cure}", file=sys.stderr, flush=True)
+        nobody = "nobody answers" + (f" at {address}" if address else "")
+        if not reached and self._given:
+            print(f"bertjax{self._own}: {VAIN} ({nobody}); {self._cure}", file=sys.stderr, flush=True)
             os._exit(2)
         count, number = self._state.num_processes, self._state.process_id
         there = f"at most {came} of {count} processes have" if came else f"not all of {count} processes have"
-        what = f"process {number}: {there} come in {self._seconds} seconds: the others were stopped or never started"
+        seen = f"{there} come" if reached else nobody
+        what = f"process {number}: {seen} in {self._seconds} seconds: the others were stopped or never started"
         REQUEST.end(AGAIN, f"{what}; {self._cure}", kept=REQUEST.command[0] in VERBS)
 
 

@@ -8,15 +8,23 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 # `describe` takes its answers from states.json, the last one again and again. `ssh` runs in a folder for each worker,
-# two of them, all but the installation. `delete` takes what ran there with it, and what was on the disks.
+# two of them, all but the installation. `delete` takes what ran there with it, and what was on the disks. `scp` keeps
+# what is sent. fails.json says how many of the next calls of each of these fail.
 GCLOUD = """
-import json, os, signal, subprocess, sys
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 
 here, arguments = Path(os.environ["STUBS"]), sys.argv[1:]
 workers = sorted(here.glob("worker-*"))
 with (here / "gcloud.jsonl").open("a") as calls:
     calls.write(json.dumps(arguments) + "\\n")
+print("WARNING: this command is using service account impersonation", file=sys.stderr)
+fails = json.loads((here / "fails.json").read_text())
+word = next(word for word in ("create", "describe", "delete", "scp", "ssh") if word in arguments)
+if fails.get(word, 0):
+    fails[word] -= 1
+    (here / "fails.json").write_text(json.dumps(fails))
+    sys.exit("ERROR: (gcloud) 503: try again later")
 states = here / "states.json"
 if "describe" in arguments:
     first, *rest = json.loads(states.read_text())
@@ -25,9 +33,11 @@ if "describe" in arguments:
 elif "delete" in arguments:
     for worker in workers:
         if (worker / "bertjax.pid").exists():
-            subprocess.run(["pkill", "-KILL", "-P", (worker / "bertjax.pid").read_text().strip()])
-        for name in ("bertjax.pid", "bertjax.exit"):
-            (worker / name).unlink(missing_ok=True)
+            subprocess.run(["pkill", "-KILL", "-s", (worker / "bertjax.pid").read_text().strip()])
+        for path in worker.glob("bertjax.*"):
+            path.unlink()
+elif "scp" in arguments:
+    shutil.copy(arguments[4], here / "sent.tar.gz")
 elif "ssh" in arguments:
     command = next(a for a in arguments if a.startswith("--command=")).removeprefix("--command=")
     if "uv pip" not in command:
@@ -35,7 +45,8 @@ elif "ssh" in arguments:
         sys.exit(max(one.returncode for one in run))
 """
 
-# Exits as exits.json says for this start of it; "wait": only when it gets SIGTERM.
+# Exits as exits.json says for this start of it, of each worker or of both; "wait": only when it gets SIGTERM; "vanish":
+# with all that runs on its worker.
 BERTJAX = """
 import json, os, signal, sys
 from pathlib import Path
@@ -49,10 +60,15 @@ starts = Path("starts")
 number = int(starts.read_text()) if starts.exists() else 0
 starts.write_text(str(number + 1))
 exits = json.loads((here / "exits.json").read_text())
-if exits[number] == "wait":
+end = exits[number]
+if isinstance(end, list):
+    end = end[int(Path.cwd().parent.name.removeprefix("worker-"))]
+if end == "wait":
     signal.sigwait([signal.SIGTERM])
     sys.exit(42)
-sys.exit(exits[number])
+if end == "vanish":
+    os.killpg(0, signal.SIGKILL)
+sys.exit(end)
 """
 
 RECORD = """
@@ -66,19 +82,28 @@ if name == "srun":
     sys.exit(int(os.environ["SRUN_EXIT"]))
 """
 
+# What the launchers start by `python -m bertjax.supervise`, without the pauses.
+PYTHON = f"""#!/bin/sh
+shift 2
+PYTHONPATH="{ROOT}" exec "{sys.executable}" -m bertjax.supervise --pause 0.01 "$@"
+"""
 
-def install(folder, *, states=(), exits=(0,), **programs):
+
+def install(folder, *, states=(), exits=(0,), fails=None, **programs):
     """Writes the programs; the environment in which they are found before those of the machine."""
-    programs = {"gcloud": GCLOUD, "bertjax": BERTJAX, "sudo": '#!/bin/sh\nexec "$@"\n', **programs}
+    sudo = '#!/bin/sh\nexec "$@"\n'
+    programs = {"gcloud": GCLOUD, "bertjax": BERTJAX, "sudo": sudo, "python": PYTHON, **programs}
     (folder / "bin").mkdir()
     for name, text in programs.items():
         path = folder / "bin" / name
         path.write_text(text if text.startswith("#!") else f"#!{sys.executable}\n{text}")
         path.chmod(0o755)
     for number in range(2):
-        (folder / f"worker-{number}/bertjax").mkdir(parents=True)
+        for name in ("bertjax", "venv"):
+            (folder / f"worker-{number}" / name).mkdir(parents=True)
     (folder / "states.json").write_text(json.dumps(states))
     (folder / "exits.json").write_text(json.dumps(exits))
+    (folder / "fails.json").write_text(json.dumps(fails or {}))
     return {**os.environ, "STUBS": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
 

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import re
+import shlex
 import subprocess
 from math import prod
 from pathlib import Path
@@ -12,6 +14,9 @@ import pytest
 import yaml
 from stubs import RECORD, ROOT, calls, install
 
+from bertjax import cli
+from bertjax.config import Pretrain
+from bertjax.supervise import IN_VAIN
 from bertjax.train.hosts import HostsConfig
 
 JOBSET = yaml.safe_load((ROOT / "launch/jobset.yaml").read_text())
@@ -19,17 +24,29 @@ SKY = yaml.safe_load((ROOT / "launch/skypilot.yaml").read_text())
 SCHEMA = json.loads((Path(__file__).parent / "jobset.schema.json").read_text())
 
 
+AGAIN = [["requeue", "7"]]
+
+
 @pytest.mark.parametrize(
     ("code", "after", "queued"),
-    [(0, 0, []), (42, 0, [["requeue", "7"]]), (75, 0, [["requeue", "7"]]), (2, 2, []), (134, 134, [])],
+    [
+        (0, 0, []),
+        (42, 0, AGAIN),
+        (75, 0, AGAIN),
+        (134, 0, AGAIN),
+        (1, 0, AGAIN),
+        (2, 2, []),
+        (3, 3, []),
+        (130, 130, []),
+    ],
 )
-def test_slurm_starts_a_stopped_run_again_and_no_other(tmp_path, code, after, queued):
+def test_slurm_starts_again_what_may_go_better_and_nothing_else(tmp_path, code, after, queued):
     environment = {**install(tmp_path, srun=RECORD, scontrol=RECORD), "SLURM_JOB_ID": "7", "SRUN_EXIT": str(code)}
     command = ["pretrain", "a recipe.py", "--out", "/shared/run"]
     done = subprocess.run(
         ["bash", ROOT / "launch/slurm.sbatch", *command], env=environment, capture_output=True, text=True, cwd=tmp_path
     )
-    assert done.returncode == after and not done.stderr
+    assert done.returncode == after and bool(done.stderr) == bool(queued), done.stderr
     assert calls(tmp_path, "srun") == [["bertjax", *command]] and calls(tmp_path, "scontrol") == queued
     assert (tmp_path / "bertjax-7.restarts").exists() == bool(queued)
 
@@ -38,6 +55,7 @@ def test_slurm_starts_a_stopped_run_again_and_no_other(tmp_path, code, after, qu
 SRUN = """
 import os, sys
 from pathlib import Path
+assert os.environ["SRUN_CPUS_PER_TASK"] == os.environ["SLURM_CPUS_PER_TASK"]
 if os.environ["SRUN_MAKES"]:
     (Path(sys.argv[sys.argv.index("--out") + 1]) / os.environ["SRUN_MAKES"]).mkdir(parents=True)
 sys.exit(int(os.environ["SRUN_EXIT"]))
@@ -58,8 +76,10 @@ STEPS = [f"checkpoints/{step}" for step in (5, 10, 15)]
 )
 def test_slurm_gives_up_after_three_restarts_in_vain(tmp_path, makes, queued):
     run = tmp_path / "a run"
-    (run / "checkpoints/1").mkdir(parents=True)  # of another job
-    environment = {**install(tmp_path, srun=SRUN, scontrol=RECORD), "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "base"}
+    (tmp_path / "disk/checkpoints/1").mkdir(parents=True)  # of another job
+    run.symlink_to(tmp_path / "disk")
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "base", "SLURM_CPUS_PER_TASK": "8"}
+    environment = {**install(tmp_path, srun=SRUN, scontrol=RECORD), **job}
     for number, made in enumerate(makes):
         done = subprocess.run(
             ["bash", ROOT / "launch/slurm.sbatch", "pretrain", "r.py", "--out", run],
@@ -67,10 +87,29 @@ def test_slurm_gives_up_after_three_restarts_in_vain(tmp_path, makes, queued):
             capture_output=True, text=True, cwd=tmp_path,
         )  # fmt: skip
         last = number == queued
-        assert done.returncode == ((42, 75)[number % 2] if last else 0), done
-        told = f"3 restarts in a row made no new checkpoint in {run}: job 7 is not queued again"
+        assert done.returncode == (1 if last else 0), done
+        told = f"3 restarts in a row made no new checkpoint in {run}: gives up"
         assert (told in done.stderr) == last and (tmp_path / "base-7.restarts").exists() != last
     assert calls(tmp_path, "scontrol") == [["requeue", "7"]] * queued
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [("[]", "is not what was written there"), ("", "is not what was written there"), (None, "Is a directory")],
+)
+def test_slurm_does_not_queue_what_it_cannot_count(tmp_path, count, told):
+    file = tmp_path / "bertjax-7.restarts"
+    file.mkdir() if count is None else file.write_text(count)
+    environment = {**install(tmp_path, srun=RECORD, scontrol=RECORD), "SLURM_JOB_ID": "7", "SRUN_EXIT": "42"}
+    done = subprocess.run(
+        ["bash", ROOT / "launch/slurm.sbatch", "pretrain"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and told in done.stderr, done.stderr
+    assert not calls(tmp_path, "srun") and not calls(tmp_path, "scontrol")
 
 
 def test_slurm_gives_the_run_more_time_to_stop_than_others_wait_for_it():
@@ -101,24 +140,31 @@ def test_the_jobset_has_a_pod_for_every_host_and_volumes_for_every_mount():
     hosts = chips // container["resources"]["limits"]["google.com/tpu"]
     assert job["parallelism"] == job["completions"] == hosts and job["completionMode"] == "Indexed"
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    # A wrong command or a full disk fails all; any other end, such as 42 after a signal, starts all again.
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2, 3] and job["backoffLimit"] == 0
+    # Restarts in vain, a wrong command and a full disk fail all; any other end, such as 42, starts all again.
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [IN_VAIN, 2, 3] and job["backoffLimit"] == 0
     assert pod["terminationGracePeriodSeconds"] > HostsConfig().heartbeat
 
 
-def test_the_command_of_every_launcher_is_one_of_ours(tmp_path):
-    from bertjax.config import Pretrain
-    from bertjax.recipe import load_recipe
-
+def test_the_command_of_every_launcher_is_one_of_ours(monkeypatch):
     container = JOBSET["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-    said = " ".join(container["command"] + container["args"])
-    assert said.replace("/shared/", "gs://$BUCKET/") in SKY["run"] and said in (ROOT / "launch/jobset.yaml").read_text()
-    load_recipe(str(ROOT / container["command"][2]), Pretrain)
+    command = container["command"] + container["args"]
+    lines = (ROOT / "launch/jobset.yaml").read_text().splitlines(keepends=True)
+    comment = "".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+    by_xpk = shlex.split(re.search(r'--command "(.*?)"', comment, re.DOTALL)[1].replace("\\\n", " "))
+    by_skypilot = shlex.split(SKY["run"].splitlines()[-2].replace("\\", "") + SKY["run"].splitlines()[-1])
+    assert command == by_xpk == [word.replace("gs://$BUCKET/", "/shared/") for word in by_skypilot]
+    assert command[:4] == ["python", "-m", "bertjax.supervise", "bertjax"]
+    monkeypatch.chdir(ROOT)
+    verb, recipe, *options = command[4:]
+    default, options = cli._preset(cli._recipe(recipe, Pretrain), options)
+    config, process = cli._parse(Pretrain, default, options, verb)
+    assert verb == "pretrain" and config.out == "/shared/run" and process.start_timeout == 1200
 
 
 def test_skypilot_tells_every_process_who_it_is(tmp_path):
     nodes = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"}
-    environment = {**install(tmp_path), **nodes, "HOME": str(tmp_path)}
+    alone = '#!/bin/sh\nshift 2\nexec "$@"\n'  # without the supervisor, which would look for the bucket
+    environment = {**install(tmp_path, python=alone), **nodes, "HOME": str(tmp_path)}
     done = subprocess.run(["bash", "-e", "-c", SKY["run"]], env=environment, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
     ((_, arguments, cluster),) = calls(tmp_path, "bertjax")

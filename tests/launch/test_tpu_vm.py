@@ -6,13 +6,14 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 
 import pytest
 from stubs import ROOT, calls, install
 
 SCRIPT = ROOT / "launch/tpu_vm.sh"
-SETTINGS = {"ZONE": "us-west4-a", "TYPE": "v5litepod-16", "VERSION": "v2-alpha-tpuv5-lite", "POLL": "0.2", "SPOT": "1"}
+SETTINGS = {"ZONE": "us-west4-a", "TYPE": "v5litepod-16", "VERSION": "v2-alpha-tpuv5-lite", "POLL": "0.05", "SPOT": "1"}
 COMMAND = ["bertjax", "pretrain", "a recipe.py", "--out", "/mnt/share/it's a run", "--steps", "$HOME"]
 
 
@@ -37,66 +38,159 @@ def issued(folder):
     return words
 
 
-BEGIN = ["create", "scp", "install", "run"]
+BEGIN = ["create", "ended?", "scp", "install", "run"]
+AGAIN = ["scp", "install", "run", "ended?"]
+END = ["ended?", "delete"]
 SEQUENCES = {
-    "done": (["MISSING", "WAITING_FOR_RESOURCES", "ACTIVE"], [0], 0, [*BEGIN, "ended?", "delete"]),
-    "there already": (["ACTIVE"], [0], 0, [*BEGIN[1:], "ended?", "delete"]),
+    "done": (["MISSING", "WAITING_FOR_RESOURCES", "ACTIVE"], [0], {}, 0, [*BEGIN, *END]),
+    "there already": (["ACTIVE"], [0], {}, 0, [*BEGIN[1:], *END]),
     "preempted": (
         ["MISSING", "ACTIVE", "ACTIVE", "ACTIVE", "SUSPENDING", "SUSPENDED", "MISSING", "PROVISIONING", "ACTIVE"],
-        ["wait", 0], 0, [*BEGIN, "ended?", "delete", *BEGIN, "ended?", "delete"],
+        ["wait", 0], {}, 0, [*BEGIN, *END, *BEGIN, *END],
     ),
     "preempted twice": (
         ["MISSING", *["ACTIVE", "ACTIVE", "SUSPENDED", "MISSING"] * 2, "ACTIVE"],
-        ["wait", "wait", 0], 0, [*[*BEGIN, "ended?", "delete"] * 2, *BEGIN, "ended?", "delete"],
+        ["wait", "wait", 0], {}, 0, [*[*BEGIN, *END] * 2, *BEGIN, *END],
     ),
-    "before it began": (["MISSING", "SUSPENDED", "MISSING", "ACTIVE"], [0], 0,
-                        ["create", "delete", *BEGIN, "ended?", "delete"]),
-    "failed once": (["MISSING", "FAILED", "MISSING", "ACTIVE"], [0], 0,
-                    ["create", "delete", *BEGIN, "ended?", "delete"]),
-    "always fails": (["FAILED"], [0], 1, ["delete"]),
-    "told to stop": (["MISSING", "ACTIVE"], [42, 0], 0, [*BEGIN, "ended?", *BEGIN[1:], "ended?", "delete"]),
-    "a wrong command": (["MISSING", "ACTIVE"], [2], 2, [*BEGIN, "ended?", "log", "delete"]),
-    "a full disk": (["MISSING", "ACTIVE"], [3], 3, [*BEGIN, "ended?", "log", "delete"]),
-    "crashes": (["MISSING", "ACTIVE"], [1, 134, 1], 1,
-                [*BEGIN, "ended?", "log", *[*BEGIN[1:], "ended?", "log"] * 2, "delete"]),
-    "crashes once": (["MISSING", "ACTIVE"], [1, 0], 0, [*BEGIN, "ended?", "log", *BEGIN[1:], "ended?", "delete"]),
+    "before it began": (["MISSING", "SUSPENDED", "MISSING", "ACTIVE"], [0], {}, 0, ["create", "delete", *BEGIN, *END]),
+    "preempted, and not deleted at once": (
+        ["ACTIVE", "SUSPENDED", "SUSPENDED", "SUSPENDED", "MISSING", "ACTIVE"], ["wait", 0], {"delete": 1}, 0,
+        [*BEGIN[1:], "delete", *BEGIN, *END],
+    ),
+    "failed once": (["MISSING", "FAILED", "MISSING", "ACTIVE"], [0], {}, 0, ["create", "delete", *BEGIN, *END]),
+    "always fails": (["FAILED"], [0], {}, 1, ["delete"]),
+    "no quota": (["MISSING"], [0], {"create": 9}, 1, ["create", "delete"]),
+    "no quota at first": (["MISSING", "MISSING", "ACTIVE"], [0], {"create": 1}, 0, [*BEGIN, *END]),
+    "told to stop by its machine": (["MISSING", "ACTIVE"], [42, 0], {}, 0, [*BEGIN, *END]),
+    "a wrong command": (["MISSING", "ACTIVE"], [2], {}, 2, [*BEGIN, "ended?", "log", "delete"]),
+    "a full disk": (["MISSING", "ACTIVE"], [3], {}, 3, [*BEGIN, "ended?", "log", "delete"]),
+    "a full disk on one worker": (["ACTIVE"], [[3, 42], [3, 42], [3, 42], [3, 42]], {}, 3,
+                                  [*BEGIN[1:], "ended?", "log", "delete"]),
+    "always crashes": (["MISSING", "ACTIVE"], [1, 134, 42, 75], {}, 1, [*BEGIN, "ended?", "log", "delete"]),
+    "one worker always crashes": (["ACTIVE"], [[137, 42]] * 4, {}, 1, [*BEGIN[1:], "ended?", "log", "delete"]),
+    "crashes once": (["MISSING", "ACTIVE"], [1, 0], {}, 0, [*BEGIN, *END]),
+    "one worker boots anew": (["ACTIVE"], [["vanish", "wait"], 0], {}, 0,
+                              [*BEGIN[1:], "ended?", "log", "stop", *AGAIN, "delete"]),
+    "all workers boot anew": (["ACTIVE"], ["vanish", 0], {}, 0, [*BEGIN[1:], "ended?", "log", *AGAIN, "delete"]),
+    "not sent at first": (["ACTIVE"], [0], {"scp": 1}, 0, ["ended?", "scp", "ended?", *AGAIN, "delete"]),
+    "never reached": (["ACTIVE"], [0], {"ssh": 999}, 1, ["ended?", "delete"]),
+    "not deleted at once": (["ACTIVE"], [0], {"delete": 2}, 0, [*BEGIN[1:], *END]),
+    "never deleted": (["ACTIVE"], [0], {"delete": 9}, 1, [*BEGIN[1:], *END]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_a_run_is_kept_going_and_nothing_is_left(tmp_path, name):
-    states, exits, code, expected = SEQUENCES[name]
-    done = script(install(tmp_path, states=states, exits=exits), "keep", "mine", *COMMAND)
+    states, exits, fails, code, expected = SEQUENCES[name]
+    done = script(install(tmp_path, states=states, exits=exits, fails=fails), "keep", "mine", *COMMAND)
     assert done.returncode == code, done.stderr
     assert issued(tmp_path) == expected, done.stderr
     for _, arguments, _ in calls(tmp_path, "bertjax"):
         assert arguments == COMMAND[1:]  # word for word, through two shells, and the same each time
-    assert not any((worker / "bertjax.pid").exists() for worker in tmp_path.glob("worker-*"))
+    left = (
+        "PERHAPS STILL THERE, AND PAID FOR: gcloud compute tpus queued-resources delete mine --zone us-west4-a --force"
+    )
+    assert (left in done.stderr) == (name == "never deleted")
+    if name == "never reached":
+        assert "ssh does not reach all workers: ERROR: (gcloud) 503: try again later" in done.stderr
+    elif name != "never deleted":
+        assert not any((worker / "bertjax.pid").exists() for worker in tmp_path.glob("worker-*"))
 
 
-def test_ctrl_c_saves_the_run_and_gives_the_tpu_back(tmp_path):
-    environment = {**install(tmp_path, states=["MISSING", "ACTIVE"], exits=["wait"]), **SETTINGS}
-    process = subprocess.Popen([SCRIPT, "keep", "mine", *COMMAND], env=environment, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def kept(tmp_path):
+    """kept(*command): `keep` in the background once the run is under way on both workers."""
+    processes = []
+
+    def start(environment, *command, runs=2):
+        process = subprocess.Popen(
+            [SCRIPT, "keep", "mine", *command], env={**environment, **SETTINGS}, stderr=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        until(lambda: len(calls(tmp_path, "bertjax")) >= runs)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+    for worker in tmp_path.glob("worker-*/bertjax.pid"):
+        subprocess.run(["pkill", "-KILL", "-s", worker.read_text().strip()])
+
+
+def until(condition):
     end = time.monotonic() + 60
-    while len(calls(tmp_path, "bertjax")) < 2 and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    assert condition()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_saves_the_run_and_gives_the_tpu_back(tmp_path, kept, number):
+    process = kept(install(tmp_path, states=["MISSING", "ACTIVE"], exits=["wait"]), *COMMAND)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "gives the TPU back" in err
     assert issued(tmp_path)[-2:] == ["stop", "delete"]
 
 
+def test_the_same_command_again_looks_after_what_runs_and_another_one_leaves_it(tmp_path, kept):
+    environment = install(tmp_path, states=["MISSING", "ACTIVE"], exits=["wait"])
+    first = kept(environment, *COMMAND)
+    until(lambda: issued(tmp_path)[-1] == "ended?")
+    first.kill()
+    first.wait()
+    before = issued(tmp_path)
+    other = script(environment, "keep", "mine", *COMMAND, "--seed", "1")
+    assert other.returncode == 2 and "another command runs on mine" in other.stderr
+    again = kept(environment, *COMMAND)
+    assert "it runs: looks after it" in again.stderr.readline()
+    assert issued(tmp_path) == before  # but for looking
+    assert script(environment, "stop", "mine").returncode == 0
+    _, err = again.communicate(timeout=60)
+    assert again.returncode == 42 and "was stopped" in err
+    assert issued(tmp_path)[len(before) :] == ["stop", "ended?", "delete"] and len(calls(tmp_path, "bertjax")) == 2
+
+
+def test_what_is_sent_is_the_folder_as_it_is(tmp_path):
+    environment = install(tmp_path, states=["ACTIVE"])
+    folder = tmp_path / "a checkout"
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@here", "-C", folder]
+    (folder / "launch").mkdir(parents=True)
+    shutil.copy(SCRIPT, folder / "launch")
+    for name, text in {"kept.py": "old", "gone.py": "", ".gitignore": "runs/\n"}.items():
+        (folder / name).write_text(text)
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    (folder / "kept.py").write_text("new")
+    (folder / "gone.py").unlink()
+    (folder / "a recipe.py").touch()
+    (folder / "runs").mkdir()
+    (folder / "runs/large").touch()
+    command = [folder / "launch/tpu_vm.sh", "install", "mine"]
+    assert subprocess.run(command, env={**environment, **SETTINGS}, cwd=tmp_path).returncode == 0
+    with tarfile.open(tmp_path / "sent.tar.gz") as sent:
+        assert sorted(sent.getnames()) == [".gitignore", "a recipe.py", "kept.py", "launch/tpu_vm.sh"]
+        assert sent.extractfile("kept.py").read() == b"new"
+    shutil.rmtree(folder / ".git")
+    done = subprocess.run(command, env={**environment, **SETTINGS}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "no checkout of git" in done.stderr
+
+
 def test_start_stop_and_start_again(tmp_path):
     environment = install(tmp_path, states=["ACTIVE"], exits=["wait", 0])
     assert script(environment, "run", "mine", *COMMAND).returncode == 0
-    end = time.monotonic() + 30
-    while len(calls(tmp_path, "bertjax")) < 2 and time.monotonic() < end:
-        time.sleep(0.05)
+    until(lambda: len(calls(tmp_path, "bertjax")) == 2)
     again = script(environment, "run", "mine", *COMMAND)
     assert again.returncode == 3 and "it runs already" in again.stdout
     assert script(environment, "stop", "mine").returncode == 0
     assert [(worker / "bertjax.exit").read_text() for worker in tmp_path.glob("worker-*")] == ["42\n"] * 2
+    nothing = script(environment, "stop", "mine")
+    assert nothing.returncode == 0 and "nothing runs" in nothing.stdout
     assert script(environment, "run", "mine", *COMMAND).returncode == 0
+    shutil.rmtree(tmp_path / "worker-1/bertjax")
+    done = script(environment, "run", "mine", *COMMAND)
+    assert done.returncode == 2 and "launch/tpu_vm.sh install mine" in done.stdout
 
 
 def test_the_commands_word_for_word(tmp_path):
@@ -138,12 +232,17 @@ def test_gcloud_knows_every_command_and_flag(tmp_path):
         (["create"], {}, "launch/tpu_vm.sh keep    NAME"),
         (["run", "mine"], {}, "give the command"),
         (["sotp", "mine"], {}, "there is no sotp"),
+        (["create", "mine", "--spot"], {}, "SPOT=1 launch/tpu_vm.sh"),
+        (["keep", "mine", "bertjax", "doctor"], {}, "has no --out"),
         (["create", "mine"], {"ZONE": ""}, "name the zone"),
         (["create", "mine"], {"TYPE": ""}, "TYPE=v5litepod-16"),
+        (["keep", "mine", *COMMAND], {"VERSION": ""}, "VERSION=v2-alpha-tpuv5-lite"),
+        (["create", "mine"], {"SPOT": "perhaps"}, "SPOT=perhaps: 1 or 0"),
+        (["create", "mine"], {"POLL": "30sec"}, "POLL=30sec"),
     ],
 )
 def test_what_is_missing_is_told(tmp_path, arguments, changed, told):
     environment = {**install(tmp_path, states=["ACTIVE"]), **SETTINGS, **changed}
     done = subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode in (1, 2) and told in done.stderr
+    assert done.returncode == 2 and told in done.stderr
     assert not calls(tmp_path, "gcloud")

@@ -54,7 +54,7 @@ def test_process_0_counts_who_has_come(monkeypatch, server, first, second, most)
         left.wait()
 
     monkeypatch.setattr(rollcall.REQUEST, "end", end)
-    call = rollcall.RollCall(state, 1, "", "the cure")
+    call = rollcall.RollCall(state, 1, "", "the cure", given=True)
     assert ended.wait(20)
     call.close()
     left.set()
@@ -63,8 +63,32 @@ def test_process_0_counts_who_has_come(monkeypatch, server, first, second, most)
     assert said[0] == (42, told, False)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_nobody_answers(monkeypatch, capfd, given):
+    """A wrong address is the user's; in a cluster process 0 may be late."""
+    said, ended, left = [], threading.Event(), threading.Event()
+
+    def end(code, message="", **_):
+        said.append((code, message))
+        ended.set()
+        left.wait()
+
+    monkeypatch.setattr(rollcall.os, "_exit", end)
+    monkeypatch.setattr(rollcall.REQUEST, "end", end)
+    state = State()
+    state.coordinator_address, state.process_id = "localhost:1", 1
+    call = rollcall.RollCall(state, 1, "", "the cure", given)
+    assert ended.wait(20)
+    call.close()
+    left.set()
+    nobody = "nobody answers at localhost:1"
+    told = f"process 1: {nobody} in 1 seconds: the others were stopped or never started; the cure"
+    assert said[0] == ((2, "") if given else (42, told))
+    assert (f"did not find each other ({nobody}); the cure" in capfd.readouterr().err) == given
+
+
 def test_nothing_is_said_once_all_have_come(monkeypatch, capfd):
     monkeypatch.setattr(rollcall.os, "_exit", lambda code: pytest.fail("ended"))
-    rollcall.RollCall(State(), 1, "", "the cure").close()
+    rollcall.RollCall(State(), 1, "", "the cure", given=True).close()
     time.sleep(1.2)
     assert not capfd.readouterr().err

@@ -97,6 +97,15 @@ def test_what_others_left_in_the_folder(examined, copied):
     assert "holiday.jpg" in found["foreign files"][1]
 
 
+def test_what_is_ours_is_not_foreign(examined, copied):
+    (copied / "stacks-0.txt").touch()
+    for run in ("cola/seed-0", "mnli/batch-16_rate-2e-05_epochs-3/seed-1"):
+        (copied / run).mkdir(parents=True)
+        (copied / run / "config.json").touch()
+    code, found = examined("--out", copied)
+    assert code == 0 and "foreign files" not in found, found
+
+
 def test_a_folder_in_use(examined, copied):
     with held(copied):
         code, found = examined("--out", copied)
