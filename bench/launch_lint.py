@@ -20,10 +20,17 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 READ = """
-import sky
-task = sky.Task.from_yaml("launch/skypilot.yaml")
+import sky, yaml
+task = sky.Task.from_yaml_config(yaml.safe_load(open("launch/skypilot.yaml")), [("BUCKET", "ours")])
+try:
+    sky.Task.from_yaml("launch/skypilot.yaml")
+except ValueError as error:
+    assert "BUCKET" in str(error)
+else:
+    raise SystemExit("a task without a bucket would be launched")
 print(task.num_nodes, *task.resources, sorted(task.storage_mounts or task.file_mounts or {}))
 """
+ENDS = (1, 2, 3, 42, 134, 137, 143)  # of bertjax.supervise, and of a pod that is killed
 
 
 def environment(folder: Path, *packages: str) -> Path:
@@ -45,7 +52,7 @@ def xpk_command() -> list[str]:
 
 
 def check_xpk(folder: Path) -> None:
-    """Runs xpk dry; its pods must be as many as ours, and on the same chips."""
+    """Runs xpk dry; its pods must be as many as ours, on the same chips, and start again after the same exit codes."""
     binaries, manifest = environment(folder / "xpk", "xpk==1.16.0"), folder / "xpk.yaml"
     _, *arguments = xpk_command()
     dry = [
@@ -71,7 +78,19 @@ def _pods(jobset: dict[str, Any]) -> dict[str, Any]:
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     chips = job["template"]["spec"]["nodeSelector"]
     names = ("cloud.google.com/gke-tpu-accelerator", "cloud.google.com/gke-tpu-topology")
-    return {"parallelism": job["parallelism"], **{name.partition("/")[2]: chips.get(name) for name in names}}
+    again = [code for code in ENDS if not _fails(job["podFailurePolicy"]["rules"], code)]
+    found = {name.partition("/")[2]: chips.get(name) for name in names}
+    return {"parallelism": job["parallelism"], **found, "again": again}
+
+
+def _fails(rules: list[dict[str, Any]], code: int) -> bool:
+    """Whether a pod's exit code fails the job for good."""
+    for rule in rules:
+        if "onExitCodes" in rule:
+            asked = rule["onExitCodes"]
+            if (code in asked["values"]) == (asked["operator"] == "In"):
+                return bool(rule["action"] == "FailJob")
+    return False
 
 
 def check_skypilot(folder: Path) -> None:

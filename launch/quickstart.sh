@@ -2,10 +2,13 @@
 # From raw text to a score: prepare, pretrain, finetune, evaluate, on the sample data of this repository.
 # usage: launch/quickstart.sh [FOLDER]     (default runs/quickstart; run again, it goes on where it stopped)
 set -euo pipefail
+case "${1:-}" in
+    "" | /*) out="${1:-runs/quickstart}" ;;
+    *) out="$PWD/$1" ;;
+esac
 cd "$(dirname "$0")/.."
 . launch/environment.sh ""
 
-out="${1:-runs/quickstart}"
 mkdir -p "$out"
 JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$(cd "$out" && pwd)/compiled}"
 export JAX_COMPILATION_CACHE_DIR
