@@ -1,9 +1,11 @@
-"""bench/gpu.py at toy size on this machine's CPU, with nothing installed but what it says it needs."""
+"""bench/gpu.py at toy size on a CPU, with nothing installed but what it says it needs; and where something fails."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,14 @@ import pytest
 pytestmark = pytest.mark.late
 
 ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "bench" / "workers")]
+
+import gpu  # noqa: E402
+import gpu_pretraining  # noqa: E402
+import gpu_shared  # noqa: E402
+import gpu_speed  # noqa: E402
+import gpu_ways  # noqa: E402
+
 # What bertjax needs elsewhere, and torch, cannot be imported.
 BARE = """
 import sys
@@ -21,7 +31,8 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 ABSENT = ["tokenizers", "grain", "array_record", "safetensors", "sentencepiece", "scipy", "seqeval", "sklearn", "tyro"]
-ABSENT += ["zstandard", "torch"]
+ABSENT += ["zstandard", "google_crc32c", "xxhash", "torch"]
+SIZE = gpu_shared.Size("tiny", 64, 128)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +45,7 @@ def found(tmp_path_factory):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "## pretraining" in (folder / "out.md").read_text()
     parts = json.loads((folder / "out.json").read_text())["parts"]
-    assert not any(part["error"] for part in parts.values())
+    assert not any(part["ended"] for part in parts.values())
     return {name: part["lines"] for name, part in parts.items()}
 
 
@@ -45,7 +56,7 @@ def test_every_way_that_is_there_is_right(found):
 
 
 def test_speed(found):
-    _, *sizes = found["speed"]
+    sizes = [line for part in ("speed", "speed-more") for line in found[part] if "model" in line]
     assert [(line["attention"], line["repeatable"]) for line in sizes] == [
         ("einsum", kind) for kind in (True, False, True)
     ]
@@ -54,10 +65,209 @@ def test_speed(found):
 
 
 def test_without_torch_it_is_left_out(found):
-    assert found["torch"] == [{"not_here": "torch is not installed"}]
+    assert found["torch"] == found["torch-more"] == [{"not_here": "torch is not installed"}]
 
 
 def test_a_model_learns(found):
     steps = [line["step"] for line in found["pretraining"]]
-    assert steps == [20, 40, 60]
+    assert steps == sorted(set(steps)) and steps[-1] >= 60
     assert found["pretraining"][-1]["held_out"] < found["pretraining"][0]["held_out"] - 0.05
+
+
+def said(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+def test_a_kernel_that_fails_costs_nothing_else(monkeypatch, capsys):
+    def broken(*heads, **how):
+        raise RuntimeError("no such kernel\na remark")
+
+    monkeypatch.setattr(gpu_ways.attend, "cudnn", broken)
+    monkeypatch.setattr(gpu_ways.attend, "choose", lambda *asked, **how: None)
+    monkeypatch.setattr(gpu_ways, "KINDS", ("cudnn", "einsum"))
+    gpu_ways.ways(time.time() + 1e3, toy=True)
+    assert [line.get("failed", line.get("right")) for line in said(capsys)] == [
+        *["RuntimeError: no such kernel"] * 2,
+        *[True] * 2,
+    ]
+
+
+def test_a_size_that_fails_is_told_one_that_is_too_large_is_halved_and_the_rest_goes_on(capsys):
+    def measure(size):
+        if size.model == "base":
+            raise ValueError("nothing of that kind\na remark")
+        if size.rows > 16:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return {"rate": 1}
+
+    sizes = [SIZE._replace(model="base", attention="einsum"), SIZE]
+    gpu_shared.each(sizes, time.time() + 1e3, 0, measure, gpu_speed.too_large)
+    assert said(capsys) == [
+        {"model": "base", "batch": "64 x 128", "attention": "einsum", "failed": "ValueError: nothing of that kind"},
+        {"model": "tiny", "batch": "16 x 128", "rate": 1},
+    ]
+
+
+def test_memory_that_does_not_do_for_one_row_ends_there_and_time_that_is_over_is_no_failure(capsys):
+    def measure(size):
+        if size.model == "large":
+            raise TimeoutError
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    for model, until in (("base", time.time() + 1e3), ("large", time.time() + 1e3), ("base", time.time())):
+        gpu_shared.each([SIZE._replace(model=model)], until, 1, measure, gpu_speed.too_large)
+    lines = said(capsys)
+    assert (lines[0]["batch"], lines[0]["failed"]) == ("1 x 128", "RuntimeError: RESOURCE_EXHAUSTED: Out of memory")
+    assert all(
+        line == {"model": line["model"], "batch": "64 x 128", "left_out": "no time was left"} for line in lines[1:]
+    )
+    assert [gpu.failed({"crashed": False, "lines": [line]}) for line in lines] == [True, False, False]
+
+
+def test_a_size_that_cannot_be_compiled_does_not_keep_the_others(monkeypatch):
+    class Program:
+        def __init__(self, size):
+            self.size = size
+
+        def compile(self):
+            if self.size.rows == 32:
+                raise RuntimeError("not compiled")
+            return "a step"
+
+    def lowered(size, toy):
+        if size.rows == 16:
+            raise ValueError("not traced")
+        return Program(size)
+
+    monkeypatch.setattr(gpu_speed, "lowered", lowered)
+    monkeypatch.setattr(gpu_speed, "_begin", lambda *preset: 1 / 0)
+    sizes = [SIZE._replace(rows=rows) for rows in (64, 32, 16)]
+    ahead = gpu_speed.compiling(sizes, toy=True)
+    assert ahead[sizes[0]].result()[0] == "a step"
+    assert [str(ahead[size].exception()) for size in sizes[1:]] == ["not compiled", "not traced"]
+
+
+def test_learning_ends_by_itself_before_its_time(monkeypatch, capsys):
+    learn, ends = gpu_pretraining.learn, []
+
+    def shortly(train, until, block, enough):  # from when it is compiled, which takes what it takes
+        ends.append(time.time() + 3)
+        learn(train, ends[0], 0.5, float("inf"))
+
+    monkeypatch.setattr(gpu_pretraining, "learn", shortly)
+    gpu_pretraining.pretraining(time.time() + 1e3, toy=True)
+    assert time.time() < ends[0] + gpu.SLACK / 2
+    steps = [line["step"] for line in said(capsys)]
+    assert len(steps) >= 2 and steps == sorted(set(steps))
+
+
+def test_blocks_follow_the_time_of_a_step_and_none_is_begun_that_would_not_fit(monkeypatch, capsys):
+    now, counts = [0.0], []
+
+    def train(count):
+        counts.append(count)
+        now[0] += 0.02 * count
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(gpu_pretraining.time, "time", lambda: now[0])
+    gpu_pretraining.learn(train, 13.0, 5.0, float("inf"))
+    assert counts == [10, 250, 250]
+    assert now[0] == pytest.approx(10.2)
+    assert said(capsys)[-1] == {"step": 510, "seconds": 10.2, "loss": 1.0}
+
+
+SAYS = "import json, sys, time\nprint(json.dumps({'model': 'tiny'}), flush=True)\n"
+CRASHES = SAYS + "print('what came before', file=sys.stderr)\nraise RuntimeError('a kernel is missing')\n"
+SLEEPS = SAYS + "time.sleep(600)\n"
+
+
+@pytest.fixture
+def workers(tmp_path, monkeypatch):
+    """Makes workers of these texts, the other parts being done at once; they have a second, or longer."""
+
+    def make(seconds=1, **texts):
+        for part in gpu.PARTS.values():
+            (tmp_path / part.worker).write_text(texts.get(part.worker.removesuffix(".py"), SAYS))
+        monkeypatch.setattr(gpu, "WORKERS", tmp_path)
+        monkeypatch.setattr(gpu, "PARTS", {name: part._replace(most=seconds) for name, part in gpu.PARTS.items()})
+        monkeypatch.setattr(gpu, "LEAST", 0)
+        monkeypatch.setattr(gpu, "SLACK", 0)
+
+    return make
+
+
+def run(tmp_path, *parts):
+    code = gpu.main(["--toy", "--out", str(tmp_path / "out"), "--parts", *(parts or gpu.PARTS)])
+    return code, json.loads((tmp_path / "out.json").read_text())["parts"]
+
+
+@pytest.mark.parametrize("crashes", ["gpu_ways", "gpu_speed", "gpu_torch", "gpu_pretraining"])
+def test_a_part_that_crashes_is_told_fails_the_whole_and_keeps_nothing_else(crashes, tmp_path, workers):
+    workers(seconds=60, **{crashes: CRASHES})
+    code, parts = run(tmp_path)
+    assert code == 1 and list(parts) == list(gpu.PARTS)
+    for name, part in parts.items():
+        why = (
+            "crashed, exit code 1: RuntimeError: a kernel is missing"
+            if gpu.PARTS[name].worker == f"{crashes}.py"
+            else ""
+        )
+        assert part == {"lines": [{"model": "tiny"}], "ended": why, "crashed": bool(why)}
+    assert "what came before" in (tmp_path / "out.log").read_text()
+
+
+def test_a_part_that_is_stopped_keeps_what_it_said_and_is_no_failure(tmp_path, workers):
+    workers(seconds=5, gpu_speed=SLEEPS)
+    code, parts = run(tmp_path, "speed", "ways")
+    assert code == 0 and parts["ways"]["ended"] == ""
+    assert parts["speed"]["lines"] == [{"model": "tiny"}] and parts["speed"]["ended"].startswith("stopped after")
+
+
+def test_a_line_that_failed_or_is_wrong_fails_the_whole():
+    assert [gpu.failed({"crashed": False, "lines": [line]}) for line in ({"right": False}, {"right": True}, {})] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_killed_in_the_middle_it_leaves_what_was_said_and_no_worker(tmp_path):
+    (tmp_path / "gpu_ways.py").write_text(
+        f"import os\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n" + SLEEPS
+    )
+    program = f"import sys; sys.path.insert(0, {str(ROOT / 'bench')!r}); import gpu, pathlib; "
+    program += f"gpu.WORKERS = pathlib.Path({str(tmp_path)!r}); gpu.run_to_the_end()"
+    command = [sys.executable, "-c", program, "--toy", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        out = tmp_path / "out.json"
+        while not (out.exists() and json.loads(out.read_text())["parts"]["ways"]["lines"]):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    assert json.loads(out.read_text())["parts"]["ways"]["lines"] == [{"model": "tiny"}]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_the_reason_is_the_exception_and_not_what_a_library_adds():
+    errors = (
+        "Traceback:\n  a()\njax.errors.JaxRuntimeError: INTERNAL: no kernel\n--------------------\nFor simplicity, "
+    )
+    assert (
+        gpu.reason(errors + "JAX has removed its internal frames.\n")
+        == "jax.errors.JaxRuntimeError: INTERNAL: no kernel"
+    )
+    assert gpu.reason("torch._dynamo.exc.Unsupported: a call\nSet TORCHDYNAMO_VERBOSE=1\n").endswith(
+        "Unsupported: a call"
+    )
+    assert gpu.reason("one\ntwo\n") == "two" and gpu.reason("") == "it wrote nothing"
+
+
+def test_without_an_accelerator_it_says_so_at_once(tmp_path):
+    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=60
+    )
+    assert done.returncode == 2 and list(tmp_path.iterdir()) == []
+    assert done.stderr == "bench/gpu.py: JAX finds no accelerator here, only a CPU; --toy runs on one\n"

@@ -1,111 +1,141 @@
-"""What bench/gpu.py runs of torch: BERT with scaled_dot_product_attention, compiled; a JSON object a line."""
+"""What bench/gpu.py runs of torch: BERT with scaled_dot_product_attention, compiled; a JSON object a line.
 
-import argparse
-import json
+The parts of the model are compiled one by one, and all layers by one program (torch's "regional compilation"): it takes
+a fraction of the time that the whole model does, of which a size with `whole` says what else it gives.
+"""
+
+import sys
 import time
+from typing import Any
 
-SIZES = {"tiny": (2, 128, 2), "base": (12, 768, 12), "large": (24, 1_024, 16)}  # layers, width, heads
-PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
+from gpu_shared import Size, asked, each, rates, say, timed
 
-
-def main() -> None:
-    """Steps of base and large at 128 and packed 512, as long as there is time."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=("torch",))
-    parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--toy", action="store_true")
-    options = parser.parse_args()
-    end = time.monotonic() + options.seconds
-    try:
-        import torch
-    except ImportError:
-        print(json.dumps({"not_here": "torch is not installed"}))
-        return
-    print(json.dumps({"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "torch": torch.__version__}))  # fmt: skip  # noqa: E501
-    sizes = [("tiny", 4, 128, 1)] if options.toy else [("base", 256, 128, 1), ("base", 64, 512, 4), ("large", 128, 128, 1), ("large", 32, 512, 4)]  # fmt: skip  # noqa: E501
-    for preset, rows, length, sequences in sizes:
-        if time.monotonic() > end - (0 if options.toy else 50):
-            print(json.dumps({"model": preset, "batch": f"{rows} x {length}", "error": "no time was left"}), flush=True)
-            continue
-        print(json.dumps(measure(preset, rows, length, sequences, options.toy)), flush=True)
-
-
-def measure(preset: str, rows: int, length: int, sequences: int, toy: bool) -> dict[str, object]:
-    """Tokens a second of training one size, all of them real."""
+try:
     import torch
     from torch import nn
     from torch.nn import functional as f
+except ImportError:
+    say(not_here="torch is not installed")
+    sys.exit()
 
-    layers, width, heads = SIZES[preset]
-    vocab, slots, dropout = 512 if toy else 30_522, round(0.15 * length) + 1, 0.1
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+SIZES = {"tiny": (2, 128, 2), "base": (12, 768, 12), "large": (24, 1_024, 16)}  # layers, width, heads
+DROPOUT = 0.1
+NEEDED = 25  # seconds to compile and measure a size
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+NAME = torch.cuda.get_device_name() if CUDA else "cpu"
 
-    class Layer(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-            self.first, self.second = nn.LayerNorm(width, 1e-12), nn.LayerNorm(width, 1e-12)
 
-        def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-            q, k, v = self.qkv(x).view(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-            mixed = f.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(x.shape)
-            x = self.first(x + f.dropout(self.out(mixed), dropout))
-            return self.second(x + f.dropout(self.down(f.gelu(self.up(x))), dropout))
+class Embed(nn.Module):
+    """Tokens and places i64[B,L] as f[B,L,D]."""
 
-    class Bert(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tokens, self.places = nn.Embedding(vocab, width), nn.Embedding(512, width)
-            self.norm, self.layers = nn.LayerNorm(width, 1e-12), nn.ModuleList(Layer() for _ in range(layers))
-            self.transform, self.last = nn.Linear(width, width), nn.LayerNorm(width, 1e-12)
-            self.bias = nn.Parameter(torch.zeros(vocab))
+    def __init__(self, vocab: int, width: int) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(vocab, width), nn.Embedding(512, width)
+        self.norm = nn.LayerNorm(width, 1e-12)
 
-        def forward(self, ids, places, mask, masked, targets):  # noqa: ANN001, ANN202
-            x = f.dropout(self.norm(self.tokens(ids) + self.places(places)), dropout)
-            for layer in self.layers:
-                x = layer(x, mask)
-            x = x.gather(1, masked[:, :, None].expand(-1, -1, width))
-            x = self.last(f.gelu(self.transform(x)))
-            return f.cross_entropy((x @ self.tokens.weight.T + self.bias).float().flatten(0, 1), targets.flatten())
+    def forward(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return f.dropout(self.norm(self.tokens(ids) + self.places(places)), DROPOUT)
 
+
+class Layer(nn.Module):
+    """One of BERT's layers, f[B,L,D] to f[B,L,D]; `mask` bool[1,1,L,L] where rows are packed."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.first, self.second = nn.LayerNorm(width, 1e-12), nn.LayerNorm(width, 1e-12)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = f.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(x.shape)
+        x = self.first(x + f.dropout(self.out(mixed), DROPOUT))
+        return self.second(x + f.dropout(self.down(f.gelu(self.up(x))), DROPOUT))
+
+
+class Head(nn.Module):
+    """The loss at the places `masked` i64[B,M], whose tokens were `targets` i64[B,M]; `table` is that of the tokens."""
+
+    def __init__(self, vocab: int, width: int) -> None:
+        super().__init__()
+        self.transform, self.norm = nn.Linear(width, width), nn.LayerNorm(width, 1e-12)
+        self.bias = nn.Parameter(torch.zeros(vocab))
+
+    def forward(
+        self, x: torch.Tensor, table: torch.Tensor, masked: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        x = x.gather(1, masked[:, :, None].expand(-1, -1, x.shape[-1]))
+        x = self.norm(f.gelu(self.transform(x)))
+        return f.cross_entropy((x @ table.T + self.bias).float().flatten(0, 1), targets.flatten())
+
+
+class Bert(nn.Module):
+    """The masked language model of a preset, without types and pooler."""
+
+    def __init__(self, preset: str, vocab: int) -> None:
+        super().__init__()
+        layers, width, heads = SIZES[preset]
+        self.embed, self.head = Embed(vocab, width), Head(vocab, width)
+        self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        places: torch.Tensor,
+        mask: torch.Tensor | None,
+        masked: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
+        x = self.embed(ids, places)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.head(x, self.embed.tokens.weight, masked, targets)
+
+
+def measure(size: Size, toy: bool) -> dict[str, Any]:
+    """Tokens a second of training one size, all of them real."""
     torch.manual_seed(0)
-    model = Bert().to(device)
-    run = model if toy else torch.compile(model)
+    torch._dynamo.reset()  # else it takes the sizes of a program that it has met twice for variables
+    layers, width, _ = SIZES[size.model]
+    vocab, slots = 512 if toy else 30_522, round(0.15 * size.length) + 1
+    with torch.device(DEVICE):
+        model, batch = Bert(size.model, vocab), inputs(size, vocab, slots)
+    for part in (model,) if size.whole else (model.embed, *model.layers, model.head):
+        part.compile(dynamic=False, fullgraph=True, backend="aot_eager" if toy else "inductor")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    place = torch.arange(length, device=device)
-    sequence = place // (length // sequences)
-    mask = (sequence[:, None] == sequence)[None, None] if sequences > 1 else None
-    batch = (
-        torch.randint(vocab, (rows, length), device=device),
-        (place % (length // sequences)).expand(rows, -1),
-        mask,
-        torch.randint(length, (rows, slots), device=device),
-        torch.randint(vocab, (rows, slots), device=device),
-    )
 
-    def steps(count: int) -> float:
-        began = time.perf_counter()
+    def steps(count: int) -> None:
         for _ in range(count):
-            with torch.autocast(device, torch.bfloat16):
-                loss = run(*batch)
+            with torch.autocast(DEVICE, torch.bfloat16):
+                loss = model(*batch)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        if device == "cuda":
+        if CUDA:
             torch.cuda.synchronize()
-        return time.perf_counter() - began
 
-    compiled, count, took = steps(1), 2, 0.0
-    while took < (0.1 if toy else 5):
-        count *= 2
-        took = steps(count)
-    rate = rows * length * count / took
-    flops = rate * flops_per_token(layers, width, vocab, length, slots / length)
-    peak = PEAKS.get(torch.cuda.get_device_name()) if device == "cuda" else None
-    work = {"mfu": round(flops / peak, 3)} if peak else {"tflops_per_second": float(f"{flops / 1e12:.3g}")}
-    shape = f"{rows} x {length}" + (f", {sequences} packed" if sequences > 1 else "")
-    return {"model": preset, "batch": shape, "tokens_per_second": round(rate), **work, "compile_seconds": round(compiled, 1)}  # fmt: skip  # noqa: E501
+    began = time.perf_counter()
+    steps(1)
+    compiled = time.perf_counter() - began
+    seconds, spread = timed(steps, toy=toy)
+    flops = flops_per_token(layers, width, vocab, size.length, slots / size.length)
+    rate = rates(size, seconds, spread, flops, NAME)
+    return {"whole": size.whole} | rate | {"compile_seconds": round(compiled, 1)}
+
+
+def inputs(size: Size, vocab: int, slots: int) -> tuple[torch.Tensor | None, ...]:
+    """A batch of random tokens, all real: ids, places, mask, masked, targets."""
+    place = torch.arange(size.length)
+    sequence = place // (size.length // size.sequences)
+    return (
+        torch.randint(vocab, (size.rows, size.length)),
+        (place % (size.length // size.sequences)).expand(size.rows, -1),
+        (sequence[:, None] == sequence)[None, None] if size.sequences > 1 else None,
+        torch.randint(size.length, (size.rows, slots)),
+        torch.randint(vocab, (size.rows, slots)),
+    )
 
 
 def flops_per_token(layers: int, width: int, vocab: int, length: int, masked: float) -> float:
@@ -113,5 +143,12 @@ def flops_per_token(layers: int, width: int, vocab: int, length: int, masked: fl
     return 3.0 * (layers * (24 * width**2 + 4 * length * width) + masked * 2 * (width**2 + width * vocab))
 
 
+def too_large(error: Exception) -> bool:
+    """Whether the memory of the device did not do."""
+    return isinstance(error, torch.cuda.OutOfMemoryError)
+
+
 if __name__ == "__main__":
-    main()
+    options = asked()
+    say(device=NAME, torch=torch.__version__)
+    each(options.sizes, options.until, 0 if options.toy else NEEDED, lambda s: measure(s, options.toy), too_large)
