@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = argparse.SUPPRESS  # the help of what a script tells its own processes
-DECIDE = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "keras", "keras-hub", "datasets")  # the speed
+DECIDE = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "keras", "keras-hub", "datasets", "atheris")
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
@@ -97,7 +97,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(python: str) -> dict[str, str]:
-    """Of what decides the speed, in the environment of a python."""
+    """Of what decides the figures, in the environment of a python."""
     code = (
         "import importlib.metadata as m, json\n"
         f"found = {{d.name.lower(): d.version for d in m.distributions() if d.name.lower() in {DECIDE}}}\n"
