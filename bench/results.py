@@ -37,9 +37,10 @@ def write(
 ) -> None:
     """The lines of a table and its figures, with command, machine, commit and the versions of the programs."""
     programs = programs or {"bertjax": versions(sys.executable)}
-    about = {"command": command(), **origin(), "machine": machine(), "versions": programs}
+    at = machine()
+    about = {"command": command(), **origin(), "machine": at, "versions": programs}
     notes = [f"`{about['command']}`; {about['date']}, commit {about['commit']}"]
-    notes += ["{cpu}, {cores} cores, load {load[0]:.1f}".format(**about["machine"])]
+    notes += [f"{at['cpu']}, {at['cores']} cores, load {at['load'][0]:.1f}"]
     notes += [f"{program}: {', '.join(map(' '.join, found.items()))}" for program, found in programs.items()]
     text = "\n".join([f"# {name}", "", *lines, "", *(f"- {note}" for note in notes)])
     out.mkdir(parents=True, exist_ok=True)
