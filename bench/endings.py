@@ -1,37 +1,30 @@
 """SIGTERM at random moments of pretraining, of one process and of one of two: seconds to the end, code, what is kept.
 
-    python bench/endings.py [--one 50] [--two 20]
+    python bench/endings.py [--one 50] [--two 20] [--out bench/results]
 
 A run is taken up after each signal until it is done, then another begins; each that is done must have logged, to the
-last bit, what the undisturbed one did. Rounds that are in bench/results/endings.json already are not made again, so
-that it can be made in pieces. Every second start compiles anew, that there is something to hit. The processes are
-forked from one that has made its imports.
+last bit, what the undisturbed one did. Rounds that are in OUT/endings.json already are not made again, so that it can
+be made in pieces; the table is OUT/endings.md. Every second start compiles anew, that there is something to hit. The
+processes are forked from one that has made its imports.
 """
 
-import argparse
 import json
 import random
 import re
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+import results
+from kills import Child, Zygote, figures  # it puts tests/ on the path
+from processes import free_port
 
-from processes import free_port  # noqa: E402
-from zygote import Child, Zygote  # noqa: E402
+from bertjax.train.stop import last_step
 
-from bertjax.train.log import read_metrics  # noqa: E402
-from bertjax.train.stop import last_step  # noqa: E402
-
-RESULTS = ROOT / "bench/results/endings.json"
-VARIES = ("seconds", "tokens_per_second", "gflops_per_second")
 RECIPE = """
 from bertjax.config import Pretrain
 from bertjax.models import bert
@@ -45,11 +38,6 @@ def config() -> Pretrain:
         log_every=1, eval_every=20, eval_batches=10, save_every=5,
     )
 """
-
-
-def logged(run: Path) -> list[dict[str, Any]]:
-    """Every logged figure that is not a time."""
-    return [{name: value for name, value in line.items() if name not in VARIES} for line in read_metrics(run)]
 
 
 def phase(said: str) -> str:
@@ -95,7 +83,7 @@ class Rounds:
         codes = [child.ended(60)[0] for child in children]
         seconds = time.monotonic() - began
         if set(codes) == {0}:
-            assert logged(self.run) == logged(self.undisturbed), "a run that was stopped is another one"
+            assert figures(self.run) == figures(self.undisturbed), "a run that was stopped is another one"
             shutil.rmtree(self.run)
             return None
         told = re.findall(r"SIGTERM: (stopped.*?)(?:; the same|: go on|$)", " ".join(c.err for c in children), re.M)
@@ -112,36 +100,42 @@ class Rounds:
         }
 
 
-def write(rounds: list[dict[str, Any]], done: int) -> None:
+def write(out: Path, rounds: list[dict[str, Any]], done: int) -> None:
     """The rounds, and a table of them."""
-    RESULTS.write_text(json.dumps({"rounds": rounds, "runs done bit-equal": done}, indent=1) + "\n")
-    lines = ["# SIGTERM at random moments of pretraining", "", "`python bench/endings.py`; CPU, 2 layers of 32.", ""]
-    lines += [
-        "| processes | under way | signals | exit 42 | seconds to the end, most | saved | last checkpoint named |"
-    ]
-    lines += ["|---|---|---|---|---|---|---|"]
+    head = (
+        "processes",
+        "under way",
+        "signals",
+        "exit 42",
+        "seconds to the end, most",
+        "saved",
+        "last checkpoint named",
+    )
+    rows = []
     for key in sorted({(each["processes"], each["phase"]) for each in rounds}):
         some = [each for each in rounds if (each["processes"], each["phase"]) == key]
         told = Counter("saved" if "saved it" in " ".join(each["told"]) else "named" for each in some)
         right = sum(set(each["codes"]) == {42} for each in some)
         most = max(each["seconds"] for each in some)
-        lines += [f"| {key[0]} | {key[1]} | {len(some)} | {right} | {most:.1f} | {told['saved']} | {told['named']} |"]
-    lines += ["", f"Runs of one and of two processes that were taken up to their end, bit-equal in every line: {done}."]
-    RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        rows.append((*key, len(some), right, f"{most:.1f}", told["saved"], told["named"]))
+    lines = ["SIGTERM at random moments of pretraining; CPU, 2 layers of 32.", "", *results.table(head, rows), ""]
+    lines.append(f"Runs of one and of two processes that were taken up to their end, bit-equal in every line: {done}.")
+    results.write(out, "endings", lines, {"rounds": rounds, "runs done bit-equal": done})
 
 
 def main() -> None:
     """Makes what is missing."""
-    options = argparse.ArgumentParser()
+    options = results.parser(__doc__)
     options.add_argument("--one", type=int, default=50)
     options.add_argument("--two", type=int, default=20)
     chosen = options.parse_args()
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    before = chosen.out / "endings.json"
+    kept = json.loads(before.read_text()) if before.exists() else {}
     rounds, done = kept.get("rounds", []), kept.get("runs done bit-equal", 0)
     with tempfile.TemporaryDirectory() as folder:
         home, zygote = Path(folder), Zygote(Path(folder))
         (home / "recipe.py").write_text(RECIPE)
-        corpus = ROOT / "sample_data/messages.txt.gz"
+        corpus = results.ROOT / "sample_data/messages.txt.gz"
         made = zygote.start("prepare", "--corpus", corpus, "--vocab-size", 500, "--out", home / "data").ended(300)
         assert made[0] == 0, made
         for count, wanted in ((1, chosen.one), (2, chosen.two)):
@@ -149,11 +143,10 @@ def main() -> None:
             made = Rounds(home, zygote, count) if have < wanted else None
             while have < wanted:
                 one = made.round(have)
-                print(one, flush=True)
                 done += one is None
                 have += one is not None
                 rounds += [one] if one else []
-                write(rounds, done)
+                write(chosen.out, rounds, done)
         zygote.close()
 
 

@@ -1,7 +1,7 @@
 """Fine-tuning beside transformers + torch: the same weights, rows, order, seeds and recipe; scores, time and memory.
 
     python bench/finetune.py --model HF_DIR --data TASKS --peer PYTHON [--tasks mrpc cola ...] [--rows 2000]
-        [--lr 2e-4] [--seeds 0 1 2] [--out bench/results/finetune.json]
+        [--lr 2e-4] [--seeds 0 1 2] [--out bench/results]
 
 HF_DIR is a BERT encoder in Hugging Face's format; TASKS holds the published files in glue/, squad/, conll2003/ and
 semeval2010_task8/; PYTHON is one of an environment of its own with torch and transformers. Both sides are given the
@@ -9,13 +9,12 @@ batches that `bertjax finetune` makes (with length buckets) and the same first v
 their numerics and their dropout. They run in turn (A B A B ...), each in a process of its own. Scored are `dev` rows
 after the last epoch. Seconds are those of an epoch in which every shape has been seen before (ours: is compiled);
 `padded` is torch on the rows of the first seed all padded to the length of the recipe, as its run_glue.py and run_qa.py
-do.
+do. The table goes to OUT/finetune.md, all figures to OUT/finetune.json.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import results
 
 WEIGHT_DECAY, WARMUP, CLIP, DROPOUT, BATCH = 0.01, 0.1, 1.0, 0.1, 32
 PADDED_STEPS = 5  # that are timed of an epoch of padded rows
@@ -54,7 +54,7 @@ SIDES = ("bertjax", "torch", "padded")
 
 
 def main() -> None:
-    """Runs every task and seed on both sides, prints a line for each task and side, and writes all of it."""
+    """Runs every task and seed on both sides; the table grows by a task at a time."""
     arguments = _arguments()
     if arguments.worker:
         print(json.dumps(WORKERS[arguments.worker](arguments)))
@@ -63,7 +63,8 @@ def main() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "JAX_COMPILATION_CACHE_DIR": f"{tempfile.gettempdir()}/bertjax-bench",
     }
-    about: dict[str, Any] = {"command": " ".join(sys.argv), "load": os.getloadavg(), "tasks": {}}
+    versions = {"bertjax": results.versions(sys.executable), "torch": results.versions(arguments.peer)}
+    tasks: dict[str, dict[str, list[dict[str, float]]]] = {}
     for task in arguments.tasks:
         found = {side: [] for side in SIDES}
         for seed in arguments.seeds:
@@ -76,29 +77,28 @@ def main() -> None:
                     if side != "padded":
                         run["score"] = _worker([sys.executable, *given, "--worker", "score", "--side", side])
                     found[side].append(run)
-        about["tasks"][task] = found
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(about, indent=1) + "\n")
-        report(task, found)
+        tasks[task] = found
+        results.write(arguments.out, "finetune", lines(tasks), {"tasks": tasks}, versions)
 
 
 def _worker(command: list[str]) -> Any:  # noqa: ANN401 (any JSON value)
     return json.loads(subprocess.check_output(command).splitlines()[-1])
 
 
-def report(task: str, found: dict[str, list[dict[str, float]]]) -> None:
-    """A line for each side: median and range of the scores, medians of seconds and memory."""
-    for side, runs in found.items():
-        wall, cpu, mib = (statistics.median(run[key] for run in runs) for key in ("wall", "cpu", "mib"))
-        scores = sorted(run["score"] for run in runs if "score" in run)
-        spread = f"{statistics.median(scores):.4f} ({scores[0]:.4f} to {scores[-1]:.4f})" if scores else ""
-        print(
-            f"{task:<12}{side:<9}{spread:<27}{wall:7.1f} s, {cpu:6.1f} CPU-s an epoch  peak {mib:,.0f} MiB", flush=True
-        )
+def lines(tasks: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
+    """For each task and side: median and range of the scores, medians of seconds and memory."""
+    rows = []
+    for task, found in tasks.items():
+        for side, runs in found.items():
+            wall, cpu, mib = (statistics.median(run[key] for run in runs) for key in ("wall", "cpu", "mib"))
+            scores = [run["score"] for run in runs if "score" in run]
+            spread = results.spread(scores, 4) if scores else ""
+            rows.append((task, side, spread, f"{wall:.1f}", f"{cpu:.1f}", f"{mib:,.0f}"))
+    return results.table(("task", "side", "score, median (range)", "s an epoch", "CPU-s an epoch", "peak MiB"), rows)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--peer", required=True)
@@ -106,10 +106,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2_000, help="at most so many of a task are trained on")
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("bench/results/finetune.json"))
     for name in ("--worker", "--task", "--folder", "--side"):
-        parser.add_argument(name, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+        parser.add_argument(name, help=results.HIDDEN)
+    parser.add_argument("--seed", type=int, help=results.HIDDEN)
     return parser.parse_args()
 
 
@@ -188,44 +187,41 @@ class Clock:
             steps = [spent[1:] for spent in self.spent if spent[0] == length] or [(0.0, 0.0)]
             for key, values in zip(totals, zip(*steps, strict=True), strict=True):
                 totals[key] += statistics.mean(values) * lengths.count(length) / epochs
-        return {**totals, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        return {**totals, "mib": results.peak_mib()}
 
 
 def train_ours(arguments: argparse.Namespace) -> dict[str, float]:
     """As `bertjax finetune` does."""
+    from bertjax.heap import collect_seldom, keep_freed
+
+    keep_freed()
+    collect_seldom()
     import jax
+    from training import Training
 
     from bertjax import tasks
     from bertjax.objectives import supervised
     from bertjax.saved import open_run
     from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
     from bertjax.train.optim import Optimizer
-    from bertjax.train.state import init_state
-    from bertjax.train.step import make_train_step
 
     saved, mesh, batches = open_run(arguments.model), make_mesh(MeshConfig(data=1)), read(arguments, "train")
     task = tasks.find(arguments.task)
     dropout = 0.0 if task.head == "span" else DROPOUT  # as in BertForQuestionAnswering
     objective = supervised.Config(len(task.labels), dropout, task.head).build(saved.model)
     recipe = Optimizer("adamw", arguments.lr, WARMUP, weight_decay=WEIGHT_DECAY, clip_norm=CLIP)
-    optimizer = recipe.build(len(batches))
-    state = init_state(objective, optimizer, seed=arguments.seed, mesh=mesh)
-    state.params.update(saved.encoder_params(objective, mesh))
-    head = state.params[task.head]
+    training = Training(objective, mesh, recipe=recipe, steps=len(batches), seed=arguments.seed)
+    params = training.state.params
+    params.update(saved.encoder_params(objective, mesh))
+    head = params[task.head]
     head["kernel"] = jax.device_put(np.load(f"{arguments.folder}/head.npy").astype(np.float32), head["kernel"].sharding)
-    step, clock = make_train_step(objective, optimizer, mesh, micro_batches=1), Clock()
-
+    clock = Clock()
     for batch in batches:
-
-        def work(batch: dict[str, np.ndarray] = batch) -> None:
-            nonlocal state
-            state, _ = jax.block_until_ready(step(state, put_batch(batch, mesh)))
-
-        clock.step(batch["tokens"].shape[1], work)
+        clock.step(batch["tokens"].shape[1], lambda batch=batch: training.step(put_batch(batch, mesh)))
     figures = clock.epoch([batch["tokens"].shape[1] for batch in batches], RECIPES[arguments.task].epochs)
     logits = jax.jit(lambda params, batch: objective.apply({"params": params}, batch, method="logits"))
     for number, batch in enumerate(read(arguments, "dev")):
-        np.save(f"{arguments.folder}/bertjax-{number:05d}.npy", logits(state.params, put_batch(batch, mesh)))
+        np.save(f"{arguments.folder}/bertjax-{number:05d}.npy", logits(training.state.params, put_batch(batch, mesh)))
     return figures
 
 

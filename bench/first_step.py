@@ -3,20 +3,19 @@
     taskset -c 0 python bench/first_step.py [--preset mini] [--rounds 3] [--out bench/results]
 
 Each round is a process of its own. The step is that of `bertjax pretrain`, 8 x 128. "Kernels" are the fused loops that
-XLA makes one by one; `perf record --call-graph dwarf,65000` of such a process tells what of. The medians go to
-OUT/first-step-PRESET.json and, as a table, to OUT/first-step-PRESET.md.
+XLA makes one by one; `perf record --call-graph dwarf,65000` of such a process tells what of. The table goes to
+OUT/first-step-PRESET.md, all figures to OUT/first-step-PRESET.json.
 """
 
-import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+import results
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
@@ -24,11 +23,10 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 def main() -> None:
     """Runs the rounds, prints a table and writes it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=results.HIDDEN)
     arguments = parser.parse_args()
     if arguments.worker:
         print(json.dumps(measure(arguments.preset)))
@@ -38,17 +36,10 @@ def main() -> None:
         output = subprocess.check_output([sys.executable, __file__, "--worker", "--preset", arguments.preset])
         runs.append(json.loads(output.splitlines()[-1]))
         print(f"round {number + 1}: {runs[-1]}", file=sys.stderr)
-    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    lines = [f"# first-step-{arguments.preset}", "", "| part | CPU-s, median (range) |", "|---|---|"]
-    for name, median in medians.items():
-        all_of_it = [run[name] for run in runs]
-        lines.append(f"| {name} | {median:.2f} ({min(all_of_it):.2f} to {max(all_of_it):.2f}) |")
-    command = f"python bench/first_step.py --preset {arguments.preset} --rounds {arguments.rounds}"
-    text = "\n".join([*lines, "", f"`{command}`, load {os.getloadavg()[0]:.1f}"]) + "\n"
-    path = arguments.out / f"first-step-{arguments.preset}"
-    path.with_suffix(".json").write_text(json.dumps({"command": command, "runs": runs}, indent=1) + "\n")
-    path.with_suffix(".md").write_text(text)
-    print(text)
+    *parts, kernels = runs[0]
+    rows = [(name, results.spread((run[name] for run in runs), 2)) for name in parts]
+    lines = [*results.table(("part", "CPU-s, median (range)"), rows), "", f"{kernels}: {runs[0][kernels]}"]
+    results.write(arguments.out, f"first-step-{arguments.preset}", lines, {"runs": runs})
 
 
 def measure(preset: str) -> dict[str, float]:

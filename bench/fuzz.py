@@ -1,11 +1,12 @@
 """Lets atheris (libFuzzer) look for files that break a parser: those of tests/hostile, one process each.
 
     pip install 'bertjax[fuzz,test]'
-    python bench/fuzz.py TARGET ... | all  [--seconds 60] [--out bench/results/fuzz.md]
+    python bench/fuzz.py TARGET ... | all  [--seconds 60] [--out bench/results]
 
 It begins with the valid files of a target and changes them by what it sees of the branches taken in bertjax. A finding
 is a file that raises anything but a UserError, takes over 10 seconds or 2 GB; it is kept in findings/TARGET/ and shown
 with its traceback: `python bench/fuzz.py TARGET --file FILE` reads it again. `--list` names the targets.
+With `all` the table goes to OUT/fuzz.md too, as JSON to OUT/fuzz.json.
 """
 
 import argparse
@@ -18,12 +19,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
+import results
+
+TESTS = results.ROOT / "tests"
+HEAD = ("target", "files tried", "CPU-seconds", "branches seen", "findings")
 FOUND = Path("findings")
 
 
 def main() -> None:
-    """Fuzzes each target; the table grows by a line with each."""
+    """Fuzzes each target; a line for each, when it is done."""
     arguments = _arguments()
     sys.path[:0] = [str(TESTS), str(TESTS / "hostile")]
     if arguments.worker:
@@ -32,24 +36,23 @@ def main() -> None:
         return print("\n".join(_targets()))
     if arguments.file:
         return print(_targets()[arguments.targets[0]](Path(arguments.file).read_bytes()) or "read")
-    names = list(_targets()) if arguments.targets == ["all"] else arguments.targets
-    table = ["| target | files tried | CPU-seconds | branches seen | findings |", "|---|---:|---:|---:|---|"]
-    print(*table, sep="\n")
-    for name in names:
-        table.append(f"| {' | '.join(_run(name, arguments.seconds))} |")
-        print(table[-1], flush=True)
-        if arguments.out:
-            Path(arguments.out).write_text("\n".join(table) + "\n")
+    everything = arguments.targets == ["all"]
+    rows = []
+    print(*results.table(HEAD, rows), sep="\n")
+    for name in _targets() if everything else arguments.targets:
+        rows.append(_run(name, arguments.seconds))
+        print(results.table(HEAD, rows)[-1], flush=True)
+    if everything:
+        results.write(arguments.out, "fuzz", results.table(HEAD, rows), {"rows": rows})
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--file", default="")
-    parser.add_argument("--out", default="")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=results.HIDDEN)
     return parser.parse_args()
 
 

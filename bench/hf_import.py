@@ -1,16 +1,19 @@
 """Time and memory of loading a Hugging Face directory of BERT-base's size, ours and transformers'.
 
-    python bench/hf_import.py --out /tmp/base [--peer /path/to/python/with/transformers/and/torch]
+    python bench/hf_import.py --model HF_DIR [--peer PYTHON] [--runs 3] [--out bench/results]
 
-The directory is made once, of random weights. Each measurement is a process of its own that has imported its
-libraries before: seconds of wall clock and of CPU, and the peak of resident memory (VmHWM) over what it was then, as a
-multiple of the size of model.safetensors.
+HF_DIR is made once, of random weights; PYTHON has transformers and torch. Each measurement is a process of its own that
+has imported its libraries before: seconds of wall clock and of CPU, and the peak of resident memory (VmHWM) over what
+it was then, as a multiple of the size of model.safetensors. The table goes to OUT/hf-import.md, all figures to
+OUT/hf-import.json.
 """
 
-import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import results
 
 MAKE = """
 import sys
@@ -45,7 +48,7 @@ def load(path):
 """,
 }
 MEASURE = """
-import gc, os, sys, time
+import gc, json, os, sys, time
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 gc.collect()
@@ -53,27 +56,33 @@ open("/proc/self/clear_refs", "w").write("5")
 before, began, cpu = peak(), time.time(), time.process_time()
 kept = load(sys.argv[1])
 size = os.path.getsize(sys.argv[1] + "/model.safetensors")
-print(f"{time.time() - began:.2f} s wall, {time.process_time() - cpu:.2f} s CPU, "
-      f"{(peak() - before) * 1024 / size:.2f} x {size / 1e6:.0f} MB")
+print(json.dumps({"wall": time.time() - began, "cpu": time.process_time() - cpu,
+                  "peak": (peak() - before) * 1024 / size}))
 """
 
 
 def main() -> None:
-    """Prints a line for each program and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True)
+    """Runs both in turn and writes a line for each program."""
+    parser = results.parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--peer", default="")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
-    if not (Path(options.out) / "model.safetensors").is_file():
-        subprocess.run([sys.executable, "-c", MAKE, options.out], check=True)
+    if not (options.model / "model.safetensors").is_file():
+        subprocess.run([sys.executable, "-c", MAKE, options.model], check=True)
     programs = {"bertjax": sys.executable} | ({"transformers": options.peer} if options.peer else {})
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
     for _ in range(options.runs):
         for name, python in programs.items():
-            done = subprocess.run(
-                [python, "-c", LOAD[name] + MEASURE, options.out], check=True, capture_output=True, text=True
-            )
-            print(f"{name}: {done.stdout.strip()}", flush=True)
+            output = subprocess.check_output([python, "-c", LOAD[name] + MEASURE, options.model])
+            found[name].append(json.loads(output.splitlines()[-1]))
+    rows = [
+        (name, *(results.spread((run[key] for run in runs), 2) for key in ("wall", "cpu", "peak")))
+        for name, runs in found.items()
+    ]
+    versions = {name: results.versions(python) for name, python in programs.items()}
+    lines = results.table(("program", "s", "CPU-s", "peak, times model.safetensors"), rows)
+    results.write(options.out, "hf-import", lines, {"runs": found}, versions)
 
 
 if __name__ == "__main__":

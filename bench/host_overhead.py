@@ -1,14 +1,13 @@
 """What the training loop itself costs a step on the host: everything but making the batch and the step on the device.
 
-    python bench/host_overhead.py [--rows 256] [--length 128] [--steps 300] [--rounds 5]
+    python bench/host_overhead.py [--rows 256] [--length 128] [--steps 300] [--rounds 5] [--out bench/results]
 
 The loop of `bertjax pretrain` runs with a step that gives back what it was given, and with batches that are there
 already: what is left is handing the batch to the device, the call, summing metrics, the log every 100 steps. Beside it
-the same batches are handed over alone. CPU-seconds, A B A B, medians.
+the same batches are handed over alone. CPU-seconds, A B A B, medians. The table goes to OUT/host-overhead.md, all
+figures to OUT/host-overhead.json.
 """
 
-import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import results
 from batches import random_batch
 
+from bertjax.heap import collect_seldom, keep_freed
 from bertjax.train.guard import Guard
 from bertjax.train.log import Writer
 from bertjax.train.loop import Every, Fit, fit
@@ -61,13 +62,15 @@ class Unsaved:
 
 
 def main() -> None:
-    """Prints both medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures both in turn and writes the table."""
+    parser = results.parser(__doc__)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    keep_freed()  # as the command line does
+    collect_seldom()
     mesh = make_mesh(MeshConfig(data=1))
     rows = [[arguments.length]] * arguments.rows
     batch = random_batch(rows, arguments.length, 30_522, np.random.default_rng(0))
@@ -79,9 +82,11 @@ def main() -> None:
         for _ in range(arguments.steps):
             jax.block_until_ready(put_batch(batch, mesh))
         alone.append((time.process_time() - began) / arguments.steps)
-    shape = f"{arguments.rows} x {arguments.length}"
-    print(f"{shape}: loop {statistics.median(loop) * 1e3:.2f} CPU-ms a step", end="")
-    print(f", of which handing over the batch takes {statistics.median(alone) * 1e3:.2f}")
+    spent = {"the loop": loop, "of which handing over the batch": alone}
+    rows = [(name, results.spread((1e3 * each for each in seconds), 2)) for name, seconds in spent.items()]
+    lines = [f"Batches of {arguments.rows} x {arguments.length}, {arguments.steps} steps.", ""]
+    lines += results.table(("", "CPU-ms a step, median (range)"), rows)
+    results.write(arguments.out, "host-overhead", lines, {"cpu_seconds": spent})
 
 
 def run_loop(batch: dict[str, np.ndarray], mesh: Any, steps: int) -> float:  # noqa: ANN401 (a Mesh)

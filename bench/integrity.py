@@ -1,15 +1,13 @@
 """Damage done to a real checkpoint at random, and what the manifest costs beside a restore.
 
-    python bench/integrity.py [--trials 1000] [--preset base] --out bench/results/integrity
+    python bench/integrity.py [--trials 1000] [--preset base] [--out bench/results]
 
 A trial flips a bit of, cuts short or deletes one file of a checkpoint of a tiny run, adds one, or removes a part, and
 reads the run as `pretrain` does when it resumes: the damage must be told, or the state must come back bit for bit.
-Times are CPU-seconds, the least of three.
+Times are CPU-seconds, the least of three. The table goes to OUT/integrity.md, all figures to OUT/integrity.json.
 """
 
-import argparse
 import hashlib
-import json
 import random
 import shutil
 import tempfile
@@ -22,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import results
 
 from bertjax.errors import DataError
 from bertjax.models import bert
@@ -154,33 +153,28 @@ def _least(act: Callable[[], object]) -> float:
     return round(min(times), 3)
 
 
-def table(found: dict[str, Any]) -> str:
+def lines(found: dict[str, Any]) -> list[str]:
     """The figures for people."""
-    lines = ["# Integrity of checkpoints", "", __doc__ or "", "| change: outcome | trials |", "|---|---|"]
-    lines += [f"| {name} | {count} |" for name, count in found["damage"]["outcomes"].items()]
-    lines += ["", f"Silent: {len(found['damage']['silent'])} of {found['damage']['trials']:,}.", ""]
-    where = ", ".join(f"`{name}` ({count})" for name, count in found["damage"]["harmless in"].items())
-    lines += [f"No harm, restored bit for bit: {where}.", ""]
-    seconds = found["cost"]["CPU-s"]
-    lines += [f"{found['cost']['preset']}, {found['cost']['GiB in memory']} GiB, {found['cost']['files']} files:", ""]
-    lines += ["| | CPU-s | of a restore |", "|---|---|---|"]
-    lines += [f"| {name} | {value} | {value / seconds['restore']:.1%} |" for name, value in seconds.items()]
-    return "\n".join(lines) + "\n"
+    trial, costs = found["damage"], found["cost"]
+    where = ", ".join(f"`{name}` ({count})" for name, count in trial["harmless in"].items())
+    silent = f"Silent: {len(trial['silent'])} of {trial['trials']:,}. No harm, restored bit for bit: {where}."
+    size = f"{costs['preset']}, {costs['GiB in memory']} GiB, {costs['files']} files:"
+    seconds = costs["CPU-s"]
+    times = [(name, value, f"{value / seconds['restore']:.1%}") for name, value in seconds.items()]
+    outcomes = results.table(("change: outcome", "trials"), trial["outcomes"].items())
+    return [*outcomes, "", silent, "", size, "", *results.table(("", "CPU-s", "of a restore"), times)]
 
 
 def main() -> None:
     """Measures both and writes them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--preset", default="base", choices=sorted(bert.PRESETS))
-    parser.add_argument("--out", default="bench/results/integrity")
     options = parser.parse_args()
     console.quiet = True
     with tempfile.TemporaryDirectory() as work:
         found = {"damage": trials(options.trials, Path(work)), "cost": cost(options.preset, Path(work))}
-    Path(options.out).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    Path(options.out).with_suffix(".md").write_text(table(found))
-    print(table(found))
+    results.write(options.out, "integrity", lines(found), found)
 
 
 if __name__ == "__main__":

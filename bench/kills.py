@@ -1,17 +1,16 @@
 """Kills pretraining and fine-tuning with SIGKILL at random moments, and looks whether anything of it can be seen.
 
-    python bench/kills.py [--kills 200] [--out bench/results/kills]
+    python bench/kills.py [--kills 200] [--out bench/results]
 
 A run is killed, taken up again, killed ... until it ends, then another is begun, until there were so many kills; a
 moment is drawn from the first step after a start on. Compared with a run left alone: every logged figure, every batch
 and the parameters, optimizer and places at the end, bit for bit. Counted are also the steps done that a kill lost, and
 starts that failed. Then a run of 30 steps over 3 epochs is killed once in each of them. Processes are forked from one
-that has made the imports, and compiled programs are kept, so that a start costs a second or two.
+that has made the imports, and compiled programs are kept, so that a start costs a second or two. The table goes to
+OUT/kills.md, all figures to OUT/kills.json.
 """
 
-import argparse
 import hashlib
-import json
 import os
 import random
 import signal
@@ -23,10 +22,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+import results
 
-from zygote import Child, Zygote  # noqa: E402
+sys.path.insert(0, str(results.ROOT / "tests"))
+
+from zygote import Child, Zygote
 
 # Runs in every child: a line for each batch, with its step and its bytes; and, where asked to, an end in one of them.
 TRACE = """
@@ -82,10 +82,9 @@ class Run(NamedTuple):
 
 def main() -> None:
     """Everything, and a table of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--kills", type=int, default=200, help="of pretraining and fine-tuning together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "kills")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles twice as fast
@@ -102,15 +101,18 @@ def main() -> None:
             )
         finally:
             zygote.close()
-    lines = ["| run | kills | runs | starts that failed | differences | steps lost, most | seconds |", "|" + "---|" * 7]
-    for name, row in found.items():
-        counts = f"{row['kills']} | {row['runs']} | {row['failed']} | {len(row['differences'])}"
-        lines.append(f"| {name} | {counts} | {row['lost']}, saved every {row['save_every']} | {row['seconds']:.0f} |")
-    print("\n".join(lines))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"command": " ".join(sys.argv), "load": os.getloadavg(), "found": found}
-    arguments.out.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(f"`{about['command']}`\n\n" + "\n".join(lines) + "\n")
+    head = ("run", "kills", "runs", "starts that failed", "differences", "steps lost, most", "seconds")
+    rows = [
+        (
+            name,
+            *(row[what] for what in ("kills", "runs", "failed")),
+            len(row["differences"]),
+            f"{row['lost']}, saved every {row['save_every']}",
+            f"{row['seconds']:.0f}",
+        )
+        for name, row in found.items()
+    ]
+    results.write(arguments.out, "kills", results.table(head, rows), {"found": found})
     sys.exit(any(row["failed"] or row["differences"] for row in found.values()))
 
 

@@ -1,12 +1,12 @@
 """Rows ready for a training step, per CPU-second: read, planned, packed and corrupted; against datasets + torch.
 
-    python bench/loader.py --data DIR [--peer PYTHON] [--lengths 128 512] [--rounds 3]
+    python bench/loader.py --data DIR [--peer PYTHON] [--lengths 128 512] [--rounds 3] [--out bench/results]
 
 DIR is made by `bertjax prepare`. PYTHON is one of an environment of its own with datasets, torch and transformers;
 without it only our variants run. The peer reads the same tokens, cut into full rows and kept as an Arrow data set,
 through DataCollatorForLanguageModeling (single tokens) and a DataLoader without workers. Each variant runs in a process
 of its own, in turn (A B C A B C ...): one epoch, of the peer one of the first shard. CPU-seconds of all threads after
-the imports; medians. Only real tokens are counted.
+the imports; medians. Only real tokens are counted. The table goes to OUT/loader.md, all figures to OUT/loader.json.
 """
 
 import argparse
@@ -18,18 +18,21 @@ import tempfile
 import time
 from pathlib import Path
 
+import results
+
 KINDS = {"tokens": "token", "whole words": "word", "spans": "span"}
 PEER = "datasets + torch"
-NEEDED = 700_000  # tokens a second that one H200 takes
+ASSUMED = 700_000  # tokens a second that one H200 may take: of BERT-base, at 37% of its peak; not measured
 
 
 def main() -> None:
-    """Runs the rounds and prints a line for each length and variant."""
+    """Runs the rounds and writes a line for each length and variant."""
     arguments = _arguments()
     if arguments.worker:
         measure = measure_peer if arguments.worker == PEER else measure_ours
         print(json.dumps(measure(arguments)))
         return
+    speeds: dict[int, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         variants = [*KINDS, PEER] if arguments.peer else list(KINDS)
         for length in arguments.lengths:
@@ -40,18 +43,30 @@ def main() -> None:
                     command = [python, *sys.argv, "--worker", name, "--length", str(length), "--folder", folder]
                     command += ["--ours", sys.executable]
                     found[name].append(json.loads(subprocess.check_output(command)))
-            report(length, {name: statistics.median(runs) for name, runs in found.items()})
+            speeds[length] = found
+    pythons = {"bertjax": sys.executable} | ({PEER: arguments.peer} if arguments.peer else {})
+    versions = {name: results.versions(python) for name, python in pythons.items()}
+    results.write(arguments.out, "loader", lines(speeds), {"tokens_per_cpu_second": speeds}, versions)
 
 
-def report(length: int, medians: dict[str, float]) -> None:
-    """A line for each variant: tokens per CPU-second, cores that feed an H200, times the peer."""
-    for name, speed in medians.items():
-        against = f"  x{speed / medians[PEER]:.1f} {PEER}" if PEER in medians and name == "tokens" else ""
-        print(f"{length:>4} {name:<17} {speed / 1e6:6.2f} M tokens/CPU-s  {NEEDED / speed:.2f} cores{against}")
+def lines(speeds: dict[int, dict[str, list[float]]]) -> list[str]:
+    """For each length and variant tokens per CPU-second, cores that would feed an H200, times the peer."""
+    rows = []
+    for length, found in speeds.items():
+        peer = statistics.median(found[PEER]) if PEER in found else 0
+        for name, runs in found.items():
+            speed = statistics.median(runs)
+            against = f"{speed / peer:.1f}" if peer else ""
+            rows.append(
+                (length, name, results.spread((run / 1e6 for run in runs), 2), f"{ASSUMED / speed:.2f}", against)
+            )
+    head = ("length", "rows of", "M tokens/CPU-s", f"cores for {ASSUMED:,} tokens/s", f"times {PEER}")
+    note = f"{ASSUMED:,} tokens a second is what an H200 is assumed to take of BERT-base, at 37% of its peak."
+    return [*results.table(head, rows), "", note]
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--peer")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
@@ -59,9 +74,9 @@ def _arguments() -> argparse.Namespace:
         "--tokens", type=int, default=20_000_000, help="real tokens to load in a round; the peer: a tenth"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ours", default=sys.executable, help=argparse.SUPPRESS)
+    parser.add_argument("--ours", default=sys.executable, help=results.HIDDEN)
     for name in ("--worker", "--length", "--folder"):
-        parser.add_argument(name, help=argparse.SUPPRESS)
+        parser.add_argument(name, help=results.HIDDEN)
     return parser.parse_args()
 
 

@@ -4,19 +4,19 @@
 
 TABLE is one of: train-mini (8 x 128), train-base (8 x 128), inference-base (32 x 128), packed-mini (paragraphs
 of novels: ours packed, theirs padded), start-mini (cold and with the compilation cache). Each PYTHON is one of an
-environment of its own: torch with transformers 5; transformers 4.57 with flax below 0.11 and jax below 0.7; keras-hub
-on jax. A program that is not given is left out.
+environment of its own: torch with transformers; transformers 4.57 or older, the last with Flax models, with flax below
+0.11 and jax below 0.7; keras-hub on jax. The table names their versions. A program that is not given is left out.
 
 Each worker is a process with one core and one thread. They take turns (A B C C B A ...), so that what else the machine
 does falls on all alike; medians of the CPU-seconds of a step are compared with `torch eager`, or else with bertjax.
-The figures, with machine, versions, load and command, go to OUT/TABLE.json and, as a table, to OUT/TABLE.md.
+None finds what an earlier start has compiled, but where that is said; the first step is counted from the start of the
+process, with the processes that compile for it. The table goes to OUT/TABLE.md, all figures to OUT/TABLE.json.
 """
 
 import argparse
 import gzip
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import results
 from batches import random_batch
 
 from bertjax.data.packing import pack
@@ -91,30 +92,24 @@ def main() -> None:
     pythons = {"": sys.executable, **{name: getattr(arguments, name) for name in ("torch", "flax", "keras")}}
     there = [name for name in table.peers if pythons[PEERS[name].option]]
     with tempfile.TemporaryDirectory() as folder:
-        spec = write_batches(table, Path(folder)) | {"what": table.what}
+        cold = {"JAX_ENABLE_COMPILATION_CACHE": "0", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
+        spec = write_batches(table, Path(folder)) | {"what": table.what, "env": cold}
         real = spec.pop("real_tokens")
-        if arguments.table.startswith("start"):
+        if starts := arguments.table.startswith("start"):
             found = start(there, pythons, spec, arguments.rounds, Path(folder))
         else:
             found = alternate(there, pythons, spec, table.steps, arguments.rounds)
-    figures = {
-        "table": arguments.table,
-        "command": " ".join(["python", *(word if word not in pythons.values() else "PYTHON" for word in sys.argv)]),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
-        "versions": {name: versions(pythons[PEERS[name].option]) for name in there},
-        "real_tokens": real,
-        "peers": found,
-    }
-    write(arguments.out / arguments.table, figures)
+    versions = {name: results.versions(pythons[PEERS[name].option]) for name in there}
+    lines = start_table(found) if starts else step_table(found, real)
+    results.write(arguments.out, arguments.table, lines, {"real_tokens": real, "peers": found}, versions)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("table", choices=list(TABLES))
     for name in ("torch", "flax", "keras"):
         parser.add_argument(f"--{name}", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
     return parser.parse_args()
 
 
@@ -153,12 +148,13 @@ class Worker:
         command = [python, str(WORKERS / peer.worker), json.dumps(about)]
         threads = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=false {peer.flags}"}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
         self.process = subprocess.Popen(
             command,
-            env={**inherited, **threads, **dict(peer.memory), **spec.get("env", {})},
+            env={**inherited, **threads, **dict(peer.memory), **spec["env"]},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
         )
         self.first = self._answer()
@@ -175,7 +171,8 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        sys.exit(f"worker died: {' '.join(map(str, self.process.args))}")
+        self._errors.seek(0)
+        sys.exit(f"{self._errors.read()[-2_000:]}\n{self.process.args[1]} ended with {self.process.wait()}")
 
     def stop(self) -> None:
         """Ends the process."""
@@ -201,63 +198,47 @@ def alternate(
 
 def start(names: list[str], pythons: dict[str, Any], spec: dict[str, Any], rounds: int, folder: Path) -> dict[str, Any]:
     """From the start of a process to the end of its first step; ours also with what an earlier start has compiled."""
-    cases = {name: (name, {}) for name in names}
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    cases["bertjax, warm cache"] = ("bertjax", cache)
-    Worker("bertjax", pythons[""], {**spec, "env": cache}).stop()
+    cases = {name: (name, spec) for name in names}
+    cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    warm = {**spec, "env": cache | {"JAX_ENABLE_COMPILATION_CACHE": "1"}}
+    cases["bertjax, warm cache"] = ("bertjax", warm)
+    Worker("bertjax", pythons[""], warm).stop()
     found: dict[str, dict[str, Any]] = {case: {"turns": []} for case in cases}
     for turn in range(rounds):
         for case in cases if turn % 2 == 0 else reversed(cases):
-            name, env = cases[case]
-            off = {} if env else {"JAX_ENABLE_COMPILATION_CACHE": "0"}
-            worker = Worker(name, pythons[PEERS[name].option], {**spec, "env": env or off})
+            name, how = cases[case]
+            worker = Worker(name, pythons[PEERS[name].option], how)
             worker.stop()
-            found[case]["turns"].append({"cpu": worker.first["first_cpu"], "wall": worker.first["first_wall"]})
+            found[case]["turns"].append(worker.first)
     return found
 
 
-def write(path: Path, figures: dict[str, Any]) -> None:
-    """PATH.json with everything, PATH.md and the screen with medians."""
-    found, real = figures["peers"], figures["real_tokens"]
-    base = "torch eager" if "torch eager" in found else "bertjax"
-    medians = {name: statistics.median(turn["cpu"] for turn in about["turns"]) for name, about in found.items()}
-    lines = ["| program | CPU-s, median (range) | times as fast | real tokens/CPU-s | peak MiB | first step, CPU-s |"]
-    lines.append("|---|---|---|---|---|---|")
+def step_table(found: dict[str, Any], real: int) -> list[str]:
+    """Of steps: medians, against the base, and what the first one took."""
+    rows = []
     for name, about in found.items():
-        cpu = sorted(turn["cpu"] for turn in about["turns"])
-        peak = max(turn.get("peak_mib", 0) for turn in about["turns"])
-        first = about.get("first", {}).get("first_cpu", medians[name])
-        lines.append(
-            f"| {name} | {medians[name]:.3f} ({cpu[0]:.3f} to {cpu[-1]:.3f}) | {medians[base] / medians[name]:.2f} "
-            f"| {real / medians[name]:,.0f} | {peak:,.0f} | {first:.1f} |"
-        )
-    machine = figures["machine"]
-    notes = [f"{machine['cpu']}, one core each, load {machine['load'][0]:.1f}; `{figures['command']}`"]
-    notes += [
-        f"{name}: {', '.join(f'{k} {v}' for k, v in about.items())}" for name, about in figures["versions"].items()
-    ]
-    text = "\n".join([f"# {figures['table']}", "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
-    path.with_suffix(".md").write_text(text)
-    print(text)
+        step = _median(about)
+        peak = max(turn["peak_mib"] for turn in about["turns"])
+        rows.append((*_row(found, name), f"{real / step:,.0f}", f"{peak:,.0f}", f"{about['first']['cpu']:.1f}"))
+    head = ("program", "CPU-s, median (range)", "times as fast", "real tokens/CPU-s", "peak MiB", "first step, CPU-s")
+    return results.table(head, rows)
 
 
-def versions(python: str) -> dict[str, str]:
-    """Of what decides the speed, in the environment of a python."""
-    names = ["jax", "jaxlib", "flax", "torch", "transformers", "keras", "keras-hub"]
-    code = (
-        "import importlib.metadata as m, json\n"
-        f"print(json.dumps({{d.name.lower(): d.version for d in m.distributions() if d.name.lower() in {names}}}))"
-    )
-    return json.loads(subprocess.check_output([python, "-c", code]))
+def start_table(found: dict[str, Any]) -> list[str]:
+    """Of starts to the end of the first step."""
+    peaks = {name: max(turn["peak_mib"] for turn in about["turns"]) for name, about in found.items()}
+    head = ("program", "CPU-s, median (range)", "times as fast", "peak MiB")
+    return results.table(head, [(*_row(found, name), f"{peak:,.0f}") for name, peak in peaks.items()])
 
 
-def cpu_name() -> str:
-    """The model of this machine's processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+def _row(found: dict[str, Any], name: str) -> tuple[str, str, str]:
+    base = _median(found["torch eager" if "torch eager" in found else "bertjax"])
+    spread = results.spread(turn["cpu"] for turn in found[name]["turns"])
+    return name, spread, f"{base / _median(found[name]):.2f}"
+
+
+def _median(about: dict[str, Any]) -> float:
+    return statistics.median(turn["cpu"] for turn in about["turns"])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ sentences and writes shards.
 `scale`: `bertjax prepare` on the text repeated with one word in 30 misspelt each time anew, so that new words keep
 coming as in a corpus of that size: seconds, CPU-seconds, and the peak of resident memory, of the largest process and
 of all of them together.
+
+With --out OUT (bench/results) the tables go to OUT/prepare-speed.md and OUT/prepare-scale.md, all figures to .json
+beside them.
 """
 
 import argparse
@@ -26,14 +29,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import results
 
 PUBLISHED = 0.37  # MB a CPU-second of create_pretraining_data.py itself, length 128, one copy, measured elsewhere
 LENGTH, SLOTS, SHORT = 128, 20, 0.1
 
 
 def main() -> None:
-    """Prints a line for each program, or for each number of workers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Writes a line for each program, or for each number of workers."""
+    parser = results.parser(__doc__)
     parser.add_argument("what", choices=["speed", "scale", "ours", "standin"])
     parser.add_argument("--text", required=True, help='JSON lines with "text"')
     parser.add_argument("--vocabulary", default="", help="a vocab.txt, uncased; without it `scale` trains one")
@@ -76,19 +82,18 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
         for name, command in commands.items():
             output = subprocess.check_output([*command, "--vocabulary", options.vocabulary])
             found[name].append(json.loads(output.split(b"\n")[-2]))
-    print(f"{size / 1e6:.1f} MB of text, {options.rounds} rounds")
+    medians = {name: statistics.median(run["seconds"] for run in runs) for name, runs in found.items()}
+    rows = []
     for name, runs in found.items():
-        seconds = [run["seconds"] for run in runs]
-        rate = size / 1e6 / statistics.median(seconds)
-        each = " ".join(f"{value:.1f}" for value in seconds)
-        print(f"{name:<16} {rate:.2f} MB a CPU-s (CPU-s: {each})  x{rate / PUBLISHED:.1f} of the published {PUBLISHED}")
-    theirs, mine = (
-        statistics.median(run["seconds"] for run in found[name]) for name in ("stand-in", "bertjax prepare")
-    )
+        rate, spread = size / 1e6 / medians[name], results.spread((run["seconds"] for run in runs), 1)
+        faster = medians["stand-in"] / medians[name]
+        rows.append((name, spread, f"{rate:.2f}", f"{faster:.1f}", f"{rate / PUBLISHED:.1f}"))
+    head = ("program", "CPU-s, median (range)", "MB a CPU-s", "times the stand-in", f"times the published {PUBLISHED}")
     one = found["bertjax prepare"][0]
-    print(
-        f"bertjax prepare is {theirs / mine:.1f} times the stand-in; {one['bytes'] / one['tokens']:.2f} bytes a token"
-    )
+    note = f"{size / 1e6:.1f} MB of text; a token takes {one['bytes'] / one['tokens']:.2f} bytes in our shards."
+    versions = {"bertjax prepare": results.versions(sys.executable), "stand-in": results.versions(options.peer)}
+    lines = [*results.table(head, rows), "", note]
+    results.write(options.out, "prepare-speed", lines, {"bytes": size, "runs": found}, versions)
 
 
 def ours(text: str, vocabulary: str) -> dict[str, float]:
@@ -184,6 +189,7 @@ def masked(first: list[str], second: list[str], words: list[str], rng: random.Ra
 def scale(options: argparse.Namespace, folder: Path) -> None:
     """`bertjax prepare` on much text, with each number of workers."""
     size = _varied(Path(options.text), folder / "text.jsonl", (options.megabytes or 1000) * 1e6)
+    found: list[dict[str, Any]] = []
     for workers in options.workers:
         out = folder / f"out{workers}"
         command = [sys.executable, "-c", "from bertjax.cli import main; main()", "prepare", "--corpus"]
@@ -199,12 +205,16 @@ def scale(options: argparse.Namespace, folder: Path) -> None:
         wall, after = time.perf_counter() - began, os.times()
         watch.join()
         cpu = after.children_user + after.children_system - before.children_user - before.children_system
-        print(
-            f"{size / 1e6:,.0f} MB, workers {workers}: {wall:.0f} s, "
-            f"{cpu:.0f} CPU-s ({size / 1e6 / cpu:.2f} MB a CPU-s), "
-            f"peak RSS {max(peaks.values()) / 1e3:,.0f} MB of a process, {sum(peaks.values()) / 1e3:,.0f} MB of all",
-            flush=True,
-        )
+        most, total = max(peaks.values()) / 1e3, sum(peaks.values()) / 1e3
+        found.append({"workers": workers, "wall": wall, "cpu": cpu, "peak of one": most, "peak of all": total})
+    rows = []
+    for run in found:
+        peaks_mb = (f"{run[key]:,.0f}" for key in ("peak of one", "peak of all"))
+        seconds = (f"{run['wall']:.0f}", f"{run['cpu']:.0f}", f"{size / 1e6 / run['cpu']:.2f}")
+        rows.append((run["workers"], *seconds, *peaks_mb))
+    head = ("workers", "s", "CPU-s", "MB a CPU-s", "peak MB of a process", "peak MB of all")
+    lines = [f"{size / 1e6:,.0f} MB of text.", "", *results.table(head, rows)]
+    results.write(options.out, "prepare-scale", lines, {"bytes": size, "runs": found})
 
 
 def _varied(source: Path, target: Path, size: float) -> int:

@@ -3,18 +3,18 @@
     taskset -c 0 python bench/products.py [--torch PYTHON] [--rounds 3] [--out bench/results]
 
 float32, rows x inputs times inputs x outputs, GFLOP/s as medians; the programs take turns (A B C A B C ...), each a
-process of its own, and in all of them freed memory is kept. They go to OUT/products.json and, as a table, to
-OUT/products.md.
+process of its own, and in all of them freed memory is kept. The table goes to OUT/products.md, all figures to
+OUT/products.json.
 """
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+import results
 
 SHAPES = [(rows, *sides) for rows in (1_024, 4_096) for sides in ((768, 768), (768, 3_072), (3_072, 768))]
 REPEATS = 8
@@ -22,11 +22,10 @@ REPEATS = 8
 
 def main() -> None:
     """Runs the rounds, prints a table and writes it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--torch", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    parser.add_argument("--worker", choices=("xla", "torch"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=("xla", "torch"), help=results.HIDDEN)
     arguments = parser.parse_args()
     if arguments.worker:
         print(json.dumps(in_xla() if arguments.worker == "xla" else in_torch()))
@@ -39,32 +38,17 @@ def main() -> None:
     found: dict[str, list[list[float]]] = {name: [] for name in programs}
     for _ in range(arguments.rounds):
         for name, (python, worker, flags) in programs.items():
-            flags = f"--xla_cpu_multi_thread_eigen=false {flags}"
-            environment = {
-                **os.environ,
-                "JAX_PLATFORMS": "cpu",
-                "OMP_NUM_THREADS": "1",
-                "XLA_FLAGS": flags,
-                **dict(KEPT),
-            }
+            one_thread = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=false {flags}"}
+            environment = os.environ | one_thread | dict(KEPT) | {"JAX_PLATFORMS": "cpu"}
             output = subprocess.check_output([python, __file__, "--worker", worker], env=environment)
             found[name].append(json.loads(output.splitlines()[-1]))
-    lines = [
-        "# products",
-        "",
-        f"| rows x inputs x outputs | {' | '.join(programs)} |",
-        "|---|" + "---|" * len(programs),
-    ]
+    rows = []
     for index, shape in enumerate(SHAPES):
         medians = [statistics.median(round_[index] for round_ in rounds) for rounds in found.values()]
-        lines.append(f"| {' x '.join(map(str, shape))} | {' | '.join(f'{median:.0f}' for median in medians)} |")
-    command = f"python bench/products.py --torch PYTHON --rounds {arguments.rounds}"
-    text = "\n".join([*lines, "", f"GFLOP/s of one core; `{command}`, load {os.getloadavg()[0]:.1f}"]) + "\n"
-    (arguments.out / "products.json").write_text(
-        json.dumps({"command": command, "shapes": SHAPES, "gflops": found}, indent=1) + "\n"
-    )
-    (arguments.out / "products.md").write_text(text)
-    print(text)
+        rows.append((" x ".join(map(str, shape)), *(f"{median:.0f}" for median in medians)))
+    lines = ["GFLOP/s of one core", "", *results.table(("rows x inputs x outputs", *programs), rows)]
+    versions = {name: results.versions(python) for name, (python, *_) in programs.items()}
+    results.write(arguments.out, "products", lines, {"shapes": SHAPES, "gflops": found}, versions)
 
 
 def in_xla() -> list[float]:

@@ -5,7 +5,8 @@
 Devices are virtual ones of one process; processes are joined by jax.distributed over localhost, a device each. All run
 on the same cores, so the work of a step is what it is and only what is added shows: with the same rows in all (strong)
 CPU-seconds would stay as they are, with the same rows a device (weak) they would grow as the devices do. Settings take
-turns; each is a start of its own, the median of its steps counts. Figures go to OUT/scaling.json and scaling.md.
+turns; each is a start of its own, the median of its steps counts. The table goes to OUT/scaling.md, all
+figures to OUT/scaling.json.
 """
 
 import argparse
@@ -16,8 +17,10 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
+
+import results
+
+from bertjax.heap import collect_seldom, keep_freed
 
 COUNTS = {"devices": (1, 2, 4, 8), "processes": (1, 2, 4)}
 
@@ -38,16 +41,15 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--rows", type=int, default=8, help="of a batch (strong), of a device (weak)")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
     for name in ("--devices", "--process", "--processes", "--port", "--batch"):
-        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+        parser.add_argument(name, type=int, help=results.HIDDEN)
+    parser.add_argument("--worker", action="store_true", help=results.HIDDEN)
     return parser.parse_args()
 
 
@@ -76,54 +78,44 @@ def launch(kind: str, count: int, weak: bool) -> list[float]:
 
 def measure(arguments: argparse.Namespace) -> float:
     """CPU-seconds of a step in this process: the median after the first, which compiles."""
+    keep_freed()  # as the command line does
+    collect_seldom()
     import jax
     import numpy as np
     from batches import random_batch
+    from training import Training
 
     from bertjax.models.bert import PRESETS
     from bertjax.objectives import mlm
     from bertjax.train.mesh import MeshConfig, local_rows, make_mesh, put_batch
-    from bertjax.train.optim import Optimizer
-    from bertjax.train.state import init_state
-    from bertjax.train.step import make_train_step
 
     if arguments.processes > 1:
         jax.distributed.initialize(f"localhost:{arguments.port}", arguments.processes, arguments.process)
     model, mesh = PRESETS[arguments.preset], make_mesh(MeshConfig())
-    objective, optimizer = mlm.Config().build(model), Optimizer(kind="adamw").build(1_000)
     rows = [[arguments.length]] * arguments.batch
     whole = random_batch(rows, arguments.length, model.vocab_size, np.random.default_rng(0))
     batch = {name: array[local_rows(arguments.batch, mesh)] for name, array in whole.items()}
-    state, step = init_state(objective, optimizer, seed=0, mesh=mesh), make_train_step(objective, optimizer, mesh)
+    training = Training(mlm.Config().build(model), mesh)
     spent = []
     for _ in range(arguments.steps + 1):
         began = time.process_time()
-        state, _ = jax.block_until_ready(step(state, put_batch(batch, mesh)))
+        training.step(put_batch(batch, mesh))
         spent.append(time.process_time() - began)
     return statistics.median(spent[1:])
 
 
 def write(arguments: argparse.Namespace, found: dict[tuple[str, int, bool], list[float]]) -> None:
     """OUT/scaling.json and .md: CPU-seconds beside those of one device, and beside what the rows alone would take."""
-    lines = ["| | strong, CPU-s a step | x one | weak, CPU-s a step | x one, a device |", "|---|---|---|---|---|"]
+    rows = []
     for kind, counts in COUNTS.items():
         strong, weak = ({n: statistics.median(found[kind, n, w]) for n in counts} for w in (False, True))
-        lines += [
-            f"| {n} {kind} | {strong[n]:.3f} | {strong[n] / strong[1]:.2f} "
-            f"| {weak[n]:.3f} | {weak[n] / n / weak[1]:.2f} |"
-            for n in counts
-        ]
-    about = f"BERT-{arguments.preset}, {arguments.rows} x {arguments.length}, {os.cpu_count()} cores"
-    about += f", load {os.getloadavg()[0]:.1f}"
-    text = "\n".join([f"# Scaling: {about}", "", *lines]) + "\n"
-    figures: dict[str, Any] = {"about": about, "command": " ".join(sys.argv)}
-    figures["cpu_seconds"] = {
-        f"{kind} {n} {'weak' if w else 'strong'}": values for (kind, n, w), values in found.items()
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "scaling.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (arguments.out / "scaling.md").write_text(text)
-    print(text)
+        for n in counts:
+            more = strong[n] / strong[1], weak[n] / n / weak[1]
+            rows.append((f"{n} {kind}", f"{strong[n]:.3f}", f"{more[0]:.2f}", f"{weak[n]:.3f}", f"{more[1]:.2f}"))
+    head = ("", "strong, CPU-s a step", "x one", "weak, CPU-s a step", "x one, a device")
+    lines = [f"BERT-{arguments.preset}, {arguments.rows} x {arguments.length}", "", *results.table(head, rows)]
+    seconds = {f"{kind} {n} {'weak' if w else 'strong'}": values for (kind, n, w), values in found.items()}
+    results.write(arguments.out, "scaling", lines, {"cpu_seconds": seconds})
 
 
 if __name__ == "__main__":

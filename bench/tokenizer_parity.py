@@ -1,14 +1,15 @@
 """Are the ids those of the original tokenizers? Lines on which they are equal, for each kind of vocabulary.
 
-    python bench/tokenizer_parity.py --text simplewiki.jsonl kowiki.jsonl [--lines 10000] \
-        [--vocabularies bert/vocab.txt gpt2/vocab.json albert/spiece.model] [--gold questions.jsonl]
+    python bench/tokenizer_parity.py --text simplewiki.jsonl kowiki.jsonl \
+        --vocabularies bert/vocab.txt gpt2/vocab.json albert/spiece.model \
+        [--lines 10000] [--gold questions.jsonl] [--out bench/results]
 
 References: google-research/bert's algorithm written out in Python for vocab.txt; the `tokenizers` library's GPT-2 for
 vocab.json; the `sentencepiece` library after ALBERT's preprocessing for spiece.model. Lines are drawn from the JSON
-lines' "text". `--gold` holds {"original": text, "ids": [...]} a line, for the first vocabulary.
+lines' "text". `--gold` holds {"original": text, "ids": [...]} a line, for the first vocabulary. The table goes to
+OUT/tokenizer-parity.md, and as JSON to OUT/tokenizer-parity.json.
 """
 
-import argparse
 import base64
 import json
 import random
@@ -17,6 +18,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import results
 import sentencepiece
 import tokenizers
 
@@ -31,13 +33,14 @@ CJK += ((0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
 
 
 def main() -> None:
-    """Prints a line for each vocabulary and text."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Writes a line for each vocabulary and text."""
+    parser = results.parser(__doc__)
     parser.add_argument("--text", nargs="+", required=True)
     parser.add_argument("--vocabularies", nargs="+", required=True)
     parser.add_argument("--lines", type=int, default=10_000)
     parser.add_argument("--gold", default="")
     options = parser.parse_args()
+    made: list[tuple[object, ...]] = []
     for path in options.vocabularies:
         tokenizer = Tokenizer.load(path)
         reference = reference_of(tokenizer)
@@ -49,15 +52,15 @@ def main() -> None:
             took = time.process_time() - began
             corpus = sum(map(list.__eq__, tokenizer.encode_corpus(rows).rows(), expected))
             size = sum(len(row.encode()) for row in rows) / 1e6
-            print(
-                f"{path} {text}: {sum(map(list.__eq__, found, expected)):,} of {len(rows):,} lines equal, "
-                f"encode_corpus {corpus:,}; {size / took:.2f} MB a CPU-s",
-                flush=True,
-            )
+            equal = sum(map(list.__eq__, found, expected))
+            made.append((Path(path).name, Path(text).name, len(rows), equal, corpus, f"{size / took:.2f}"))
+    lines = results.table(("vocabulary", "text", "lines", "equal", "by encode_corpus", "MB a CPU-s"), made)
     if options.gold:
         gold = [json.loads(line) for line in Path(options.gold).read_text().splitlines()]
         found = Tokenizer.load(options.vocabularies[0]).encode_batch([row["original"] for row in gold])
-        print(f"gold: {sum(ids == row['ids'] for ids, row in zip(found, gold, strict=True)):,} of {len(gold):,} equal")
+        equal = sum(ids == row["ids"] for ids, row in zip(found, gold, strict=True))
+        lines += ["", f"Of the {len(gold):,} texts of {Path(options.gold).name} {equal:,} are equal."]
+    results.write(options.out, "tokenizer-parity", lines, {"rows": made})
 
 
 def draw(file: Path, count: int) -> list[str]:

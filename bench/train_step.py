@@ -4,17 +4,21 @@
 
 Each variant runs in a process of its own, in turn (A B C A B C ...); medians over the rounds are compared with the
 first variant. All rows are full, so every token is a real one. Variants: what `bertjax pretrain` does ("gathered"),
-logits at every position in place of the masked ones ("all positions"), and no dropout.
+logits at every position in place of the masked ones ("all positions"), and no dropout. The table goes to
+OUT/train-step-PRESET.md, all figures to OUT/train-step-PRESET.json.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
+
+import results
+
+from bertjax.heap import collect_seldom, keep_freed
 
 VARIANTS = ("gathered", "all positions", "no dropout")
 
@@ -34,60 +38,66 @@ def main() -> None:
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()
     }
     first = medians[VARIANTS[0]]["cpu_seconds"]
-    print(f"BERT-{arguments.preset}, vocabulary {arguments.vocab_size}, {arguments.batch_size} x {arguments.length}")
-    for name, m in medians.items():
-        print(
-            f"{name:<14} {m['cpu_seconds']:.3f} CPU-s a step (x{m['cpu_seconds'] / first:.2f})  "
-            f"{m['tokens_per_second']:,.0f} tokens/s  {m['gflops']:.1f} GFLOP/CPU-s  "
-            f"first step after {m['first_step_seconds']:.1f} s  peak {m['peak_mib']:,.0f} MiB"
+    rows = [
+        (
+            name,
+            results.spread(run["cpu_seconds"] for run in found[name]),
+            f"{m['cpu_seconds'] / first:.2f}",
+            f"{m['tokens_per_second']:,.0f}",
+            f"{m['gflops']:.1f}",
+            f"{m['first_step_seconds']:.1f}",
+            f"{m['peak_mib']:,.0f}",
         )
+        for name, m in medians.items()
+    ]
+    head = ("variant", "CPU-s a step", "x the first", "tokens/s", "GFLOP/CPU-s", "s to the first step", "peak MiB")
+    shape = f"vocabulary {arguments.vocab_size}, {arguments.batch_size} x {arguments.length}"
+    lines = [f"BERT-{arguments.preset}, {shape}", "", *results.table(head, rows)]
+    results.write(arguments.out, f"train-step-{arguments.preset}", lines, {"runs": found})
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--vocab-size", type=int, default=30_522)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=results.HIDDEN)
+    parser.add_argument("--began", type=float, help=results.HIDDEN)
     return parser.parse_args()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """One variant in this process, from its start to `--steps` steps after the compiled one."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    keep_freed()  # as the command line does
+    collect_seldom()
     from dataclasses import replace
 
-    import jax
     import numpy as np
     from batches import random_batch
+    from training import Training
 
     from bertjax.models import bert
     from bertjax.objectives import mlm
     from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
-    from bertjax.train.optim import Optimizer
-    from bertjax.train.state import init_state
-    from bertjax.train.step import make_train_step
 
     rows, length, config = arguments.batch_size, arguments.length, mlm.Config()
     model = replace(bert.PRESETS[arguments.preset], vocab_size=arguments.vocab_size)
     if arguments.worker == "no dropout":
         model = replace(model, dropout=0.0, attention_dropout=0.0)
     slots = length if arguments.worker == "all positions" else config.masking.slots(length)
-    objective, optimizer = config.build(model), Optimizer(kind="adamw").build(1_000)
     mesh, full = make_mesh(MeshConfig()), [[length]] * rows
     batch = random_batch(full, length, model.vocab_size, np.random.default_rng(0), slots)
-    state = init_state(objective, optimizer, seed=0, mesh=mesh)
-    step = make_train_step(objective, optimizer, mesh)
-    state, _ = jax.block_until_ready(step(state, put_batch(batch, mesh)))
+    training = Training(config.build(model), mesh)
+    training.step(put_batch(batch, mesh))
     first = time.time() - arguments.began
     cpu, wall = [], []
     for _ in range(arguments.steps):
         marks = time.process_time(), time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, put_batch(batch, mesh)))
+        training.step(put_batch(batch, mesh))
         cpu.append(time.process_time() - marks[0])
         wall.append(time.perf_counter() - marks[1])
     seconds, read = statistics.median(cpu), min(1.0, (slots + 1) / length)
@@ -96,7 +106,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         "tokens_per_second": rows * length / statistics.median(wall),
         "gflops": rows * length * model.flops_per_token(length, slots / length, read) / seconds / 1e9,
         "first_step_seconds": first,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": results.peak_mib(),
     }
 
 

@@ -1,6 +1,7 @@
 """Who may import whom, read from the source: dependencies point downward, heavy libraries stay in their module."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,7 @@ TRAIN_KNOWS = (
     "bucket",
 )
 FILES = sorted(ROOT.rglob("*.py"))
+BENCH = sorted((ROOT.parent / "bench").rglob("*.py"))
 
 
 def imports(path):
@@ -114,6 +116,12 @@ def test_dependencies_point_downward(path):
             other = module.split(".")[1]
             allowed = other == part(path) or LEVEL[other] < LEVEL[part(path)]
             assert allowed, f"{path}:{line}: {part(path)} must not import {module}"
+
+
+def test_contributing_tells_the_levels():
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT.parent / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    told = [(int(number), tuple(re.sub(r" \(.*?\)|`", "", names).split(", "))) for number, names in rows]
+    assert told == list(enumerate(LEVELS))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -154,7 +162,7 @@ def test_objectives_build_their_encoder_without_knowing_its_family():
 
 
 def test_modules_are_short():
-    for path in FILES:
+    for path in [*FILES, *BENCH]:
         assert len(path.read_text().splitlines()) <= 300, path
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):

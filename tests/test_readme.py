@@ -21,6 +21,18 @@ def test_the_first_two_commands_are_the_quickstart_and_the_tests():
     assert "launch/test.sh" in (ROOT / ".ci/run").read_text()
 
 
+def test_every_module_stands_where_things_are():
+    rows = re.findall(r"^\| (`bertjax/.*) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    told = set()
+    for names, about in rows:
+        for name in re.findall("`(.*?)`", names):
+            words = re.findall(r"\w+", about.lower())
+            told |= {f"{name}{word}.py" for word in words} if name.endswith("/") else {name.removeprefix("bertjax/")}
+    paths = [path.relative_to(ROOT / "bertjax").as_posix() for path in (ROOT / "bertjax").rglob("[!_]*.py")]
+    assert {path if "/" not in path else f"bertjax/{path}" for path in paths} <= told
+    assert {name for name in told if "/" not in name} <= set(paths)
+
+
 @pytest.mark.late
 def test_the_commands_step_by_step(tmp_path):
     for name in ("configs", "sample_data"):

@@ -1,8 +1,12 @@
 """bertjax: the step that `bertjax pretrain` runs, or its encoder."""
 
 import os
+import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from bertjax.heap import collect_seldom, keep_freed
@@ -17,33 +21,23 @@ from serve import Spec, serve  # noqa: E402
 
 def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
     """One training step, or one pass of the encoder."""
+    from training import Training
+
     from bertjax.compiled import inference
     from bertjax.models.bert import Config
     from bertjax.objectives import mlm
     from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
-    from bertjax.train.optim import Optimizer
-    from bertjax.train.state import init_params, init_state
-    from bertjax.train.step import make_train_step
+    from bertjax.train.state import init_params
 
     batch, mesh = dict(np.load(spec["packed"] or spec["batch"])), make_mesh(MeshConfig(data=1))
-    model = replace(Config(), **spec["model"])
-    objective = mlm.Config().build(model)
+    objective = mlm.Config().build(replace(Config(), **spec["model"]))
     placed = put_batch(batch, mesh)
     if spec["what"] == "inference":
         params = jax.device_put(init_params(objective, seed=0))
         much = float("inf")  # as for a file of many texts
         encode = inference(lambda p, b: objective.apply({"params": p}, b, method="encode")[0].hidden, much)
         return lambda: jax.block_until_ready(encode(params, placed))
-    recipe = Optimizer(kind="adamw")
-    optimizer = recipe.build(1_000)
-    state = init_state(objective, optimizer, seed=0, mesh=mesh)
-    step = make_train_step(objective, optimizer, mesh, schedule=recipe.schedule(1_000))
-
-    def one() -> None:
-        nonlocal state
-        state, _ = jax.block_until_ready(step(state, placed))
-
-    return one
+    return partial(Training(objective, mesh).step, placed)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""bench/results.py, and that every table kept says where it is from."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
+import results
+
+ROOT = results.ROOT
+TABLES = sorted(path for path in (ROOT / "bench/results").rglob("*.md") if path.name != "README.md")
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    def bind(*numbers):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(numbers), raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+    bind(0, 1)
+    return bind
+
+
+def typed(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "bench/some.py"), *words])
+    return results.command()
+
+
+def test_a_command_can_be_typed_and_names_no_place(monkeypatch, cores):
+    words = ["train", "--torch", sys.executable, "--data", "/a", "/b", "--rows", "8", "--out", f"{ROOT}/bench/results"]
+    told = "python bench/some.py train --torch PYTHON --data DATA DATA --rows 8 --out bench/results"
+    assert typed(monkeypatch, *words) == told
+    cores(1)
+    assert typed(monkeypatch, "/c") == "taskset -c 1 python bench/some.py PATH"
+
+
+def test_a_table_is_median_and_range():
+    lines = results.table(("name", "s"), [("ours", results.spread([3.0, 1.0, 1.5], 1)), ("one", results.spread([2]))])
+    assert lines == ["| name | s |", "|---|---|", "| ours | 1.5 (1.0 to 3.0) |", "| one | 2.000 (2.000 to 2.000) |"]
+
+
+def test_figures_and_table_say_how_they_came(monkeypatch, cores, tmp_path, capsys):
+    command = typed(monkeypatch, "--rounds", "2")
+    out = results.parser("about").parse_args(["--out", str(tmp_path / "new")]).out
+    results.write(out, "some", ["a line"], {"runs": [1, 2]})
+    kept, text = json.loads((out / "some.json").read_text()), (out / "some.md").read_text()
+    assert kept["runs"] == [1, 2] and kept["command"] == command and kept["machine"]["cores"] == 2
+    assert kept["versions"]["bertjax"].keys() >= {"jax", "jaxlib", "flax"}
+    assert re.match(r"\d{4}-\d\d-\d\d$", kept["date"]) and kept["commit"]
+    assert text.startswith("# some\n\na line\n\n- `python bench/some.py --rounds 2`; 20") and "jaxlib" in text
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_table_says_where_it_is_from(path):
+    page = (ROOT / "bench/results/README.md").read_text()
+    assert path.parent.name == "results" and f"`{path.stem}`" in page
+    assert re.search(r"^- .*\d{4}-\d\d-\d\d, commit \w{7}", path.read_text(), re.MULTILINE)
+
+
+def test_the_page_of_tables_names_scripts_that_are_there():
+    scripts = re.findall(r"python (bench/\w+\.py)", (ROOT / "bench/results/README.md").read_text())
+    assert scripts and all((ROOT / script).is_file() for script in scripts)
