@@ -1,6 +1,6 @@
 """One accelerator, at most 10 minutes: is every way to attend right, how fast are base and large, does a model learn.
 
-    python bench/gpu.py [--out bench/results/gpu] [--minutes 9.5] [--torch PYTHON] [--parts PART ...] [--toy]
+    python bench/gpu.py [--out FOLDER] [--minutes 9.5] [--torch PYTHON] [--parts PART ...] [--toy]
 
 Needs jax for the device, flax, optax, orbax-checkpoint, numpy and jaxtyping, and nothing else that bertjax does; with
 torch (in this Python, or PYTHON) its own BERT is measured beside, compiled, with scaled_dot_product_attention. Parts
@@ -20,9 +20,9 @@ run one after the other, each in a process of its own, which has the device to i
   with its model compiled whole.
 
 What no time was left for is told, and so is what fails, while the rest goes on. --parts: only these, as the last two
-in a command of their own. --toy: sizes for a CPU, to see that it runs. OUT.json and OUT.md are written anew with every
-line; OUT.log has what the parts wrote to stderr. The exit code is 1 where something failed or is wrong, 2 where there
-is no accelerator.
+in a command of their own. --toy: sizes for a CPU, to see that it runs. FOLDER/gpu.json and gpu.md are written anew with
+every line; gpu.log has what the parts wrote to stderr. The exit code is 1 where something failed or is wrong, 2 where
+there is no accelerator.
 """
 
 import argparse
@@ -39,6 +39,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import results
+
+LOG = "gpu.log"
 WORKERS = Path(__file__).parent / "workers"
 SLACK = 10  # seconds that a part may take longer than it was told to
 LIKELY = r"[\w.]*(Error|Exception|Interrupt|Exit)\b|(\w+\.)+[A-Z]\w+: |F\d{4} |Fatal "  # begins what ended a process
@@ -88,8 +91,7 @@ PARTS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the parts and writes what they found; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu")
+    parser = results.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=9.5)
     parser.add_argument("--torch", default=sys.executable)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -100,9 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if obstacle:
         print(f"bench/gpu.py: {obstacle}", file=sys.stderr)
         return 2
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_name(f"{options.out.name}.log").unlink(missing_ok=True)
-    found: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "parts": {}}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / LOG).unlink(missing_ok=True)
+    about = {"command": results.command(), **results.origin(), "machine": results.machine()}
+    found: dict[str, Any] = about | {"versions": results.versions(sys.executable), "parts": {}}
     for name in options.parts:
         result = found["parts"][name] = {"lines": [], "ended": "", "crashed": False}
         until = min(time.time() + PARTS[name].most, end)
@@ -144,7 +147,7 @@ def _run(
     command = [options.torch if part.worker == "gpu_torch.py" else sys.executable, str(WORKERS / part.worker)]
     command += ["--until", str(until), "--sizes", json.dumps(part.toy if options.toy else part.sizes)]
     command += ["--toy"] * options.toy
-    log, began = options.out.with_name(f"{options.out.name}.log"), time.time()
+    log, began = options.out / LOG, time.time()
     before = log.stat().st_size if log.exists() else 0
     with log.open("ab") as errors:
         code = _listen(command, errors, until + SLACK, result["lines"], changed)
@@ -198,27 +201,27 @@ def failed(result: dict[str, Any]) -> bool:
 
 
 def write(found: dict[str, Any], out: Path) -> None:
-    """All that was found so far, to OUT.json and OUT.md; either is whole at any moment."""
-    for suffix, text in ((".json", json.dumps(found, indent=1) + "\n"), (".md", table(found))):
-        beside = out.with_name(f"{out.name}{suffix}.new")
+    """All that was found so far, to gpu.json and gpu.md; either is whole at any moment."""
+    for name, text in (("gpu.json", json.dumps(found, indent=1) + "\n"), ("gpu.md", table(found))):
+        beside = out / f"{name}.new"
         beside.write_text(text)
-        beside.replace(out.with_name(out.name + suffix))
+        beside.replace(out / name)
 
 
 def table(found: dict[str, Any]) -> str:
     """All parts in Markdown."""
-    text = f"`{found['command']}`\n"
+    lines = ["# gpu", ""]
     for part, result in found["parts"].items():
-        lines = result["lines"]
-        text += f"\n## {part}\n\n"
-        if lines:
-            names = list(dict.fromkeys(name for line in lines for name in line))
-            text += f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n"
-            rows = [" | ".join(str(line.get(name, "")).replace("|", "\\|") for name in names) for line in lines]
-            text += "".join(f"| {row} |\n" for row in rows)
+        lines += [f"## {part}", ""]
+        if result["lines"]:
+            names = list(dict.fromkeys(name for line in result["lines"] for name in line))
+            rows = ([str(line.get(name, "")).replace("|", "\\|") for name in names] for line in result["lines"])
+            lines += [*results.table(names, rows), ""]
         if result["ended"]:
-            text += f"\n{result['ended']}\n"
-    return text
+            lines += [result["ended"], ""]
+    programs = ", ".join(map(" ".join, found["versions"].items()))
+    lines += [f"- `{found['command']}`; {found['date']}, commit {found['commit']}", f"- {programs}"]
+    return "\n".join(lines) + "\n"
 
 
 def run_to_the_end() -> None:

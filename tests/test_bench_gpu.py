@@ -43,8 +43,8 @@ def found(tmp_path_factory):
     command = [sys.executable, ROOT / "bench" / "gpu.py", "--toy", "--out", folder / "out"]
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "## pretraining" in (folder / "out.md").read_text()
-    parts = json.loads((folder / "out.json").read_text())["parts"]
+    assert "## pretraining" in (folder / "out/gpu.md").read_text()
+    parts = json.loads((folder / "out/gpu.json").read_text())["parts"]
     assert not any(part["ended"] for part in parts.values())
     return {name: part["lines"] for name, part in parts.items()}
 
@@ -198,7 +198,7 @@ def workers(tmp_path, monkeypatch):
 
 def run(tmp_path, *parts):
     code = gpu.main(["--toy", "--out", str(tmp_path / "out"), "--parts", *(parts or gpu.PARTS)])
-    return code, json.loads((tmp_path / "out.json").read_text())["parts"]
+    return code, json.loads((tmp_path / "out/gpu.json").read_text())["parts"]
 
 
 @pytest.mark.parametrize("crashes", ["gpu_ways", "gpu_speed", "gpu_torch", "gpu_pretraining"])
@@ -213,7 +213,7 @@ def test_a_part_that_crashes_is_told_fails_the_whole_and_keeps_nothing_else(cras
             else ""
         )
         assert part == {"lines": [{"model": "tiny"}], "ended": why, "crashed": bool(why)}
-    assert "what came before" in (tmp_path / "out.log").read_text()
+    assert "what came before" in (tmp_path / "out/gpu.log").read_text()
 
 
 def test_a_part_that_is_stopped_keeps_what_it_said_and_is_no_failure(tmp_path, workers):
@@ -239,7 +239,7 @@ def test_killed_in_the_middle_it_leaves_what_was_said_and_no_worker(tmp_path):
     program += f"gpu.WORKERS = pathlib.Path({str(tmp_path)!r}); gpu.run_to_the_end()"
     command = [sys.executable, "-c", program, "--toy", "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        out = tmp_path / "out.json"
+        out = tmp_path / "out/gpu.json"
         while not (out.exists() and json.loads(out.read_text())["parts"]["ways"]["lines"]):
             assert process.poll() is None
             time.sleep(0.05)
