@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import jax
 import numpy as np
 import pytest
-from helpers import DROPOUT, ONE, TINY, losses, make_batch, parts
+from helpers import DROPOUT, KEEP, ONE, TINY, losses, make_batch, parts
 from jax.sharding import PartitionSpec as P
 
 from bertjax import registry
@@ -68,6 +69,26 @@ def test_nor_on_how_the_batch_is_cut_besides(mesh, on_one_device):
     np.testing.assert_allclose(
         ten_losses(MODELS["plain"], MESHES[mesh], micro_batches=2), on_one_device["plain"], rtol=1e-6
     )
+
+
+@pytest.fixture(scope="module")
+def gradient():
+    """gradient(mesh) of rows whose number of words no axis divides, so that the token table lies whole everywhere."""
+    model, batch = replace(TINY, layers=1, vocab_size=130), make_batch(rows=8, vocab=130)
+
+    @cache
+    def of(mesh):
+        kept = parts(model, mesh, update=KEEP).train([batch])[0].opt_state
+        return {path_of(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(kept)}
+
+    return of
+
+
+@pytest.mark.parametrize("mesh", [CUBE, MeshConfig(1, 2, tensor=2, dcn=2), MeshConfig(1, 2, 2, 2), MeshConfig(1, 2, 4)])
+def test_gradients_do_not_depend_on_the_mesh(mesh, gradient):
+    norm = np.sqrt(sum(np.square(x).sum() for x in gradient(ONE).values()))
+    for name, x in gradient(mesh).items():
+        np.testing.assert_allclose(x, gradient(ONE)[name], rtol=0, atol=2e-6 * norm, err_msg=name)
 
 
 def test_first_state_does_not_depend_on_the_mesh():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import DROPOUT, TINY, losses, make_batch, parts
+from helpers import DROPOUT, KEEP, TINY, losses, make_batch, parts
 
 from bertjax.contracts import Compute
 from bertjax.keys import HASHED
@@ -19,11 +19,6 @@ from bertjax.train.state import planned_state
 from bertjax.train.step import make_eval_step, make_train_step
 
 SMALL = replace(TINY, layers=1)
-# Leaves the parameters alone and keeps the last gradient as its state.
-KEEP = optax.GradientTransformation(
-    lambda params: jax.tree.map(jnp.zeros_like, params),
-    lambda gradients, state, params: (jax.tree.map(jnp.zeros_like, gradients), gradients),
-)
 
 
 @pytest.fixture(scope="module")
