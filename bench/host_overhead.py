@@ -26,7 +26,7 @@ from bertjax.train.loop import Every, Fit, fit
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.profile import Profiler
 from bertjax.train.state import TrainState
-from bertjax.train.step import WATCHED
+from bertjax.train.step import TOKENS, WATCHED
 from bertjax.train.window import Rates
 
 
@@ -91,7 +91,7 @@ def main() -> None:
 
 def run_loop(batch: dict[str, np.ndarray], mesh: Any, steps: int) -> float:  # noqa: ANN401 (a Mesh)
     """CPU-seconds a step."""
-    names = ("mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", WATCHED)
+    names = ("mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", WATCHED, TOKENS)
     numbers = {name: (jnp.ones(()), jnp.ones(())) for name in names}
     state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.ones(8)}, {}, jnp.zeros(2, jnp.uint32))
     with tempfile.TemporaryDirectory() as folder:

@@ -111,7 +111,7 @@ def train(session: Session) -> TrainState:
             return _fit(session, fixed, state, extra, constant)
         except Diverged as bad:
             found, extra = _before(session, run, bad, rollbacks)
-            state = found.state(like)
+        state = found.state(like)  # once the failure, whose frames hold the last one, is gone
     raise AssertionError("not reached")
 
 

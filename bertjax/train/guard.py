@@ -67,6 +67,7 @@ class Watch:
         self._waiting: list[_Watched] = []
         self._losses = deque[float](saved.get("losses", ()), maxlen=REMEMBERED)
         self._bad, self._high = saved.get("bad", 0), saved.get("high", 0)
+        self.skipped: int = saved.get("skipped", 0)  # steps, of the whole run
 
     def add(self, number: int, figures: tuple[jax.Array, jax.Array], before: Places, after: Places) -> None:
         """One more step; nothing is fetched from the device."""
@@ -83,6 +84,7 @@ class Watch:
             if not bad:  # a spike counts as its edge: it does not widen what is usual, and what lasts comes to be usual
                 self._losses.append(float(min(loss, edge)))
             self._bad = self._bad + 1 if bad else 0
+            self.skipped += bad
             self._high = self._high + 1 if high else 0
             if bad or high:
                 self._tell(step, float(loss), float(norm), "skipped" if bad else "spike")
@@ -94,7 +96,7 @@ class Watch:
     def to_json(self) -> dict[str, Any]:
         """What the next steps are judged by; nothing may wait."""
         assert not self._waiting
-        return {"losses": list(self._losses), "bad": self._bad, "high": self._high}
+        return {"losses": list(self._losses), "bad": self._bad, "high": self._high, "skipped": self.skipped}
 
     def _edge(self) -> float:
         """The loss from which on one is a spike; without end as long as too few are known, or where that is off."""

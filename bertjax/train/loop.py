@@ -21,7 +21,7 @@ from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
 from bertjax.train.saver import Saver
 from bertjax.train.state import TrainState
-from bertjax.train.step import WATCHED, TrainStep
+from bertjax.train.step import TOKENS, WATCHED, TrainStep
 from bertjax.train.stop import Interrupted, StopSignal
 from bertjax.train.window import LateLog, Rates, Window, sum_metrics
 
@@ -91,7 +91,7 @@ def fit(
     with StopSignal() as stop, late, run.profiler:
         ahead = _on_devices(batches, run.mesh, run.total_steps - done)
         before = batches.places
-        for number, (tokens, batch, places) in enumerate(ahead, start=done + 1):
+        for number, (batch, places) in enumerate(ahead, start=done + 1):
             with run.profiler.before(number - done):
                 state, metrics = run.step(state, batch)
             moved()
@@ -99,7 +99,8 @@ def fit(
             late.flush(window)
             watch.add(number, metrics.pop(WATCHED), before, places)
             before = places
-            window.add(metrics, tokens, tokens * run.flops_per_token(batch["tokens"].shape[-1]))
+            tokens, _ = metrics.pop(TOKENS)
+            window.add(metrics, tokens, run.flops_per_token(batch["tokens"].shape[-1]))
             last, figures = number == run.total_steps, None
             if last or number % run.every.log == 0:
                 window = late.put(number, window)
@@ -133,17 +134,12 @@ def _stale(run: Fit, saver: Saver, number: int) -> bool:
     return bool(run.patience and saver.leader) and number - saver.leader[0] >= run.patience * run.every.evaluate
 
 
-def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[float, Batch, Places]]:
-    """`count` batches: their real tokens, arrays, and the places after them; one more is on its way to the devices.
-
-    This host counts the tokens of its own rows and takes those of the others to be as many.
-    """
-    queue: deque[tuple[float, Batch, Places]] = deque()
+def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[Batch, Places]]:
+    """`count` batches, and the places after them; one more is on its way to the devices."""
+    queue: deque[tuple[Batch, Places]] = deque()
     for _ in range(count):
-        batch = next(batches)
-        arrays = put_batch(batch, mesh)
-        tokens = np.count_nonzero(batch["sequence"]) * len(arrays["sequence"]) / len(batch["sequence"])
-        queue.append((tokens, arrays, batches.places))
+        batch = put_batch(next(batches), mesh)
+        queue.append((batch, batches.places))
         if len(queue) > 1:
             yield queue.popleft()
     yield from queue

@@ -15,19 +15,21 @@ class Profiler:
 
     def __init__(self, first: int, last: int, folder: Path) -> None:
         self._first, self._last, self._folder = first, last, folder
-        self._tracing = False
+        self._tracing = self._begun = False
 
     def __enter__(self) -> "Profiler":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()
+        if self._first and not self._begun:
+            console.print(f"profile: no trace, as this start of the run ended before its step {self._first}")
 
     def before(self, count: int) -> jax.profiler.StepTraceAnnotation:
         """What the `count`-th step runs in; a trace begins with the first of them."""
         if count == self._first:
             jax.profiler.start_trace(self._folder)
-            self._tracing = True
+            self._tracing = self._begun = True
         return jax.profiler.StepTraceAnnotation("train", step_num=count)
 
     def after(self, count: int, made: Any) -> None:  # noqa: ANN401 (any pytree)

@@ -18,7 +18,9 @@ from bertjax.train.state import TrainState, planned_state
 
 Update = optax.GradientTransformation
 
-WATCHED = "watched"  # the metric that is no mean: (loss, norm of the gradient) of one step
+# Metrics that are no means, and are of skipped steps too.
+WATCHED = "watched"  # (loss, norm of the gradient) of one step
+TOKENS = "tokens"  # (real tokens of the batch, tokens with padding)
 
 
 class TrainStep:
@@ -58,7 +60,7 @@ def make_train_step(
 
     The loss is the sum over the objective's terms of total / weight with the weights of the whole batch, so the
     gradient does not depend on `micro_batches`. Where it or the gradient is not finite, only the step number moves, and
-    the metrics are those of no rows; WATCHED among them are loss and norm of the gradient as they were.
+    the metrics are those of no rows, but for WATCHED and TOKENS.
     """
     gradient = _gradient(objective, mesh, micro_batches)
     update = optax.with_extra_args_support(optimizer).update
@@ -72,8 +74,9 @@ def make_train_step(
         updates, opt_state = update(gradients, state.opt_state, state.params, good=good, schedule=numbers)
         params = optax.apply_updates(state.params, updates)
         params, opt_state = unless(good, (params, opt_state), (state.params, state.opt_state))
+        whatever = {WATCHED: (loss, norm), TOKENS: metrics.pop(TOKENS)}
         metrics = jax.tree.map(lambda x: jnp.where(good, x, 0.0), {**metrics, "grad_norm": (norm, jnp.ones(()))})
-        return TrainState(state.step + 1, params, opt_state, state.key), {**metrics, WATCHED: (loss, norm)}
+        return TrainState(state.step + 1, params, opt_state, state.key), {**metrics, **whatever}
 
     everywhere = NamedSharding(mesh, PartitionSpec())
     placed = shardings(planned_state(objective, optimizer, mesh), mesh)
@@ -116,6 +119,8 @@ def _summed(
         params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         metrics: Any = objective.apply({"params": params}, batch, train=True, rngs={"dropout": key})
+        sequence = batch["sequence"]
+        metrics[TOKENS] = jnp.sum(sequence > 0, dtype=jnp.float32), jnp.float32(sequence.size)
         return jnp.stack([_mean(metrics[name][0], weight) for name, weight in weights.items()]).sum(), metrics
 
     gradient = jax.grad(loss_and_metrics, has_aux=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -21,16 +21,14 @@ class Window:
     """Metrics summed on the device since the last line of the log; saved with the state, so a resumed log is equal."""
 
     metrics: Metrics
-    tokens: float = 0  # real ones, over all hosts
-    flops: float = 0
+    work: list[tuple[Any, float]] = field(default_factory=list)  # of each step its real tokens, and FLOPs for each
     seconds: float = 0  # in what is no training
     began: float = 0
 
-    def add(self, metrics: Metrics, tokens: float, flops: float) -> None:
+    def add(self, metrics: Metrics, tokens: jax.Array, flops_per_token: float) -> None:
         """One more step; nothing is fetched from the device."""
         self.metrics = sum_metrics(self.metrics, metrics) if self.metrics else metrics
-        self.tokens += tokens
-        self.flops += flops
+        self.work.append((tokens, flops_per_token))
 
     def to_json(self) -> dict[str, list[float]]:
         """Exact: float32 survives JSON."""
@@ -50,16 +48,18 @@ class Rates:
     schedule: Callable[[int], Any]
     peak_flops: float  # of all devices together; 0: not known
 
-    def figures(self, window: Window, last_step: int) -> dict[str, float]:
-        """Of a window whose metrics have come.
+    def figures(self, window: Window, updates: int) -> dict[str, float]:
+        """Of a window whose metrics have come, and after so many updates of the parameters.
 
         Work is what the model needs for real tokens, not for padding: MFU as in Chowdhery et al. 2022, of the bf16
         peak; GFLOP a second where no peak is known.
         """
         seconds = time.perf_counter() - window.began - window.seconds
-        figures = {"lr": float(self.schedule(last_step)), "tokens_per_second": round(window.tokens / seconds, 1)}
+        work = [(float(tokens), per_token) for tokens, per_token in jax.device_get(window.work)]
+        tokens, flops = sum(n for n, _ in work), sum(n * per_token for n, per_token in work)
+        figures = {"lr": float(self.schedule(max(0, updates - 1))), "tokens_per_second": round(tokens / seconds, 1)}
         name, unit = ("mfu", self.peak_flops) if self.peak_flops else ("gflops_per_second", 1e9)
-        return {**figures, name: float(f"{window.flops / seconds / unit:.4g}")}
+        return {**figures, name: float(f"{flops / seconds / unit:.4g}")}
 
 
 class LateLog:
@@ -87,5 +87,5 @@ class LateLog:
         (number, window), self._waiting = self._waiting, None
         self._watch.settle()
         figures = averages(window.metrics, self._loss_terms)
-        self._writer.write(number, {**figures, **self._rates.figures(window, number - 1)})
+        self._writer.write(number, {**figures, **self._rates.figures(window, number - self._watch.skipped)})
         following.began = time.perf_counter()

@@ -273,7 +273,7 @@ def test_steps_wait_for_no_device_and_move_nothing_unasked(tmp_path, train, run,
     assert taken == list(range(12))
     # Nothing but the windows of the log is fetched: that of step 5 when step 6 has been started, of 10 after 11; at
     # the end the last window, and the empty one that is saved.
-    assert fetched == [6, 6, 11, 11, 12, 12, 12]  # each time what is watched, and the means
+    assert fetched == [6] * 3 + [11] * 3 + [12] * 4  # each time what is watched, the means, and the tokens
     assert run.step._program._cache_size() == max(1, compiled)
 
 
@@ -296,7 +296,9 @@ def test_a_profile_of_some_steps(tmp_path, train, undisturbed):
     assert {int(event["args"]["step_num"]) for event in named} == {3, 4}
 
 
-def test_a_profile_that_the_end_of_the_run_cuts_off(tmp_path, train):
+def test_a_profile_that_the_end_of_the_run_cuts_off(tmp_path, train, capsys):
+    train(tmp_path / "short", steps=3, profile=(4, 5))
+    assert "no trace, as this start of the run ended before its step 4" in capsys.readouterr().err
     train(tmp_path, steps=3, profile=(2, 99))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     jax.profiler.start_trace(tmp_path / "another")  # the first one was ended
@@ -323,6 +325,15 @@ def test_a_bad_step_costs_itself_alone(tmp_path, run, train, steps, value):
     assert told["examples"] == [[steps[0], 100 + steps[0]]] and told["places"] == [[0, 0, steps[0] - 1]]
     assert not np.isfinite(float(told["loss"]))
     assert all(np.isfinite(line["loss"]) for line in read_metrics(tmp_path) if line["split"] in ("train", "dev"))
+
+
+def test_the_rate_in_the_log_is_that_of_the_last_update(tmp_path, train):
+    """Skipped steps do not move the schedule, in this start of the run or the next."""
+    every = Every(log=1, evaluate=99, save=3)
+    train(tmp_path, change=poisoned(2, values=np.nan), steps=3, every=every)
+    train(tmp_path, change=poisoned(2, 5, values=np.nan), steps=6, every=every)
+    rates = [line["lr"] for line in read_metrics(tmp_path) if line["split"] == "train"]
+    np.testing.assert_allclose(rates, [float(OPTIMIZER.schedule(20)(update)) for update in (0, 0, 1, 2, 2, 3)])
 
 
 def test_the_log_of_good_steps_is_without_the_bad_one(tmp_path, train, run):

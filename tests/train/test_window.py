@@ -36,7 +36,8 @@ def test_window_survives_json():
 
 def test_rates_leave_out_what_is_no_training():
     rates = Rates(lambda step: step / 10, peak_flops=2e9)
-    figures = rates.figures(window(tokens=300, flops=3e9, began=time.perf_counter() - 5, seconds=2), 4)
+    work = [(np.float32(100), 5e6), (np.float32(200), 1.25e7)]
+    figures = rates.figures(window(work=work, began=time.perf_counter() - 5, seconds=2), 5)
     assert figures["lr"] == 0.4
     assert figures["tokens_per_second"] == pytest.approx(100, rel=0.01)
     assert figures["mfu"] == pytest.approx(0.5, rel=0.01) and "gflops_per_second" not in figures
@@ -44,7 +45,7 @@ def test_rates_leave_out_what_is_no_training():
 
 def test_without_a_known_peak_there_is_no_mfu():
     rates = Rates(lambda step: 0.0, peak_flops=0)
-    figures = rates.figures(window(tokens=1, flops=3e9, began=time.perf_counter() - 3), 0)
+    figures = rates.figures(window(work=[(np.float32(1), 3e9)], began=time.perf_counter() - 3), 0)
     assert figures["gflops_per_second"] == pytest.approx(1, rel=0.01) and "mfu" not in figures
 
 

@@ -1,13 +1,15 @@
 """Steps gone bad, from the command line: what a run says of them, and how it goes back."""
 
+import gc
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from bertjax import run, session
 from bertjax.data.loader import Loader
-from bertjax.train.checkpoint import Checkpoints
+from bertjax.train.checkpoint import Checkpoints, Step
 from bertjax.train.log import read_metrics
 from bertjax.train.stop import Interrupted
 
@@ -44,6 +46,11 @@ def of(folder, what):
     return [line for line in read_metrics(folder) if line["split"] == what]
 
 
+def bytes_held():
+    gc.collect()
+    return sum(x.nbytes for x in jax.live_arrays() if not x.is_deleted())
+
+
 @pytest.fixture
 def command(home, data, tmp_path):
     return ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run"]
@@ -71,10 +78,20 @@ def test_three_running_stop_it_with_a_diagnosis(bertjax, command, poison):
     assert again.code == 2 and "in 3 steps running (7 to 9)" in again.err
 
 
-def test_it_goes_back_and_on_with_the_data_after_them(bertjax, command, poison, places, tmp_path, tiny):
+def test_it_goes_back_and_on_with_the_data_after_them(bertjax, command, poison, places, tmp_path, tiny, monkeypatch):
     poison(7, 8, 9)
+    before, held, restore = bytes_held(), [], Step.state
+
+    def state(step, like):
+        held.append(bytes_held() - before)
+        restored = restore(step, like)
+        held.append(sum(x.nbytes for x in jax.tree.leaves(restored)))
+        return restored
+
+    monkeypatch.setattr(Step, "state", state)
     outcome = bertjax(*command, "--guard.then", "rollback")
     folder = tmp_path / "run"
+    assert held[0] < held[1] / 10  # the state that failed is gone before another one comes
     assert (
         outcome.code == 0 and "step 5 rolled back: goes on from here after the failure in steps 7 to 9" in outcome.err
     )
