@@ -79,9 +79,9 @@ def _phase(
     state, batch = planned_state(objective, optimizer, mesh), planned_batch(config, phase, mesh)
     schedule = config.optimizer.schedule(config.steps)
     lowered = training_step(config, objective, optimizer, schedule, mesh).lower(state, batch)
-    about = f"{phase.batch_size:,} x {phase.length:,} on {config.topology}"
+    about = f"{phase.batch_size:,} x {phase.length:,}"
     arguments = bytes_on_device(state) + bytes_on_device(batch)
-    program = compiled(lowered, mesh, arguments, quick=config.quick, about=about)
+    program = compiled(lowered, mesh, arguments, topology=config.topology, quick=config.quick, about=about)
     tokens = phase.batch_size * phase.length
     flops = tokens * config.objective.flops_per_token(config.model, phase.length)
     available = program.available or round(chip.memory if chip else 0)
