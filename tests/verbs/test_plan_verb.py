@@ -95,10 +95,11 @@ def test_what_does_not_fit_is_told_with_what_would(plan, monkeypatch):
     [
         ((), "missing: --topology"),
         (("--topology", "v5f:2x4"), "chip 'v5f'; did you mean 'v5"),
-        (("--topology", "v5e"), "after the chip comes its shape, as in v5e:16x16"),
+        (("--topology", "v5e"), "v5e comes as 1x1, 2x2, 2x4,"),
         (("--topology", "h100:2x4"), "how many a host has, 1 to 8, as in h100:8; several hosts are --mesh.dcn N"),
         (("--topology", "h200:16"), "how many a host has, 1 to 8"),
-        (("--topology", "v5p:9999x9999x9999"), "no pod has over 8,960 chips"),
+        (("--topology", "v5p:9999x9999x9999"), "in multiples of 4 like 4x4x8 up to 8,960 chips"),
+        (("--topology", "v5e:16x16", "--mesh.dcn", "1000000"), "--mesh.dcn 1000000: 1,000,000 times v5e:16x16 is"),
         (("--topology", "local", "--batch-size", "12", "--mesh.data", "8"), "batch_size=12 does not divide"),
     ],
 )
@@ -141,7 +142,7 @@ def test_a_topology(home, tmp_path):
     options = ["--topology", "v5e:2x4", "--mesh.data", "4", "--mesh.fsdp", "2", "--batch-size", "32"]
     found, shown = elsewhere(home, tmp_path, *options, "--micro-batches", "1")
     (phase,) = found["phases"]
-    assert found["devices"] == 8 and phase["fits"] and phase["bytes_per_chip"]["available"] == 16 << 30
+    assert found["devices"] == 8 and phase["fits"] and phase["bytes_per_chip"]["available"] == 15.75 * 2**30
     assert phase["estimate"]["binds"] in ("compute", "memory", "links") and "estimate" in shown
     crossed = {tuple(one["axes"]) for one in phase["collectives_per_step"]}
     assert ("fsdp",) in crossed and crossed <= {("fsdp",), ("data",), ("data", "fsdp")}
