@@ -94,10 +94,11 @@ def slices_of(devices: Sequence[Any]) -> int:
 
 
 def _first(devices: Sequence[Any], count: int, dcn: int) -> Sequence[Any]:
-    """So many devices, as many of each of `dcn` slices where there are these."""
-    slices: dict[int | None, list[Any]] = {}
+    """So many devices, as many of each of `dcn` slices of TPUs, or hosts of others, where there are these."""
+    name = "slice_index" if devices[0].platform == "tpu" else "process_index"
+    slices: dict[int, list[Any]] = {}
     for device in devices:
-        slices.setdefault(getattr(device, "slice_index", None), []).append(device)
+        slices.setdefault(getattr(device, name, 0), []).append(device)
     chosen = [device for of_one in [*slices.values()][:dcn] for device in of_one[: count // dcn]]
     return chosen if len(chosen) == count else devices[:count]
 
@@ -142,6 +143,12 @@ def undivided(path: str, shape: tuple[int, ...], mesh: Mesh) -> bool:
         if re.search(pattern, path):
             return tuple(spec) != tuple(spec_for(path, shape, mesh))
     return False
+
+
+def undivided_in(tree: Any, mesh: Mesh) -> dict[str, Any]:  # noqa: ANN401 (any pytree)
+    """The arrays of a tree, by path, that are not cut over all axes their rule names."""
+    leaves = ((path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+    return {path: leaf for path, leaf in leaves if undivided(path, leaf.shape, mesh)}
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:  # noqa: ANN401 (any pytree)
