@@ -204,6 +204,18 @@ def test_more_than_a_chip_has(home, tmp_path):
     assert phase["would_mend_it"][0].startswith("--micro-batches ")
 
 
+@pytest.mark.slow
+@NEEDS_LIBTPU
+def test_what_is_advised_fits_when_it_is_followed(home, tmp_path):
+    """Hidden states are whole on both chips of `tensor`."""
+    options = ["--topology", "v5e:2x2", "--mesh", "data=1,tensor=2", "--preset", "tiny", "--model.dtype", "bfloat16"]
+    options += ["--length", "128", "--batch-size", "65536", "--model.vocab-size", "1024", "--micro-batches", "1"]
+    short, shown = elsewhere(home, tmp_path, *options)
+    cure = short["phases"][0]["would_mend_it"][0].partition(" (")[0].split()
+    assert not short["phases"][0]["fits"] and "2 devices have nothing to do" in shown
+    assert cure[0] == "--micro-batches" and elsewhere(home, tmp_path, *options, *cure)[0]["phases"][0]["fits"]
+
+
 @NEEDS_CUDA
 def test_gpus(home, tmp_path):
     """Two hosts of two with cuDNN's attention over packed rows; one with less memory than the step takes."""
