@@ -44,7 +44,7 @@ ROWS = P(("dcn", "data", "fsdp"))  # how the first axis of a batch is cut
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices each axis has."""
+    """How many devices each axis has; --mesh data=64,fsdp=4 gives several at once."""
 
     data: int = -1
     """copies of the model that share the batch; -1: all devices the other axes leave over"""
