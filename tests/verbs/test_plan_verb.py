@@ -242,6 +242,6 @@ def test_gpus(home, tmp_path):
     count = phase["bytes_per_chip"]["parameters"] // 4
     assert count < sum(one["elements"] for one in phase["collectives_per_step"]) <= count + 16
     assert "memory is not counted" in shown and "binds" not in phase["estimate"]
-    sizes[3] = "65536"
+    sizes[3] = "131072"
     found, shown = elsewhere(home, tmp_path, "--topology", "h100:1", *options, *sizes, "--mesh.data", "1")
     assert not found["phases"][0]["fits"] and "does NOT fit" in shown and "--micro-batches" in shown
