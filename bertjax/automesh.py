@@ -8,8 +8,8 @@ import jax
 from jax.sharding import Mesh
 
 from bertjax.chips import chip_of, gpu_share
-from bertjax.config import Finetune, Pretrain
-from bertjax.contracts import Compute, ModelConfig, Objective
+from bertjax.config import Finetune, PhaseConfig, Pretrain
+from bertjax.contracts import Compute, ModelConfig, Objective, Remat
 from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, bytes_on_device, make_mesh, row_ways
 from bertjax.train.state import planned_state
@@ -71,18 +71,25 @@ def choose(config: MeshConfig, *, ways: int, fixed: int, activations: float, mem
     return replace(config, fsdp=enough), f"{needs}: may not fit; see --micro-batches, --remat, and `bertjax plan`"
 
 
+def activations(config: Pretrain, model: ModelConfig, phase: PhaseConfig, mesh: Mesh, remat: Remat) -> float:
+    """About the bytes that a device keeps of a whole batch of a phase for its backward pass."""
+    each = config.objective.activation_bytes(model, phase.length, Compute(remat, config.attention, mesh))
+    return each * _tokens(phase.batch_size, phase.length, mesh)
+
+
+def _tokens(rows: int, length: int, mesh: Mesh) -> float:
+    return rows * length / (row_ways(mesh) * mesh.shape["seq"])
+
+
 def _activations(config: Pretrain | Finetune, model: ModelConfig, mesh: Mesh) -> float:
     """Bytes of a device, of the phase with most."""
-    compute = Compute(config.remat, config.attention, mesh)
     if isinstance(config, Pretrain):
-        kept = [
-            phase.batch_size * phase.length * config.objective.activation_bytes(model, phase.length, compute)
-            for phase in config.phases
-        ]
+        kept = [activations(config, model, phase, mesh, config.remat) for phase in config.phases]
     else:  # its heads may read all tokens
+        compute = Compute(config.remat, config.attention, mesh)
         each = model.activation_bytes(config.length, masked_fraction=0.0, read_fraction=1.0, compute=compute)
-        kept = [config.batch_size * config.length * each]
-    return max(kept) / (row_ways(mesh) * mesh.shape["seq"] * config.micro_batches)
+        kept = [each * _tokens(config.batch_size, config.length, mesh)]
+    return max(kept) / config.micro_batches
 
 
 def _memory(device: Any) -> float:  # noqa: ANN401 (a jax.Device, or one of a topology)

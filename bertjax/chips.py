@@ -14,10 +14,10 @@ class Chip(NamedTuple):
 
     name: str
     flops: float  # bf16, dense, a second
-    memory: float  # bytes; of GPUs as their driver says
+    memory: float  # bytes that programs can have: of TPUs as libtpu, of GPUs as CUDA says, before JAX takes its share
     bandwidth: float  # of the memory
     links: float  # to the chips of the same slice or board
-    network: float  # to other slices
+    network: float  # to other slices, or hosts
     source: str
     kind: str  # a regular expression that all of JAX's `device_kind` matches
 
@@ -26,15 +26,18 @@ _TPU = "https://cloud.google.com/tpu/docs/"
 _GPU = "https://www.nvidia.com/en-us/data-center/"
 CHIPS: dict[str, Chip] = {
     # The documents give links in both directions together (v5e 400 GB/s) or one way in bits (1600 Gbps): the same.
-    "v4": Chip("TPU v4", 275 * TERA, 32 * GIB, 1_228 * GB, 300 * GB, 0, _TPU + "v4", "TPU v4"),
-    "v5e": Chip("TPU v5e", 197 * TERA, 16 * GIB, 819 * GB, 200 * GB, 3.1 * GB, _TPU + "v5e", "TPU v5 ?(lite|e)"),
-    "v5p": Chip("TPU v5p", 459 * TERA, 95 * GIB, 2_765 * GB, 600 * GB, 6.25 * GB, _TPU + "v5p", "TPU v5p?"),
-    "v6e": Chip("TPU v6e", 918 * TERA, 32 * GIB, 1_640 * GB, 400 * GB, 12.5 * GB, _TPU + "v6e", "TPU v6 ?(lite|e)"),
-    "a100": Chip("A100", 312 * TERA, 85_100_068_864, 2_039 * GB, 300 * GB, 0, _GPU + "a100", "NVIDIA A100.*80GB.*"),
-    "h100": Chip(
-        "H100 SXM", 989 * TERA, 84_942_979_072, 3_350 * GB, 450 * GB, 0, _GPU + "h100", "NVIDIA H100 80GB HBM3"
+    "v4": Chip("TPU v4", 275 * TERA, 30.75 * GIB, 1_228 * GB, 300 * GB, 0, _TPU + "v4", "TPU v4"),
+    "v5e": Chip("TPU v5e", 197 * TERA, 15.75 * GIB, 819 * GB, 200 * GB, 3.1 * GB, _TPU + "v5e", "TPU v5 ?(lite|e)"),
+    "v5p": Chip("TPU v5p", 459 * TERA, 95.74 * GIB, 2_765 * GB, 600 * GB, 6.25 * GB, _TPU + "v5p", "TPU v5p?"),
+    "v6e": Chip("TPU v6e", 918 * TERA, 31.25 * GIB, 1_640 * GB, 400 * GB, 12.5 * GB, _TPU + "v6e", "TPU v6 ?(lite|e)"),
+    # Networks are those of a DGX of eight, 200 (A100) or 400 Gbit/s for each GPU: docs.nvidia.com/dgx, "Introduction".
+    "a100": Chip(
+        "A100", 312 * TERA, 85_100_068_864, 2_039 * GB, 300 * GB, 25 * GB, _GPU + "a100", "NVIDIA A100.*80GB.*"
     ),
-    "h200": Chip("H200", 989 * TERA, 151_397_597_184, 4_800 * GB, 450 * GB, 0, _GPU + "h200", "NVIDIA H200"),
+    "h100": Chip(
+        "H100 SXM", 989 * TERA, 84_942_979_072, 3_350 * GB, 450 * GB, 50 * GB, _GPU + "h100", "NVIDIA H100 80GB HBM3"
+    ),
+    "h200": Chip("H200", 989 * TERA, 150_121_545_728, 4_800 * GB, 450 * GB, 50 * GB, _GPU + "h200", "NVIDIA H200"),
 }
 
 

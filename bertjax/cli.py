@@ -123,6 +123,8 @@ def _verb(verb: str, rest: list[str]) -> int:
         raise ConfigError(f"the first argument is a recipe: bertjax {verb} configs/NAME.py ...")
     if verb in ("pretrain", "plan"):
         default, rest = _preset(default, rest)
+    if verb in RECIPES:
+        rest = _mesh(rest)
     chosen, process = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
     use.check_paths(chosen)
@@ -175,19 +177,36 @@ def _recipe(path: str, kind: type[Any]) -> Any:  # noqa: ANN401 (a config datacl
     return Plan(**{**{f.name: getattr(recipe, f.name) for f in fields(Pretrain)}, "out": ""})
 
 
+def _taken(option: str, rest: list[str]) -> tuple[str | None, list[str]]:
+    """The value of an option of ours, None where it is not given, and the other arguments."""
+    at = next((i for i, argument in enumerate(rest) if argument.partition("=")[0] == option), None)
+    if at is None:
+        return None, rest
+    _, equals, value = rest[at].partition("=")
+    value, end = (value, at + 1) if equals else (" ".join(rest[at + 1 : at + 2]), at + 2)
+    return value, rest[:at] + rest[end:]
+
+
+def _mesh(rest: list[str]) -> list[str]:
+    """`--mesh data=64,fsdp=4` as `--mesh.data 64 --mesh.fsdp 4`."""
+    sizes, rest = _taken("--mesh", rest)
+    each = [size.partition("=") for size in (sizes or "").split(",") if sizes is not None]
+    if not all(name and value for name, _, value in each):
+        raise ConfigError(f"--mesh {sizes}: sizes are given as data=64,fsdp=4")
+    return [f"--mesh.{name}={value}" for name, _, value in each] + rest
+
+
 def _preset(default: Any, rest: list[str]) -> tuple[Any, list[str]]:  # noqa: ANN401 (a Pretrain)
     """`--preset NAME` puts a published size in the place of the recipe's model."""
-    at = next((i for i, argument in enumerate(rest) if argument.partition("=")[0] == "--preset"), None)
-    if at is None:
+    name, rest = _taken("--preset", rest)
+    if name is None:
         return default, rest
-    _, equals, name = rest[at].partition("=")
-    name, end = (name, at + 1) if equals else (" ".join(rest[at + 1 : at + 2]), at + 2)
     from bertjax import registry
 
     presets = registry.find("models", registry.name_of("models", default.model)).PRESETS
     if name not in presets:
         raise ConfigError(f"--preset {name}: there is no such size{closest(name, presets)}")
-    return replace(default, model=presets[name]), rest[:at] + rest[end:]
+    return replace(default, model=presets[name]), rest
 
 
 def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[Any, Any]:  # noqa: ANN401 (a dataclass)

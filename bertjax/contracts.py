@@ -56,6 +56,15 @@ class Compute:
     mesh: Mesh | None = None
     """of the program; without it kernels that have to be told where arrays lie (splash) are not used"""
 
+    def parts(self, size: int, beside: str = "") -> int:
+        """Into how many the axis `tensor` cuts heads, hidden units or words; one where it does not divide their number.
+
+        Words are cut by another axis `beside` it, and if both do not divide them by none.
+        """
+        sizes = self.mesh.shape if self.mesh else {}
+        ways = sizes.get("tensor", 1)
+        return 1 if size % (ways * sizes.get(beside, 1)) else ways
+
 
 class Encoder(Protocol):
     """A Flax module that turns a batch into hidden states and owns the token table."""
@@ -100,7 +109,7 @@ class ModelConfig:
         return self.flops_per_token(length, 0.0, 1.0) / 3 * length
 
     def activation_bytes(self, length: int, masked_fraction: float, read_fraction: float, compute: Compute) -> float:
-        """About what the backward pass is kept for each token of the batch, for a choice of mesh."""
+        """About the bytes that a device keeps for the backward pass for each token of its rows, to choose a mesh by."""
         raise NotImplementedError
 
 
@@ -156,7 +165,7 @@ class ObjectiveConfig:
         return model.flops_per_token(length, self.masked_fraction(length), self.read_fraction(length))
 
     def activation_bytes(self, model: ModelConfig, length: int, compute: Compute) -> float:
-        """About what the backward pass is kept for each token of the batch."""
+        """About the bytes that a device keeps for the backward pass for each token of its rows."""
         return model.activation_bytes(length, self.masked_fraction(length), self.read_fraction(length), compute)
 
     def planner(self) -> Planner:

@@ -71,7 +71,7 @@ class Config(ModelConfig):
         return 3.0 * ((self.layers - 1) * layer + last + head + 2 * self.width**2 / length)
 
     def activation_bytes(self, length: int, masked_fraction: float, read_fraction: float, compute: Compute) -> float:
-        """What XLA keeps for TPUs, within a tenth or two for tiny to base at length 128 (`bertjax plan`)."""
+        """What XLA keeps for TPUs, within a tenth or two for tiny to base (`bertjax plan`)."""
         way = attend.choose(
             compute,
             length=length,
@@ -80,15 +80,20 @@ class Config(ModelConfig):
             dropped=self.attention_dropout > 0,
         )
         scores = self.heads * length if way == "einsum" else 0  # the fused kernels keep none
+        inner = self.mlp_width / compute.parts(self.mlp_width)
+        whole, heads = 2 * self.width, compute.parts(self.heads)  # hidden states are whole wherever a part is computed
         kept = {
-            "none": 6 * self.width + 2 * self.mlp_width + scores,
-            "dots": 6 * self.width + self.mlp_width,
+            "none": whole + (4 * self.width + scores) / heads + 2 * inner,
+            "dots": whole + 4 * self.width / heads + inner,
             "blocks": self.width,
         }
         again = kept["none"] if compute.remat != "none" else 0  # of the one layer whose turn it is
         layers = self.layers - 1 + read_fraction
         values = min(layers * kept[compute.remat] + again, layers * kept["none"])
-        return jnp.dtype(self.dtype).itemsize * values + 7 * masked_fraction * self.vocab_size
+        words = compute.parts(self.vocab_size, beside="fsdp")
+        # Of a vocabulary that is no multiple of 128 XLA for TPUs puts the logits of its parts together, and has both.
+        logits = 7 / words if words == 1 or self.vocab_size % 128 == 0 else 14
+        return jnp.dtype(self.dtype).itemsize * values + logits * masked_fraction * self.vocab_size
 
 
 PRESETS: dict[str, Config] = {

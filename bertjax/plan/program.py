@@ -16,14 +16,14 @@ import jax
 from jax.sharding import Mesh
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bertjax.compiled import cache_folder
+from bertjax.compiled import cache_folder, step_options
 from bertjax.jsonio import write_json
 from bertjax.parsing import parse
 from bertjax.plan.hlo import Collective, collectives
-from bertjax.plan.topology import COMPILERS
+from bertjax.plan.topology import COMPILERS, GPUS, described_gpu
 from bertjax.train.log import console
 
-FORMAT = 3  # of what is kept
+FORMAT = 4  # of what is kept
 QUICK = -1.0  # the lowest of XLA's efforts
 
 
@@ -48,15 +48,15 @@ class Program:
         return self.arguments + self.temporaries + self.code
 
 
-def compiled(lowered: Any, mesh: Mesh, arguments: int, *, quick: bool, about: str) -> Program:  # noqa: ANN401 (a jax.stages.Lowered)
+def compiled(lowered: Any, mesh: Mesh, arguments: int, *, topology: str, quick: bool, about: str) -> Program:  # noqa: ANN401 (a jax.stages.Lowered)
     """Compiles, or reads what an earlier compilation of the same program found; `arguments` are its bytes a device."""
     folder = cache_folder("plans")
-    path = folder / f"{_hash(lowered, mesh, quick)}.json" if folder else None
+    path = folder / f"{_hash(lowered, mesh, topology, quick)}.json" if folder else None
     known = path and _read(path)
     if known:
         return known
     began = time.perf_counter()
-    with _waiting(f"compiling for {about}"), _effort(QUICK if quick else 0.0):
+    with _waiting(f"compiling for {about} on {topology}"), _effort(QUICK if quick else 0.0):
         try:
             made = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
@@ -88,24 +88,33 @@ def _program(made: Any, mesh: Mesh) -> Program:  # noqa: ANN401 (a jax.stages.Co
 
 
 def shortage(message: str, arguments: int) -> tuple[int, int]:
-    """Bytes of temporaries and of available memory, from what a compiler says when these are too many."""
+    """Bytes of temporaries and of available memory, from what a compiler says when these are too many.
+
+    What libtpu calls temporaries there has the arguments in it.
+    """
     size = r"([\d.]+)([KMGT]?)"
-    if found := re.search(rf"HLO temporaries \({size}\) exceeds available HBM \({size}\)", message):
-        return _bytes(found[1], found[2]), _bytes(found[3], found[4])
-    if found := re.search(rf"Used {size} of {size} hbm", message):  # arguments and all
-        return max(0, _bytes(found[1], found[2]) - arguments), _bytes(found[3], found[4])
-    raise AssertionError(f"a compiler's message that is not known: {message[:500]}")
+    forms = (rf"HLO temporaries \({size}\) exceeds available HBM \({size}\)", rf"Used {size} of {size} hbm")
+    found = next(filter(None, (re.search(form, message) for form in forms)), None)
+    assert found, f"a compiler's message that is not known: {message[:500]}"
+    return max(0, _bytes(found[1], found[2]) - arguments), _bytes(found[3], found[4])
 
 
 def _bytes(number: str, unit: str) -> int:
     return round(float(number) * 2 ** (10 * " KMGT".index(unit or " ")))
 
 
-def _hash(lowered: Any, mesh: Mesh, quick: bool) -> str:  # noqa: ANN401 (a jax.stages.Lowered)
+def _hash(lowered: Any, mesh: Mesh, topology: str, quick: bool) -> str:  # noqa: ANN401 (a jax.stages.Lowered)
+    """Of the program and of all that its compiler is told besides."""
+    chip = topology.partition(":")[0]
     places = [f"{d.device_kind} {getattr(d, 'coords', d.id)}" for d in mesh.devices.flat]
-    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    packages = ["jax", "jaxlib", *(package for _, own, _ in COMPILERS.values() for package in own)]
-    about = [FORMAT, places, dict(mesh.shape), quick, flags, *map(_version, packages)]
+    about = {
+        "format": FORMAT,
+        "chips": [topology, places, dict(mesh.shape), described_gpu(chip) if chip in GPUS else ""],
+        "efforts": [quick, str(jax.config.jax_optimization_level), jax.config.jax_memory_fitting_effort],  # type: ignore[attr-defined]
+        "options": step_options(mesh.devices.flat[0].platform),
+        "flags": [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")],
+        "versions": [*map(_version, ["jax", "jaxlib", *(name for _, own, _ in COMPILERS.values() for name in own)])],
+    }
     return hashlib.sha256((json.dumps(about) + lowered.as_text()).encode()).hexdigest()
 
 

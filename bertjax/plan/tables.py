@@ -1,6 +1,7 @@
 """A plan for people to read."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -19,11 +20,25 @@ def show(report: dict[str, Any]) -> None:
     if share := report["chip"].get("memory_share"):
         answers.print(f"of a GPU's memory JAX takes {share:.0%}; XLA_PYTHON_CLIENT_MEM_FRACTION changes that")
     if report["idle_devices"]:
-        answers.print(f"{report['idle_devices']} devices have nothing to do: give --mesh.data more, or leave it out")
+        answers.print(idle(report["mesh"], report["devices"], report["idle_devices"]))
+    if (left := report["undivided"])["arrays"]:
+        answers.print(
+            f"{left['arrays']} arrays of parameters and optimizer, {left['bytes_per_chip'] / MIB:,.1f} MiB of each "
+            f"device, are not cut as the mesh says: it does not divide them ({left['such_as']})"
+        )
     for phase in report["phases"]:
         _memory(phase)
         _collectives(phase["collectives_per_step"])
         _work(phase)
+
+
+def idle(mesh: Mapping[str, int], used: int, left: int) -> str:
+    """What is to be said of devices that are left over: which sizes would take them."""
+    most = (used + left) // (used // mesh["data"])
+    if most > mesh["data"]:
+        return f"{left} devices have nothing to do: give --mesh.data {most}, or leave it out"
+    sizes = " x ".join(f"{name} {size}" for name, size in mesh.items() if name != "data" and size > 1)
+    return f"{left} devices have nothing to do: {sizes} does not divide {used + left}"
 
 
 def _memory(phase: dict[str, Any]) -> None:
@@ -64,7 +79,8 @@ def _work(phase: dict[str, Any]) -> None:
     table.add_row("FLOP by formula", f"{flops['formula']:.4g}{by_compiler}")
     if estimate := phase.get("estimate"):
         each = ", ".join(f"{name} {value:.2f} ms" for name, value in estimate["milliseconds"].items() if value)
-        table.add_row("estimate: each at its peak", each + ("" if "binds" in estimate else "; memory is not counted"))
+        without = "".join(f"; {name} is not counted" for name in estimate.get("not_counted", ()))
+        table.add_row("estimate: each at its peak", each + without)
         if "binds" in estimate:
             took, rate = estimate["step_milliseconds"], estimate["tokens_per_second"]
             table.add_row(

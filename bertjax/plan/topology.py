@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bertjax.chips import CHIPS, Chip, gpu_share
+from bertjax.chips import CHIPS, Chip, chip_of, gpu_share
 from bertjax.errors import ConfigError, closest
 
 LOCAL = "local"
@@ -19,8 +19,20 @@ QUIET = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-MOST = 8_960  # of v5p
 MOST_GPUS = 8  # on the links of one host
+MOST = 65_536  # chips in all, of which each is described to the compiler
+
+
+class Pod(NamedTuple):
+    """The shapes that slices of a TPU come in."""
+
+    shapes: tuple[str, ...]
+    most: int = 0  # chips of a slice whose three sides are multiples of 4; 0: there are none
+
+
+FLAT = Pod(("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"))
+SMALL = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4")
+PODS = {"v4": Pod(SMALL, 4_096), "v5e": FLAT, "v5p": Pod(SMALL, 8_960), "v6e": FLAT}  # as `Chip.source` tells
 
 
 class Gpu(NamedTuple):
@@ -49,23 +61,38 @@ def devices_of(topology: str, slices: int) -> tuple[Chip | None, list[Any]]:
     Of a GPU's memory the chip has what JAX would take.
     """
     if topology == LOCAL:
-        return None, jax.devices()
+        devices = jax.devices()
+        return _taken(chip_of(devices[0].device_kind), devices[0].platform), devices
     name, _, shape = topology.partition(":")
     if name not in CHIPS:
         raise ConfigError(f"--topology {topology}: chip {name!r}{closest(name, CHIPS)}; as v5e:16x16, or {LOCAL}")
+    wrong = _wrong(name, shape)
+    if wrong:
+        raise ConfigError(f"--topology {topology}: {wrong}")
+    each, slices = math.prod(map(int, shape.split("x"))), max(1, slices)
+    if each * slices > MOST:
+        raise ConfigError(f"--mesh.dcn {slices}: {slices:,} times {topology} is {each * slices:,} chips, over {MOST:,}")
     if name in GPUS:
-        if not re.fullmatch(r"\d+", shape) or not 1 <= int(shape) <= MOST_GPUS:
-            raise ConfigError(
-                f"--topology {topology}: after the GPU comes how many a host has, 1 to {MOST_GPUS}, as in {name}:8; "
-                "several hosts are --mesh.dcn N"
-            )
-        memory = CHIPS[name].memory * gpu_share()
-        return CHIPS[name]._replace(memory=memory), _gpus(name, max(1, slices), int(shape))
-    if not re.fullmatch(r"\d+(x\d+){1,2}", shape):
-        raise ConfigError(f"--topology {topology}: after the chip comes its shape, as in v5e:16x16 or v4:4x4x8")
-    if math.prod(int(size) for size in shape.split("x")) > MOST:
-        raise ConfigError(f"--topology {topology}: no pod has over {MOST:,} chips; several slices are --mesh.dcn N")
+        return _taken(CHIPS[name], "gpu"), _gpus(name, slices, each)
     return CHIPS[name], _tpus(name, shape, slices)
+
+
+def _taken(chip: Chip | None, platform: str) -> Chip | None:
+    return chip._replace(memory=chip.memory * gpu_share()) if chip and platform == "gpu" else chip
+
+
+def _wrong(name: str, shape: str) -> str:
+    """What is to be said of a shape that a chip does not come in: libtpu ends the process at some, and plans others."""
+    if name in GPUS:
+        known = re.fullmatch(r"[1-9]", shape) and int(shape) <= MOST_GPUS
+        told = f"how many a host has, 1 to {MOST_GPUS}, as in {name}:8; several hosts are --mesh.dcn N"
+        return "" if known else f"after the GPU comes {told}"
+    pod = PODS[name]
+    sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"\d{1,4}(x\d{1,4}){2}", shape) else []
+    if shape in pod.shapes or (sides and not any(side % 4 for side in sides) and 0 < math.prod(sides) <= pod.most):
+        return ""
+    larger = f", and in multiples of 4 like 4x4x8 up to {pod.most:,} chips" if pod.most else ""
+    return f"{name} comes as {', '.join(pod.shapes)}{larger}; several slices are --mesh.dcn N"
 
 
 def _tpus(name: str, shape: str, slices: int) -> list[Any]:

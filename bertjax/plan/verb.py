@@ -1,8 +1,8 @@
 """`bertjax plan`: the training step of a recipe, compiled for chips that are not here, and what that tells."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -10,27 +10,44 @@ from jax.sharding import Mesh
 from bertjax.automesh import mesh_of
 from bertjax.chips import Chip, gpu_share
 from bertjax.config import PhaseConfig, Plan, Pretrain
-from bertjax.contracts import Compute, Objective, Remat
+from bertjax.contracts import Objective
 from bertjax.data.shapes import made_up_row, made_up_vocab
+from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
 from bertjax.plan import tables
-from bertjax.plan.estimate import Shape, cures, roofline
+from bertjax.plan.cures import cures, shape_of
+from bertjax.plan.estimate import estimate, roofline, work
 from bertjax.plan.program import Program, compiled
 from bertjax.plan.topology import LOCAL, devices_of
 from bertjax.run import resolve
 from bertjax.session import training_step
 from bertjax.train.log import answers
-from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, row_ways
+from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, undivided_in
 from bertjax.train.state import TrainState, planned_state
 from bertjax.train.step import Update
 
 MOST_OF_A_GPU = 0.95  # the rest of its memory the driver and the libraries need
 
 
+@dataclass(frozen=True)
+class Run:
+    """What the phases of a run have in common."""
+
+    config: Plan
+    mesh: Mesh
+    chip: Chip | None
+    objective: Objective
+    optimizer: Update
+    state: TrainState  # shapes and shardings
+
+
 def plan(config: Plan) -> None:
     """Compiles every phase of the run, prints what it takes and writes it as JSON."""
     if config.topology != LOCAL:  # the compiler describes the chips: those of this machine are left to others
         jax.config.update("jax_platforms", "cpu")
+    out = Path(config.out or f"plan-{config.topology.replace(':', '-')}.json")
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; give a file, such as {out / 'plan.json'}")
     if config.data:
         config = replace(config, model=resolve(config)[1].model)
     chip, devices = devices_of(config.topology, config.mesh.dcn)
@@ -39,16 +56,17 @@ def plan(config: Plan) -> None:
     mesh = mesh_of(config, config.model, objective, optimizer, devices)
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
+    run = Run(config, mesh, chip, objective, optimizer, planned_state(objective, optimizer, mesh))
     report = {
         "topology": config.topology,
         "chip": _chip(chip, devices[0]),
         "devices": mesh.size,
         "idle_devices": len(devices) - mesh.size,
         "mesh": dict(mesh.shape),
+        "undivided": _undivided(run),
         "effort": "quick" if config.quick else "full",
-        "phases": [_phase(config, phase, mesh, chip, objective, optimizer) for phase in config.phases],
+        "phases": [_phase(run, number) for number in range(len(config.phases))],
     }
-    out = Path(config.out or f"plan-{config.topology.replace(':', '-')}.json")
     write_json(out, report)
     tables.show(report)
     answers.print(f"all of it: {out}")
@@ -58,6 +76,12 @@ def _chip(chip: Chip | None, device: Any) -> dict[str, Any]:  # noqa: ANN401 (a 
     if not chip:
         return {"name": device.device_kind}
     return chip._asdict() | ({"memory_share": gpu_share()} if device.platform == "gpu" else {})
+
+
+def _undivided(run: Run) -> dict[str, Any]:
+    """Of what a device holds: the arrays that an axis of the mesh leaves as they are."""
+    left = undivided_in(run.state, run.mesh)
+    return {"arrays": len(left), "bytes_per_chip": bytes_on_device(left), "such_as": next(iter(left), "")}
 
 
 def planned_batch(config: Pretrain, phase: PhaseConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -73,19 +97,14 @@ def planned_batch(config: Pretrain, phase: PhaseConfig, mesh: Mesh) -> dict[str,
     return abstract_batch(row, phase.batch_size, mesh)
 
 
-def _phase(
-    config: Plan, phase: PhaseConfig, mesh: Mesh, chip: Chip | None, objective: Objective, optimizer: Update
-) -> dict[str, Any]:
-    state, batch = planned_state(objective, optimizer, mesh), planned_batch(config, phase, mesh)
-    schedule = config.optimizer.schedule(config.steps)
-    lowered = training_step(config, objective, optimizer, schedule, mesh).lower(state, batch)
-    about = f"{phase.batch_size:,} x {phase.length:,} on {config.topology}"
-    arguments = bytes_on_device(state) + bytes_on_device(batch)
-    program = compiled(lowered, mesh, arguments, quick=config.quick, about=about)
+def _phase(run: Run, number: int) -> dict[str, Any]:
+    config, phase = run.config, run.config.phases[number]
+    batch = planned_batch(config, phase, run.mesh)
+    program = _program(run, phase, batch)
     tokens = phase.batch_size * phase.length
-    flops = tokens * config.objective.flops_per_token(config.model, phase.length)
-    available = program.available or round(chip.memory if chip else 0)
-    fits = program.fits and not 0 < available < program.needed
+    flops = _flops(run, phase, program)
+    memory = _memory(run, batch, program)
+    fits = program.fits and not 0 < memory["available"] < program.needed
     told: dict[str, Any] = {
         "steps": phase.steps,
         "batch_size": phase.batch_size,
@@ -94,67 +113,61 @@ def _phase(
         "remat": config.remat,
         "tokens_per_step": tokens,
         "fits": fits,
-        "bytes_per_chip": {
-            "parameters": bytes_on_device(state.params),
-            "optimizer": bytes_on_device(state.opt_state),
-            "batch": bytes_on_device(batch),
-            "temporaries": program.temporaries,
-            "program": program.code,
-            "arguments": program.arguments,
-            "needed": program.needed,
-            "available": available,
-        },
-        "flops_per_step": {"formula": flops, "compiler": None, "ratio": None},
+        "bytes_per_chip": memory,
+        "flops_per_step": flops,
         "collectives_per_step": [one._asdict() for one in program.collectives],
         "compile_seconds": program.seconds,
         "from_cache": program.cached,
     }
-    if config.micro_batches == 1 and program.flops:  # the compiler counts a loop once
-        counted = program.flops * mesh.size
-        told["flops_per_step"] |= {"compiler": counted, "ratio": counted / flops}
     if not fits:
-        told["short_by_bytes"] = program.needed - available
-        told["would_mend_it"] = _cures(config, phase, mesh, state, program, available)
-    elif chip:
-        told["estimate"] = _estimate(config, tokens, flops, mesh, program, chip)
+        told["short_by_bytes"] = program.needed - memory["available"]
+        told["would_mend_it"] = _cures(run, number, program, memory["available"])
+    elif run.chip:
+        done = work(flops["formula"], flops["ratio"], config.remat) / run.mesh.size
+        floor = roofline(program, run.chip, done, micro_batches=config.micro_batches, slices=run.mesh.shape["dcn"])
+        told["estimate"] = estimate(floor, tokens=tokens, useful=flops["formula"] / run.mesh.size / run.chip.flops)
     return told
 
 
-def _estimate(config: Plan, tokens: int, flops: float, mesh: Mesh, program: Program, chip: Chip) -> dict[str, Any]:
-    floor = roofline(program, chip, flops / mesh.size, config.micro_batches)
-    each = {name: 1e3 * seconds for name, seconds in floor._asdict().items()}
-    if not program.bytes_accessed:  # by compilers for GPUs: what binds is not known then
-        del each["memory"]
-        return {"is": "an estimate: each at its peak; memory is not counted", "milliseconds": each}
+def _program(run: Run, phase: PhaseConfig, batch: dict[str, jax.ShapeDtypeStruct]) -> Program:
+    config = run.config
+    schedule = config.optimizer.schedule(config.steps)
+    lowered = training_step(config, run.objective, run.optimizer, schedule, run.mesh).lower(run.state, batch)
+    return compiled(
+        lowered,
+        run.mesh,
+        bytes_on_device(run.state) + bytes_on_device(batch),
+        topology=config.topology,
+        quick=config.quick,
+        about=f"{phase.batch_size:,} x {phase.length:,}",
+    )
+
+
+def _flops(run: Run, phase: PhaseConfig, program: Program) -> dict[str, Any]:
+    """Of a step on all chips; the compiler counts a loop, such as that over micro-batches, once."""
+    tokens = phase.batch_size * phase.length
+    formula = tokens * run.config.objective.flops_per_token(run.config.model, phase.length)
+    if run.config.micro_batches > 1 or not program.flops:
+        return {"formula": formula, "compiler": None, "ratio": None}
+    counted = program.flops * run.mesh.size
+    return {"formula": formula, "compiler": counted, "ratio": counted / formula}
+
+
+def _memory(run: Run, batch: dict[str, jax.ShapeDtypeStruct], program: Program) -> dict[str, int]:
     return {
-        "is": "an estimate: each at its peak, all at once; memory counts every operand, also those kept on the chip",
-        "milliseconds": each,
-        "binds": floor.binds,
-        "step_milliseconds": 1e3 * floor.seconds,
-        "tokens_per_second": tokens / floor.seconds,
-        "mfu": floor.compute / floor.seconds,
+        "parameters": bytes_on_device(run.state.params),
+        "optimizer": bytes_on_device(run.state.opt_state),
+        "batch": bytes_on_device(batch),
+        "temporaries": program.temporaries,
+        "program": program.code,
+        "arguments": program.arguments,
+        "needed": program.needed,
+        "available": program.available or round(run.chip.memory if run.chip else 0),
     }
 
 
-def _cures(
-    config: Plan, phase: PhaseConfig, mesh: Mesh, state: TrainState, program: Program, available: int
-) -> list[str]:
-    tokens = phase.batch_size * phase.length / (row_ways(mesh) * mesh.shape["seq"] * mesh.shape["tensor"])
-    shape = Shape(
-        batch_size=phase.batch_size,
-        micro_batches=config.micro_batches,
-        remat=config.remat,
-        rows=row_ways(mesh),
-        fsdp=mesh.shape["fsdp"],
-        state=bytes_on_device(state),
-        gradient=bytes_on_device(state.params),
-        activations={
-            remat: tokens
-            * config.objective.activation_bytes(config.model, phase.length, Compute(remat, config.attention, mesh))
-            for remat in get_args(Remat)
-        },
-    )
-    found = cures(shape, program, available)
-    if mesh.devices.flat[0].platform == "gpu" and program.needed <= MOST_OF_A_GPU * available / gpu_share():
+def _cures(run: Run, number: int, program: Program, available: int) -> list[str]:
+    found = cures(shape_of(run.config, number, run.mesh, run.state), program, available)
+    if run.mesh.devices.flat[0].platform == "gpu" and program.needed <= MOST_OF_A_GPU * available / gpu_share():
         found.insert(0, f"XLA_PYTHON_CLIENT_MEM_FRACTION={MOST_OF_A_GPU} (JAX takes {gpu_share():.0%} of a GPU now)")
     return found

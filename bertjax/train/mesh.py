@@ -46,7 +46,7 @@ ROWS = P(("dcn", "data", "fsdp"))  # how the first axis of a batch is cut
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices each axis has."""
+    """How many devices each axis has; --mesh data=64,fsdp=4 gives several at once."""
 
     data: int = -1
     """copies of the model that share the batch; -1: all devices the other axes leave over"""
@@ -57,7 +57,8 @@ class MeshConfig:
     seq: int = 1
     """devices that share the tokens of a row, for long rows; each gathers the keys and values of the others"""
     dcn: int = 0
-    """slices of TPUs with only the network between them, which share the batch; 0: as many as there are"""
+    """slices of TPUs, or hosts of GPUs, with only the network between them, which share the batch; 0: as many slices of
+    TPUs as there are"""
 
     def __post_init__(self) -> None:
         if self.data == 0 or self.data < -1 or min(self.tensor, self.seq) < 1 or min(self.fsdp, self.dcn) < 0:
@@ -69,7 +70,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] = ()) -> Mesh:
-    """The mesh over these devices, or this program's; with fewer asked for than there are, the first ones are taken."""
+    """The mesh over these devices, or this program's; of more than are asked for the first ones of each slice."""
     devices = devices or jax.devices()
     dcn = config.dcn or slices_of(devices)
     rest = dcn * max(1, config.fsdp) * config.seq * config.tensor
@@ -86,12 +87,22 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] = ()) -> Mesh:
             "processes without work; give --mesh.data -1"
         )
     shape = (dcn, data, max(1, config.fsdp), config.seq, config.tensor)
-    return Mesh(_arranged(shape, devices[:count]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(_arranged(shape, _first(devices, count, dcn)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def slices_of(devices: Sequence[Any]) -> int:
     """How many slices TPUs are in, of which those of a single one do not say; others than TPUs are in one."""
     return len({getattr(device, "slice_index", None) for device in devices}) if devices[0].platform == "tpu" else 1
+
+
+def _first(devices: Sequence[Any], count: int, dcn: int) -> Sequence[Any]:
+    """So many devices, as many of each of `dcn` slices of TPUs, or hosts of others, where there are these."""
+    name = "slice_index" if devices[0].platform == "tpu" else "process_index"
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, name, 0), []).append(device)
+    chosen = [device for of_one in [*slices.values()][:dcn] for device in of_one[: count // dcn]]
+    return chosen if len(chosen) == count else devices[:count]
 
 
 def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
@@ -134,6 +145,12 @@ def undivided(path: str, shape: tuple[int, ...], mesh: Mesh) -> bool:
         if re.search(pattern, path):
             return tuple(spec) != tuple(spec_for(path, shape, mesh))
     return False
+
+
+def undivided_in(tree: Any, mesh: Mesh) -> dict[str, Any]:  # noqa: ANN401 (any pytree)
+    """The arrays of a tree, by path, that are not cut over all axes their rule names."""
+    leaves = ((path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+    return {path: leaf for path, leaf in leaves if undivided(path, leaf.shape, mesh)}
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:  # noqa: ANN401 (any pytree)

@@ -288,5 +288,15 @@ def test_slices_are_an_axis_of_their_own():
     for number in range(2):
         assert {device.slice_index for device in mesh.devices[number].flat} == {number}
     assert make_mesh(MeshConfig(), slices(1)).shape["dcn"] == 1
+    assert {device.slice_index for device in make_mesh(MeshConfig(dcn=1, data=4), slices(2)).devices.flat} == {0}
+    for few in (MeshConfig(data=1), MeshConfig(data=2), MeshConfig(data=1, tensor=3), MeshConfig(data=-1, fsdp=3)):
+        mesh = make_mesh(few, slices(2))
+        for number in range(2):
+            assert {device.slice_index for device in mesh.devices[number].flat} == {number}
+    gpus = [Device(number, slice_index=number // 4) for number in range(8)]
+    for gpu in gpus:
+        gpu.platform, gpu.slice_index = "gpu", 0
+    mesh = make_mesh(MeshConfig(data=2, dcn=2), gpus)
+    assert [[device.id for device in host.flat] for host in mesh.devices] == [[0, 1], [4, 5]]
     with pytest.raises(ConfigError, match=r"dcn=4 over devices in 2 slices; give --mesh.dcn 2"):
         make_mesh(MeshConfig(dcn=4), slices(2))

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from bertjax import automesh
-from bertjax.automesh import GIB, choose
+from bertjax.automesh import GIB, activations, choose
+from bertjax.config import Pretrain
 from bertjax.contracts import Compute
 from bertjax.models import bert
 from bertjax.objectives import mlm
@@ -51,6 +52,28 @@ def test_activations_are_about_what_the_compiler_keeps(preset, measured):
     assert kept == sorted(kept)
     narrow, wide = (m.activation_bytes(128, 0.0, 1.0, Compute()) for m in (model, replace(model, dtype="float32")))
     assert wide == 2 * narrow
+
+
+# As above, --preset base --model.layers 2 --length 512 --quick on v5e:2x2.
+@pytest.mark.parametrize(
+    ("mesh", "vocab_size", "remat", "measured"),
+    [
+        (MeshConfig(4), 30_522, "none", 81_100),
+        (MeshConfig(1, tensor=4), 30_522, "none", 48_100),
+        (MeshConfig(1, tensor=4), 30_522, "dots", 47_900),
+        (MeshConfig(1, tensor=4), 30_522, "blocks", 41_000),
+        (MeshConfig(1, tensor=4), 30_720, "none", 21_100),
+        (MeshConfig(1, tensor=2), 30_522, "none", 86_200),
+        (MeshConfig(1, tensor=2), 30_592, "none", 34_100),
+        (MeshConfig(1, fsdp=2, tensor=2), 30_720, "none", 37_100),
+    ],
+)
+def test_over_tensor_only_heads_hidden_units_and_words_are_cut(mesh, vocab_size, remat, measured):
+    model = replace(bert.PRESETS["base"], layers=2, dtype="bfloat16", vocab_size=vocab_size)
+    config, mesh = Pretrain(model=model, batch_size=128, length=512), make_mesh(mesh)
+    tokens = 128 * 512 / (mesh.shape["data"] * mesh.shape["fsdp"])
+    found = activations(config, model, config.phases[0], mesh, remat)
+    assert 0.85 < found / tokens / measured < 1.25
 
 
 def test_a_fused_kernel_keeps_no_scores():

@@ -74,6 +74,17 @@ def test_prepared_data_give_the_vocabulary(plan, data):
     assert sizes[0] - sizes[1] == 4 * (30_522 - Meta.load(data).vocab_size) * (32 + 1)
 
 
+def test_a_mesh_in_one_option_and_the_arrays_it_does_not_divide(plan):
+    outcome, found = plan("--topology", "local", "--mesh", "data=1,tensor=4", "--batch-size", "8")
+    assert outcome.code == 0 and found["mesh"] == {"dcn": 1, "data": 1, "fsdp": 1, "seq": 1, "tensor": 4}, outcome.err
+    left = found["undivided"]  # query, key, value (weights, biases) and out of two heads, the words; and their moments
+    assert left["arrays"] == 3 * (3 * 2 + 1 + 3) and "embed" in left["such_as"]
+    assert f"{left['arrays']} arrays of parameters and optimizer" in outcome.out
+    assert "4 devices have nothing to do: give --mesh.data 2" in outcome.out
+    _, again = plan("--topology", "local", "--mesh=data=1,tensor=2", "--batch-size", "8", "--model.vocab-size", "64")
+    assert again["undivided"] == {"arrays": 0, "bytes_per_chip": 0, "such_as": ""}
+
+
 def test_a_preset_and_the_default_name_of_the_file(bertjax, home, tmp_path):
     outcome = bertjax("plan", home / "pretrain.py", "--preset=tiny", "--model.vocab-size", "99", "--topology", "local")
     assert outcome.code == 0, outcome.err
@@ -87,7 +98,10 @@ def test_what_does_not_fit_is_told_with_what_would(plan, monkeypatch):
     outcome, found = plan("--topology", "local", "--mesh.data", "1", "--batch-size", "64", "--micro-batches", "1")
     assert outcome.code == 0 and found["phases"][0]["short_by_bytes"] == 26 << 30
     assert "does NOT fit: needs 41.00 GiB of 15.00, 26.00 too many" in outcome.out
-    assert "--micro-batches 4" in outcome.out and "--remat blocks" in outcome.out
+    assert "--micro-batches 4" in outcome.out and "--remat dots" in outcome.out
+    options = ("--topology", "local", "--mesh.data", "1", "--micro-batches", "1", "--later-phases", "0.25", "40", "64")
+    outcome, found = plan(*options)
+    assert "  --batch-size 2\n" in outcome.out and "  --later-phases 0.25 40 16\n" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -95,11 +109,16 @@ def test_what_does_not_fit_is_told_with_what_would(plan, monkeypatch):
     [
         ((), "missing: --topology"),
         (("--topology", "v5f:2x4"), "chip 'v5f'; did you mean 'v5"),
-        (("--topology", "v5e"), "after the chip comes its shape, as in v5e:16x16"),
+        (("--topology", "v5e"), "v5e comes as 1x1, 2x2, 2x4,"),
         (("--topology", "h100:2x4"), "how many a host has, 1 to 8, as in h100:8; several hosts are --mesh.dcn N"),
         (("--topology", "h200:16"), "how many a host has, 1 to 8"),
-        (("--topology", "v5p:9999x9999x9999"), "no pod has over 8,960 chips"),
+        (("--topology", "v5p:9999x9999x9999"), "in multiples of 4 like 4x4x8 up to 8,960 chips"),
+        (("--topology", "v5e:16x16", "--mesh.dcn", "1000000"), "--mesh.dcn 1000000: 1,000,000 times v5e:16x16 is"),
         (("--topology", "local", "--batch-size", "12", "--mesh.data", "8"), "batch_size=12 does not divide"),
+        (("--topology", "local", "--mesh", "data"), "--mesh data: sizes are given as data=64,fsdp=4"),
+        (("--topology", "local", "--mesh"), "--mesh : sizes are given as data=64,fsdp=4"),
+        (("--topology", "local", "--mesh", "date=2"), "--mesh.date"),
+        (("--topology", "local", "--out", "/"), "--out / is a folder; give a file, such as /plan.json"),
     ],
 )
 def test_mistakes(plan, options, message):
@@ -141,7 +160,7 @@ def test_a_topology(home, tmp_path):
     options = ["--topology", "v5e:2x4", "--mesh.data", "4", "--mesh.fsdp", "2", "--batch-size", "32"]
     found, shown = elsewhere(home, tmp_path, *options, "--micro-batches", "1")
     (phase,) = found["phases"]
-    assert found["devices"] == 8 and phase["fits"] and phase["bytes_per_chip"]["available"] == 16 << 30
+    assert found["devices"] == 8 and phase["fits"] and phase["bytes_per_chip"]["available"] == 15.75 * 2**30
     assert phase["estimate"]["binds"] in ("compute", "memory", "links") and "estimate" in shown
     crossed = {tuple(one["axes"]) for one in phase["collectives_per_step"]}
     assert ("fsdp",) in crossed and crossed <= {("fsdp",), ("data",), ("data", "fsdp")}
@@ -185,6 +204,18 @@ def test_more_than_a_chip_has(home, tmp_path):
     assert phase["would_mend_it"][0].startswith("--micro-batches ")
 
 
+@pytest.mark.slow
+@NEEDS_LIBTPU
+def test_what_is_advised_fits_when_it_is_followed(home, tmp_path):
+    """Hidden states are whole on both chips of `tensor`."""
+    options = ["--topology", "v5e:2x2", "--mesh", "data=1,tensor=2", "--preset", "tiny", "--model.dtype", "bfloat16"]
+    options += ["--length", "128", "--batch-size", "65536", "--model.vocab-size", "1024", "--micro-batches", "1"]
+    short, shown = elsewhere(home, tmp_path, *options)
+    cure = short["phases"][0]["would_mend_it"][0].partition(" (")[0].split()
+    assert not short["phases"][0]["fits"] and "2 devices have nothing to do" in shown
+    assert cure[0] == "--micro-batches" and elsewhere(home, tmp_path, *options, *cure)[0]["phases"][0]["fits"]
+
+
 @NEEDS_CUDA
 def test_gpus(home, tmp_path):
     """Two hosts of two with cuDNN's attention over packed rows; one with less memory than the step takes."""
@@ -211,6 +242,6 @@ def test_gpus(home, tmp_path):
     count = phase["bytes_per_chip"]["parameters"] // 4
     assert count < sum(one["elements"] for one in phase["collectives_per_step"]) <= count + 16
     assert "memory is not counted" in shown and "binds" not in phase["estimate"]
-    sizes[3] = "65536"
+    sizes[3] = "131072"
     found, shown = elsewhere(home, tmp_path, "--topology", "h100:1", *options, *sizes, "--mesh.data", "1")
     assert not found["phases"][0]["fits"] and "does NOT fit" in shown and "--micro-batches" in shown

@@ -1,0 +1,75 @@
+"""Chips that are not here: which of them there are, and how many."""
+
+import re
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from bertjax.chips import CHIPS
+from bertjax.errors import ConfigError
+from bertjax.plan import topology
+from bertjax.plan.topology import PODS, devices_of
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the compilers are asked to describe, in place of asking them."""
+    found = []
+    for name in ("_tpus", "_gpus"):
+        monkeypatch.setattr(topology, name, lambda *of: found.append(of) or [])
+    return found
+
+
+@pytest.mark.parametrize(
+    "shape", ["v5e:1x1", "v5e:2x4", "v6e:16x16", "v4:2x2x1", "v4:4x4x8", "v5p:16x20x28", "v5p:2x2x4", "h100:8"]
+)
+def test_shapes_there_are(shape, asked):
+    name, _, rest = shape.partition(":")
+    chip, _ = devices_of(shape, 2)
+    assert asked == [(name, rest, 2) if name in PODS else (name, 2, int(rest))] and chip.name == CHIPS[name].name
+
+
+@pytest.mark.parametrize(
+    ("shape", "cure"),
+    [
+        *((shape, "v5e comes as 1x1, 2x2,") for shape in ("v5e:2x4x4", "v5e:32x32", "v5e:4x2", "v5e:", "v5e:2x4x1")),
+        *((shape, "several slices are --mesh.dcn N") for shape in ("v6e:2x2x2", "v6e:1x256", "v6e:-2x2", "v6e:2×2")),
+        *((shape, "like 4x4x8 up to 4,096 chips") for shape in ("v4:16x20x28", "v4:4x4", "v4:0x4x4", "v4:3x3x3")),
+        *((shape, "like 4x4x8 up to 8,960 chips") for shape in ("v5p:9999x9999x9999", "v5p:2x2x3", "v5p:20x20x24")),
+        *((shape, "how many a host has, 1 to 8, as in h100:8") for shape in ("h100:16", "h100:0", "h100:2x4", "h100")),
+    ],
+)
+def test_shapes_there_are_not_never_reach_a_compiler(shape, cure, asked):
+    with pytest.raises(ConfigError, match=f"--topology {re.escape(shape)}: .*{cure}") as refused:
+        devices_of(shape, 1)
+    assert not asked and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("shape", "slices"), [("v5e:16x16", 1_000_000), ("v5p:16x20x28", 8), ("h100:8", 1_000_000)])
+def test_nor_does_a_number_of_chips_that_nobody_has(shape, slices, asked):
+    with pytest.raises(ConfigError, match=f"--mesh.dcn {slices}: {slices:,} times {shape} is .* chips, over 65,536"):
+        devices_of(shape, slices)
+    assert not asked
+
+
+@pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is not installed (bertjax[tpu])")
+@pytest.mark.parametrize("name", PODS)
+def test_libtpu_knows_the_shapes_that_are_listed(name):
+    for shape in PODS[name].shapes:
+        chip, devices = devices_of(f"{name}:{shape}", 1)
+        assert len(devices) == eval(shape.replace("x", "*")) and re.fullmatch(chip.kind, devices[0].device_kind)
+
+
+@pytest.mark.parametrize(("kind", "platform", "share"), [("TPU v5 lite", "tpu", 1.0), ("NVIDIA H200", "gpu", 0.5)])
+def test_a_chip_of_this_machine_is_known(kind, platform, share, monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=kind, platform=platform)])
+    chip, devices = devices_of("local", 0)
+    (known,) = (known for known in CHIPS.values() if re.fullmatch(known.kind, kind))
+    assert chip == known._replace(memory=share * known.memory) and len(devices) == 1
+
+
+def test_a_cpu_has_no_peaks():
+    assert devices_of("local", 0) == (None, jax.devices())
