@@ -104,8 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / LOG).unlink(missing_ok=True)
-    about = {"command": results.command(), **results.origin(), "machine": results.machine()}
-    found: dict[str, Any] = about | {"versions": results.versions(sys.executable), "parts": {}}
+    found = results.origin({"bertjax": results.versions(sys.executable)}) | {"parts": {}}
     for name in options.parts:
         result = found["parts"][name] = {"lines": [], "ended": "", "crashed": False}
         until = min(time.time() + PARTS[name].most, end)
@@ -219,9 +218,7 @@ def table(found: dict[str, Any]) -> str:
             lines += [*results.table(names, rows), ""]
         if result["ended"]:
             lines += [result["ended"], ""]
-    programs = ", ".join(map(" ".join, found["versions"].items()))
-    lines += [f"- `{found['command']}`; {found['date']}, commit {found['commit']}", f"- {programs}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *results.notes(found)]) + "\n"
 
 
 def run_to_the_end() -> None:

@@ -36,13 +36,8 @@ def write(
     programs: dict[str, dict[str, str]] | None = None,
 ) -> None:
     """The lines of a table and its figures, with command, machine, commit and the versions of the programs."""
-    programs = programs or {"bertjax": versions(sys.executable)}
-    at = machine()
-    about = {"command": command(), **origin(), "machine": at, "versions": programs}
-    notes = [f"`{about['command']}`; {about['date']}, commit {about['commit']}"]
-    notes += [f"{at['cpu']}, {at['cores']} cores, load {at['load'][0]:.1f}"]
-    notes += [f"{program}: {', '.join(map(' '.join, found.items()))}" for program, found in programs.items()]
-    text = "\n".join([f"# {name}", "", *lines, "", *(f"- {note}" for note in notes)])
+    about = origin(programs or {"bertjax": versions(sys.executable)})
+    text = "\n".join([f"# {name}", "", *lines, "", *notes(about)])
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(about | figures, indent=1) + "\n")
     (out / f"{name}.md").write_text(text + "\n")
@@ -78,15 +73,30 @@ def _for(word: str, option: str) -> str:
     return (option.lstrip("-").upper() or "PATH") if os.path.isabs(word) else word
 
 
-def origin() -> dict[str, str]:
-    """Day and commit; where the code has been changed since that is told."""
+def origin(programs: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """How figures come about: command, day, commit, machine, and the versions of the programs.
+
+    Where the code has been changed since the commit that is told.
+    """
     git = ["git", "-C", str(ROOT)]
     try:
         commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
         changed = subprocess.call([*git, "diff", "--quiet", "HEAD", "--", "bertjax", "bench", ":!bench/results"])
     except (OSError, subprocess.CalledProcessError):
         commit, changed = "unknown", 0
-    return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit + " with changes" * bool(changed)}
+    commit += " with changes" * bool(changed)
+    day = f"{datetime.now(UTC):%Y-%m-%d}"
+    return {"command": command(), "date": day, "commit": commit, "machine": machine(), "versions": programs}
+
+
+def notes(about: dict[str, Any]) -> list[str]:
+    """The same as the last lines of a page."""
+    at = about["machine"]
+    return [
+        f"- `{about['command']}`; {about['date']}, commit {about['commit']}",
+        f"- {at['cpu']}, {at['cores']} cores, load {at['load'][0]:.1f}",
+        *(f"- {program}: {', '.join(map(' '.join, found.items()))}" for program, found in about["versions"].items()),
+    ]
 
 
 def machine() -> dict[str, Any]:

@@ -190,7 +190,9 @@ def _taken(option: str, rest: list[str]) -> tuple[str | None, list[str]]:
 def _mesh(rest: list[str]) -> list[str]:
     """`--mesh data=64,fsdp=4` as `--mesh.data 64 --mesh.fsdp 4`."""
     sizes, rest = _taken("--mesh", rest)
-    each = [size.partition("=") for size in (sizes or "").split(",") if sizes is not None]
+    if sizes is None:
+        return rest
+    each = [size.partition("=") for size in sizes.split(",")]
     if not all(name and value for name, _, value in each):
         raise ConfigError(f"--mesh {sizes}: sizes are given as data=64,fsdp=4")
     return [f"--mesh.{name}={value}" for name, _, value in each] + rest

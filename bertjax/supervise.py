@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from bertjax.errors import AGAIN, KILLED, StorageError, UserError, redacted
-from bertjax.paths import as_path, remote, sizes
+from bertjax.paths import as_path, remote, sizes, write_text
 
 FINAL = (0, UserError.code, StorageError.code, KILLED, 126, 127)  # the last two: a shell that cannot start it
 IN_VAIN = 1
@@ -56,7 +56,7 @@ class Progress:
 
     def _remember(self) -> None:
         if self._file:
-            self._file.write_text(json.dumps({"restarts": self.vain, "seen": sorted(self._seen)}))
+            write_text(self._file, json.dumps({"restarts": self.vain, "seen": sorted(self._seen)}))
 
 
 class Supervisor:
@@ -165,9 +165,11 @@ def main() -> None:
             raise UserError(f"{said}: has no --out, by which its progress is seen; give one")
         supervisor = Supervisor(command, Progress(out, given.once))
         sys.exit(supervisor.once() if given.once else supervisor.run(given.pause))
-    except (OSError, UserError) as error:
-        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        _say(str(told))
+    except UserError as error:
+        _say(str(error))
+        sys.exit(error.code)
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}")
         sys.exit(UserError.code)
 
 

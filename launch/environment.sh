@@ -21,7 +21,7 @@ make_environment() {
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         python="$(find_python)" || return 2
         echo "installing into $folder (once; a minute or two) ..."
-        "$folder/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$folder"
+        "$folder/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$folder"
         "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 \
             --constraint launch/constraints.txt --editable ".${extras:+[$extras]}"
         echo "$wanted" >"$stamp"

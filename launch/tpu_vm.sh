@@ -94,16 +94,21 @@ install() {
     sent >"$scratch/sent" || return
     tar -C "$root" --null -T "$scratch/sent" -czf "$scratch/bertjax.tar.gz" || return
     gcloud compute tpus tpu-vm scp "$scratch/bertjax.tar.gz" "$name:bertjax.tar.gz" "${where[@]}" --worker=all || return
+    local mount="" # not inside of a ${SHARE:+...}, which the brace of the group would end
+    if [ -n "${SHARE:-}" ]; then
+        mount="mountpoint -q /mnt/share || {
+    sudo apt-get install -qq -o DPkg::Lock::Timeout=600 nfs-common
+    sudo mkdir -p /mnt/share
+    sudo mount $(printf '%q' "$SHARE") /mnt/share
+}"
+    fi
     # The images have a Python that is too old, so uv brings one; in its first minutes a machine updates itself.
     on_all "set -e
 mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax
 python3 -m pip install --quiet --user uv
 [ -d venv ] || python3 -m uv venv --quiet --python 3.12 venv
 (cd bertjax && python3 -m uv pip install --quiet --python ../venv --constraint launch/constraints.txt '.[tpu,gcs]')
-${SHARE:+mountpoint -q /mnt/share || {
-    sudo apt-get install -qq -o DPkg::Lock::Timeout=600 nfs-common && sudo mkdir -p /mnt/share
-    sudo mount $(printf '%q' "$SHARE") /mnt/share
-}}"
+$mount"
 }
 
 # shellcheck disable=SC2016 # is for the shell of a worker
@@ -146,7 +151,7 @@ echo \"bertjax-exit: \$a\"" 2>"$scratch/errors")" || { echo unreachable && retur
     case "$codes" in
         " ") echo unreachable ;;
         *" other "*) echo other ;;
-        *" running "*none* | *lost*" running "* | *none*" running "*) echo partly ;;
+        *" lost "*"running "* | *" none "*"running "*) echo partly ;; # they are sorted
         *" running "*) echo running ;;
         *" none "*) echo none ;;
         *" stopped "*) echo stopped ;;

@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 # `describe` takes its answers from states.json, the last one again and again. `ssh` runs in a folder for each worker,
-# two of them, all but the installation. `delete` takes what ran there with it, and what was on the disks. `scp` keeps
-# what is sent. fails.json says how many of the next calls of each of these fail.
+# two of them. `delete` takes what ran there with it, and what was on the disks. `scp` sends to both, and keeps a copy.
+# fails.json says how many of the next calls of each of these fail.
 GCLOUD = """
 import json, os, shutil, subprocess, sys
 from pathlib import Path
@@ -37,12 +37,12 @@ elif "delete" in arguments:
         for path in worker.glob("bertjax.*"):
             path.unlink()
 elif "scp" in arguments:
-    shutil.copy(arguments[4], here / "sent.tar.gz")
+    for folder in (here, *workers):
+        shutil.copy(arguments[4], folder / arguments[5].removeprefix("mine:"))
 elif "ssh" in arguments:
     command = next(a for a in arguments if a.startswith("--command=")).removeprefix("--command=")
-    if "uv pip" not in command:
-        run = [subprocess.run(["bash", "-c", command], cwd=w, env={**os.environ, "HOME": str(w)}) for w in workers]
-        sys.exit(max(one.returncode for one in run))
+    run = [subprocess.run(["bash", "-c", command], cwd=w, env={**os.environ, "HOME": str(w)}) for w in workers]
+    sys.exit(max(one.returncode for one in run))
 """
 
 # Exits as exits.json says for this start of it, of each worker or of both; "wait": only when it gets SIGTERM; "vanish":
@@ -91,8 +91,11 @@ PYTHONPATH="{ROOT}" exec "{sys.executable}" -m bertjax.supervise --pause 0.01 "$
 
 def install(folder, *, states=(), exits=(0,), fails=None, **programs):
     """Writes the programs; the environment in which they are found before those of the machine."""
-    sudo = '#!/bin/sh\nexec "$@"\n'
-    programs = {"gcloud": GCLOUD, "bertjax": BERTJAX, "sudo": sudo, "python": PYTHON, **programs}
+    # `sudo` mounts and installs nothing; `python3` has pip and uv, which find all there.
+    sudo = '#!/bin/sh\ncase "$1" in mount | mkdir | apt-get) exit 0 ;; esac\nexec "$@"\n'
+    done = "#!/bin/sh\nexit 0\n"
+    ours = {"gcloud": GCLOUD, "bertjax": BERTJAX, "sudo": sudo, "python": PYTHON, "python3": done}
+    programs = {**ours, **programs}
     (folder / "bin").mkdir()
     for name, text in programs.items():
         path = folder / "bin" / name
