@@ -6,6 +6,7 @@ S sequences packed in a row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -22,7 +23,7 @@ from jax.sharding import Mesh
 # a task adds weights f32[B] and labels i32[B] or f32[B], or spans i32[B,2], or tags i32[B,L] (-1: no label);
 # in multiple choice tokens and their like are i32[B,C,L], a choice whose sequence is all 0 being none.
 Batch = Mapping[str, jax.Array]
-Params = Mapping[str, Any]  # plain nested dict of arrays, one layout on disk and in memory, layers unstacked
+Params = Mapping[str, Any]  # plain nested dict of arrays, one layout on disk and in memory (but `Compute.words`)
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (total, weight); divided only at the edge
 Example = dict[str, Any]  # one row before it is padded and stacked: numpy arrays and numbers
 Vocab = Any  # a data.masking.Vocab: data/ stands below jax and so below this page
@@ -38,6 +39,8 @@ class Encoded(NamedTuple):
     hidden: jax.Array  # f[B,L,D], the last layer; f[B,K,D] where K places are all that is read of it
     layers: tuple[jax.Array, ...]  # the embeddings f[B,L,D], each layer f[B,L,D], the last as `hidden`
 
+
+LANES = 128  # matrix units work in tiles of 128 columns
 
 Remat = Literal["none", "blocks", "dots"]
 AttentionKind = Literal["auto", "einsum", "cudnn", "splash"]
@@ -56,18 +59,29 @@ class Compute:
     mesh: Mesh | None = None
     """of the program; without it kernels that have to be told where arrays lie (splash) are not used"""
 
-    def parts(self, size: int, beside: str = "") -> int:
-        """Into how many the axis `tensor` cuts heads, hidden units or words; one where it does not divide their number.
+    def parts(self, size: int) -> int:
+        """Into how many `tensor` cuts heads, hidden units or `words`; one where it does not divide their number."""
+        ways = self._size("tensor")
+        return 1 if size % ways else ways
 
-        Words are cut by another axis `beside` it, and if both do not divide them by none.
+    def words(self, vocab_size: int) -> int:
+        """Rows of the token table: of one that `tensor` or `fsdp` cut, as many more as make whole tiles in equal parts.
+
+        No checkpoint has the others (train/padding.py). They stay zeros: nothing looks them up, and their logits are
+        far below all others.
         """
-        sizes = self.mesh.shape if self.mesh else {}
-        ways = sizes.get("tensor", 1)
-        return 1 if size % (ways * sizes.get(beside, 1)) else ways
+        ways = self._size("tensor") * self._size("fsdp")
+        whole = math.lcm(LANES, ways)
+        return vocab_size if ways == 1 else -(-vocab_size // whole) * whole
+
+    def _size(self, axis: str) -> int:
+        return self.mesh.shape[axis] if self.mesh else 1
 
 
 class Encoder(Protocol):
     """A Flax module that turns a batch into hidden states and owns the token table."""
+
+    compute: Compute
 
     def __call__(self, batch: Batch, *, train: bool, read: jax.Array | None = None) -> Encoded:
         """Hidden states of every token, or of the last layer those at the places `read` i32[B,K] alone, in which case

@@ -26,6 +26,7 @@ from bertjax.session import training_step
 from bertjax.train.log import TEMPORARIES, answers, console, describe, memory_table, read_metrics
 from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
+from bertjax.train.padding import held_shape
 from bertjax.train.state import TrainState, param_shapes, planned_state
 
 
@@ -48,8 +49,10 @@ def _print_parameters(objective: Objective, mesh: Mesh) -> None:
     table.columns[0].overflow = "fold"
     leaves = [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(param_shapes(objective))]
     for name, leaf in leaves:
-        note = " (does not divide: replicated)" if undivided(name, leaf.shape, mesh) else ""
-        sharding = _spec(spec_for(name, leaf.shape, mesh)) + note
+        shape = held_shape(name, leaf.shape, mesh)
+        note = " (does not divide: replicated)" if undivided(name, shape, mesh) else ""
+        note = f" (as {shape[0]:,} rows)" if shape != leaf.shape else note
+        sharding = _spec(spec_for(name, shape, mesh)) + note
         table.add_row(name, str(leaf.shape), sharding, f"{leaf.size * 4:,}", "yes" if decayed(name) else "no")
     answers.print(table)
     count = sum(leaf.size for _, leaf in leaves)

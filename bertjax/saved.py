@@ -24,8 +24,9 @@ from bertjax.objectives import supervised
 from bertjax.paths import as_path, remote
 from bertjax.tasks._columns import Columns
 from bertjax.train.checkpoint import Checkpoints
-from bertjax.train.mesh import MeshConfig, shardings
-from bertjax.train.state import param_shapes, place
+from bertjax.train.mesh import MeshConfig
+from bertjax.train.padding import held, resized, stored
+from bertjax.train.state import param_shapes
 
 
 @dataclass(frozen=True)
@@ -106,19 +107,19 @@ class SavedRun:
 
     def params(self, objective: Objective, mesh: Mesh) -> Params:
         """Trained parameters of the objective the run trained."""
-        return self.weights.params(_wanted(objective, mesh))
+        return self._read(param_shapes(objective), mesh)
 
     def encoder_params(self, objective: Objective, mesh: Mesh, *, new_layers: int = 0) -> Params:
         """The trained encoder for another objective over `self.model`, and the pooler where both have the same.
 
         Without its `new_layers` top layers, and then without the pooler.
         """
-        wanted = _wanted(objective, mesh)
+        wanted = param_shapes(objective)
         both = wanted.keys() & set(self.parts)
         shared: dict[str, Any] = {name: wanted[name] for name in ("encoder", "pooler") if name in both}
         if "pooler" in shared and shared["pooler"]["kernel"].shape[0] != self.model.width:
             del shared["pooler"]  # it stands on several layers
-        parts = self.weights.params(shared)
+        parts = self._read(shared, mesh)
         if not new_layers:
             return parts
         layers = sum(name.startswith("layer_") for name in parts["encoder"])
@@ -130,17 +131,15 @@ class SavedRun:
     def all_params(self, mesh: Mesh) -> Params:
         """All parts that a Hugging Face directory has, those its objective has no use for too."""
         assert isinstance(self.weights, HfWeights)
-        return self.weights.params(place(self.weights.shapes, shardings(self.weights.shapes, mesh)))
+        return self._read(self.weights.shapes, mesh)
+
+    def _read(self, shapes: Params, mesh: Mesh) -> Params:
+        return dict(resized(self.weights.params(stored(shapes, mesh)), held(shapes, mesh)))
 
 
 def head(task: Task, config: Finetune) -> supervised.Config:
     """What fine-tuning puts on an encoder."""
     return supervised.Config(len(task.labels), config.dropout, task.head, config.features, config.frozen)
-
-
-def _wanted(objective: Objective, mesh: Mesh) -> dict[str, Any]:
-    like = param_shapes(objective)
-    return place(like, shardings(like, mesh))
 
 
 def open_run(path: str | Path, command: str = "") -> SavedRun:

@@ -32,9 +32,10 @@ from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
 from bertjax.train.loop import Every, Fit, Hook, fit
 from bertjax.train.mesh import check_batch, local_rows
 from bertjax.train.optim import Schedule
+from bertjax.train.padding import resized
 from bertjax.train.profile import Profiler, profiled
 from bertjax.train.saver import Saver, require_room, tidy
-from bertjax.train.state import TrainState, init_state, planned_state
+from bertjax.train.state import TrainState, init_state, planned_state, stored_state
 from bertjax.train.step import TrainStep, Update, make_train_step
 from bertjax.train.steps import steps_of
 from bertjax.train.stop import REQUEST
@@ -80,9 +81,9 @@ def train(session: Session) -> TrainState:
     with hosts.together():
         if hosts.first():
             tidy(run, found.damaged if found else ())
-    like = planned_state(session.objective, optimizer, mesh)
+    like, stored = (of(session.objective, optimizer, mesh) for of in (planned_state, stored_state))
     if found:
-        state = found.state(like)
+        state = resized(found.state(stored), like)
     else:
         trained = session.trained_parts(mesh)
         state = init_state(session.objective, optimizer, seed=config.seed, mesh=mesh, trained=trained)
@@ -108,15 +109,20 @@ def train(session: Session) -> TrainState:
     )
     for rollbacks in count():
         try:
-            return _fit(session, fixed, state, extra, constant)
+            return _fit(session, fixed, state, extra, constant, stored)
         except Diverged as bad:
             found, extra = _before(session, run, bad, rollbacks)
-        state = found.state(like)  # once the failure, whose frames hold the last one, is gone
+        state = resized(found.state(stored), like)  # once the failure, whose frames hold the last one, is gone
     raise AssertionError("not reached")
 
 
 def _fit(
-    session: Session, fixed: Fit, state: TrainState, extra: Mapping[str, Any], constant: Mapping[str, Any]
+    session: Session,
+    fixed: Fit,
+    state: TrainState,
+    extra: Mapping[str, Any],
+    constant: Mapping[str, Any],
+    stored: TrainState,
 ) -> TrainState:
     """From the step of `state`, with the rest of its checkpoint, to the last one, or to a failure."""
     run, number = as_path(session.config.out), int(state.step)
@@ -127,6 +133,7 @@ def _fit(
         best=session.best,
         constant=constant,
         leader=extra.get("leader", ()),
+        stored=stored,
     )
     writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
     phases = [Phase(steps, mixture, local_rows(mixture.batch_size, fixed.mesh)) for steps, mixture in session.phases]

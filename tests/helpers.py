@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bertjax.contracts import Compute
 from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch, shardings
 from bertjax.train.optim import Optimizer
+from bertjax.train.padding import padded
 from bertjax.train.state import init_state, place, planned_state
 from bertjax.train.step import make_train_step
 
@@ -80,10 +82,10 @@ def parts(model=TINY, mesh=ONE, *, objective=None, update=None, micro_batches=1,
     """A fresh run of a tiny model; `update` is an optax transformation whose state begins with zeros."""
     mesh, objective = make_mesh(mesh), objective or mlm.Config()
     first = _first_state(replace(model, dropout=0.0, attention_dropout=0.0), objective, seed)
-    objective = objective.build(model)
+    objective = objective.build(model).using(Compute(mesh=mesh))
     update = update or Optimizer(peak_lr=1e-3, warmup=2).build(20)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), planned_state(objective, update, mesh))
-    initial = replace(zeros, params=first.params, key=first.key)
+    initial = replace(zeros, params=padded(first.params, zeros.params), key=first.key)
     return Parts(mesh, objective, make_train_step(objective, update, mesh, micro_batches=micro_batches), initial)
 
 

@@ -90,10 +90,8 @@ class Config(ModelConfig):
         again = kept["none"] if compute.remat != "none" else 0  # of the one layer whose turn it is
         layers = self.layers - 1 + read_fraction
         values = min(layers * kept[compute.remat] + again, layers * kept["none"])
-        words = compute.parts(self.vocab_size, beside="fsdp")
-        # Of a vocabulary that is no multiple of 128 XLA for TPUs puts the logits of its parts together, and has both.
-        logits = 7 / words if words == 1 or self.vocab_size % 128 == 0 else 14
-        return jnp.dtype(self.dtype).itemsize * values + logits * masked_fraction * self.vocab_size
+        words = compute.words(self.vocab_size)
+        return jnp.dtype(self.dtype).itemsize * values + 7 * masked_fraction * words / compute.parts(words)
 
 
 PRESETS: dict[str, Config] = {
@@ -176,7 +174,7 @@ class Encoder(nn.Module):
         c = self.config
         init, dtype = TruncatedNormal(c.init_std), jnp.dtype(c.dtype)
         self.embed = Embeddings(
-            vocab_size=c.vocab_size,
+            words=self.compute.words(c.vocab_size),
             type_count=c.type_count,
             max_length=c.max_length,
             width=c.width,

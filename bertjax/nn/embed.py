@@ -6,13 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bertjax.contracts import Batch
+from bertjax.contracts import LANES, Batch
 from bertjax.initial import Initializer
 from bertjax.nn.dense import LayerNorm
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.params import Module
 
-LANES = 128  # matrix units work in tiles of 128 columns
 SMALL = 1024  # rows of a table up to which looking up by a product costs little (BERT-base, 512 rows: 0.2% of the work)
 
 
@@ -76,7 +75,7 @@ def tiled_scores(hidden: jax.Array, table: jax.Array) -> jax.Array:
 class Embeddings(nn.Module):
     """Tokens + types + learned positions, then LayerNorm, then dropout: f[B,L,D]. With one type all are of it."""
 
-    vocab_size: int
+    words: int
     type_count: int
     max_length: int
     width: int
@@ -89,7 +88,7 @@ class Embeddings(nn.Module):
         def table(rows: int) -> Table:
             return Table(rows, self.width, self.initializer, self.dtype)
 
-        self.tokens = table(self.vocab_size)
+        self.tokens = table(self.words)
         self.types = table(self.type_count)
         self.positions = table(self.max_length)
         self.norm = LayerNorm(self.norm_epsilon, self.dtype)

@@ -90,7 +90,15 @@ class Mlm(Objective):
     def setup(self) -> None:
         m = self.model
         init, dtype = TruncatedNormal(m.init_std), jnp.dtype(m.dtype)
-        self.mlm = MlmHead(m.width, m.vocab_size, ACTIVATIONS[m.activation], m.norm_epsilon, init, dtype)
+        self.mlm = MlmHead(
+            width=m.width,
+            vocab_size=m.vocab_size,
+            words=self.encoder.compute.words(m.vocab_size),
+            activation=ACTIVATIONS[m.activation],
+            norm_epsilon=m.norm_epsilon,
+            initializer=init,
+            dtype=dtype,
+        )
 
     def loss_weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {"mlm_loss": jnp.sum(batch["masked_weights"])}
@@ -107,7 +115,7 @@ class Mlm(Objective):
         return classification("mlm", self.mlm_logits(hidden), batch["masked_targets"], batch["masked_weights"])
 
     def mlm_logits(self, hidden: jax.Array) -> jax.Array:
-        """f32[B,M,V] of the hidden states f[B,M,D] at masked positions."""
+        """f32[B,M,words] of the hidden states f[B,M,D] at masked positions."""
         return self.mlm(hidden, self.encoder.attend)
 
     def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
@@ -115,7 +123,8 @@ class Mlm(Objective):
 
     def fill(self, batch: Batch) -> jax.Array:
         """f32[B,M,V] at batch["masked_positions"], without dropout."""
-        return self.mlm_logits(self.encoder(batch, train=False, read=batch["masked_positions"]).hidden)
+        logits = self.mlm_logits(self.encoder(batch, train=False, read=batch["masked_positions"]).hidden)
+        return logits[..., : self.model.vocab_size]
 
 
 class MlmNsp(Mlm):

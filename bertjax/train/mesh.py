@@ -130,11 +130,12 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The rule for one array; axes that do not divide its shape are replicated. No rule at all is an error."""
     for pattern, spec in RULES:
         if re.search(pattern, path):
-            return P(*(_fit(axes, size, mesh) for axes, size in zip(spec, shape, strict=False)))
+            return P(*(fit(axes, size, mesh) for axes, size in zip(spec, shape, strict=False)))
     raise ConfigError(f"no sharding rule matches the array {path!r} {shape}; add one to bertjax/train/mesh.py RULES")
 
 
-def _fit(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> str | tuple[str, ...] | None:
+def fit(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> str | tuple[str, ...] | None:
+    """These axes of a rule where they divide a size, else none."""
     names = (axes,) if isinstance(axes, str) else axes or ()
     return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 

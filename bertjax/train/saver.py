@@ -16,6 +16,7 @@ from bertjax.storage import fault_of, free_bytes, given_up, what, writing
 from bertjax.train import manifest
 from bertjax.train.background import heard
 from bertjax.train.log import console
+from bertjax.train.padding import resized
 from bertjax.train.state import TrainState
 from bertjax.train.steps import UNFINISHED, faults_of, folder_of, steps_of, unfinished
 
@@ -43,14 +44,16 @@ class Saver:
         constant: Mapping[str, Any],
         leader: Sequence[float] = (),
         sync: bool = False,
+        stored: TrainState | None = None,
     ) -> None:
         """`best` is the figure to choose by, "-loss" to choose the lowest; `constant` goes into every `extra`.
 
         `leader` is the first step that had the best score so far, and that score: an `extra` has it for who resumes.
-        With `sync` a save returns when it is on the disk.
+        With `sync` a save returns when it is on the disk. States are written as `stored` has them (train/padding.py),
+        or else as they are.
         """
         self.leader = tuple(leader)
-        self._run, self._keep_last, self._sync = run, keep_last, sync
+        self._run, self._keep_last, self._sync, self._stored = run, keep_last, sync, stored
         self._sign = -1.0 if best.startswith("-") else 1.0
         self._best = best.removeprefix("-")
         self._constant = {**constant, "manifest": manifest.VERSION}
@@ -83,7 +86,7 @@ class Saver:
         figures: Mapping[str, float] | None,
     ) -> None:
         """Starts saving; the state may be given up once this returns. `log` is kept as it is."""
-        step = int(state.step)
+        step, state = int(state.step), resized(state, self._stored) if self._stored else state
         score = {"score": self._sign * figures[self._best]} if figures else None
         if score and not (self.leader and score["score"] <= self.leader[1]):
             self.leader = step, score["score"]

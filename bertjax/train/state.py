@@ -15,7 +15,8 @@ from bertjax.contracts import Compute, Objective, Params
 from bertjax.errors import ConfigError
 from bertjax.initial import Initializer, noted
 from bertjax.keys import HASHED
-from bertjax.train.mesh import path_of, put, shardings
+from bertjax.train.mesh import path_of, put
+from bertjax.train.padding import held, padded, stored
 
 PARAMETERS, STEPS = 7, 8  # what a stream of random numbers is for comes first; those of the data have 1 to 6
 
@@ -43,15 +44,16 @@ def init_state(
 
     Parameters in `trained`, which are in their place already, are taken from there and not drawn.
     """
-    where = shardings(_shapes(objective.using(Compute()), optimizer), mesh)
-    params, key = init_params(objective, seed, trained), np.random.SeedSequence((STEPS, seed)).generate_state(2)
+    like = planned_state(objective, optimizer, mesh)
+    params = padded(init_params(objective, seed, trained), like.params)
+    key = np.random.SeedSequence((STEPS, seed)).generate_state(2)
     first: Any = (np.zeros((), np.int32), params, optimizer.init(params), key)
 
-    def placed(value: Any, sharding: Any) -> jax.Array:  # noqa: ANN401 (an array of either library; where it belongs)
-        there = isinstance(value, jax.Array) and value.sharding == sharding
-        return value if there else put(np.asarray(value), sharding)
+    def placed(value: Any, to: jax.ShapeDtypeStruct) -> jax.Array:  # noqa: ANN401 (an array of either library)
+        there = isinstance(value, jax.Array) and value.sharding == to.sharding
+        return value if there else put(np.asarray(value), to.sharding)
 
-    return jax.tree.map(placed, TrainState(*first), where)
+    return jax.tree.map(placed, TrainState(*first), like)
 
 
 def init_params(objective: Objective, seed: int, trained: Params | None = None) -> Params:
@@ -99,8 +101,12 @@ def _traced(objective: Objective) -> tuple[Params, dict[str, Initializer]]:
 
 def planned_state(objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state that `init_state` would make; nothing is computed."""
-    shapes = _shapes(objective.using(Compute()), optimizer)
-    return place(shapes, shardings(shapes, mesh))
+    return held(_shapes(objective.using(Compute()), optimizer), mesh)
+
+
+def stored_state(objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The same as checkpoints have it, to read and to write them on this mesh."""
+    return stored(_shapes(objective.using(Compute()), optimizer), mesh)
 
 
 @lru_cache(maxsize=8)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bertjax.compiled import step_options
 from bertjax.contracts import Batch, Metrics, Objective, Params
 from bertjax.keys import HASHED
-from bertjax.train.mesh import ROWS, put, shardings
+from bertjax.train.mesh import ROWS, put
 from bertjax.train.optim import Schedule, global_norm, unless
 from bertjax.train.state import TrainState, planned_state
 
@@ -79,7 +79,7 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, state.key), {**metrics, **whatever}
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    placed = shardings(planned_state(objective, optimizer, mesh), mesh)
+    placed = jax.tree.map(lambda x: x.sharding, planned_state(objective, optimizer, mesh))
     inputs = (placed, None, None if schedule is None else everywhere)
     options = step_options(mesh.devices.flat[0].platform)
     program = jax.jit(

@@ -16,15 +16,18 @@ from jax.sharding import SingleDeviceSharding
 
 from bertjax import api, cli, run, saved
 from bertjax.config import Finetune
+from bertjax.contracts import Compute
 from bertjax.data.masking import Masking
 from bertjax.errors import DataError
 from bertjax.objectives import mlm
 from bertjax.recipe import load_recipe
+from bertjax.saved import open_run
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
-from bertjax.train.mesh import MeshConfig
+from bertjax.train.mesh import MeshConfig, make_mesh
 from bertjax.train.stop import Interrupted
 
+ONE = MeshConfig(data=1)
 VARIES = ("seconds", "tokens_per_second", "gflops_per_second")
 
 
@@ -160,6 +163,26 @@ def test_another_mesh_keeps_the_order_of_the_data_and_the_losses(stop_at, tiny, 
         np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-6)
     extras = [Checkpoints(tmp_path / name).extra(6) for name in ("alone", "moved")]
     assert extras[0]["loader"] == extras[1]["loader"]
+
+
+@pytest.mark.late
+def test_a_vocabulary_that_a_mesh_cuts_in_equal_parts(stop_at, finetuned, home, tiny, tmp_path):
+    mesh = MeshConfig(1, 2, tensor=2)
+    config = replace(tiny, mesh=mesh, steps=6, out=str(tmp_path / "alone"))
+    run.pretrain(config)
+    stop_at(4, run.pretrain, replace(config, out=str(tmp_path / "run")))
+    run.pretrain(replace(config, out=str(tmp_path / "run")))
+    equal_runs(tmp_path / "alone", tmp_path / "run")
+    stored = open_run(tmp_path / "run")
+    words = stored.tokenizer.vocab_size
+    rows = Compute(mesh=make_mesh(mesh)).words(words)
+    for on, there in ((ONE, words), (mesh, rows)):
+        assert stored.params(stored.objective(), make_mesh(on))["mlm"]["bias"].shape == (there,)
+    assert rows > words
+    tuned = replace(open_run(finetuned).config, mesh=mesh, out=str(tmp_path / "tuned"))
+    run.finetune(tuned)
+    one, two = (json.loads((path / "scores.json").read_text())["metrics"] for path in (finetuned, tmp_path / "tuned"))
+    assert one == two
 
 
 @pytest.mark.slow  # tests/verbs/test_kills.py kills more often
