@@ -27,8 +27,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlp/out/kernel$", P("tensor", "fsdp")),
     (r"(mlp|attn)/out/bias$", P()),
     (r"norm/(scale|bias)$", P()),
-    # Not on `tensor`: what comes out would be cut by its units, and nothing there goes on from such parts. Where the
-    # vocabulary does not divide XLA 0.10 computed wrong gradients of that (data x fsdp x tensor, 1,002 words).
+    # Not on `tensor`: what comes out would be cut by its units, and nothing there goes on from such parts. Beside a
+    # table that lies whole XLA 0.10 computed wrong gradients of that (data x fsdp x tensor, 1,002 words, not padded).
     (r"(pooler|mlm/transform)/kernel$", P("fsdp")),
     (r"(nsp|classify|span|tag|choose)/kernel$", P("fsdp")),
     (r"(pooler|mlm/transform|nsp|classify|span|tag|choose)/bias$", P()),
