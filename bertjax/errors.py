@@ -67,6 +67,12 @@ class AwayError(StorageError):
     code = HUNG
 
 
+class AloneError(UserError):
+    """Processes that a cluster describes and that do not find each other: it may be late, the same command goes on."""
+
+    code = AGAIN
+
+
 def closest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest of `names`, else what there is to choose from."""
     choices = sorted(names)

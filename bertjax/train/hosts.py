@@ -16,7 +16,7 @@ import numpy as np
 from jax._src.distributed import global_state  # whose client holds the store; Orbax takes it from there as well
 from jax.experimental import multihost_utils
 
-from bertjax.errors import ConfigError, UserError
+from bertjax.errors import AloneError, ConfigError, UserError
 from bertjax.lock import held
 from bertjax.paths import remote
 from bertjax.train.log import answers, console
@@ -88,7 +88,7 @@ def join(config: HostsConfig) -> None:
         )
     except Exception as error:  # jax raises many kinds, those of gRPC, HTTP and the cluster's library among them
         why = f"{type(error).__name__}: {str(error)[:300]}"
-        raise ConfigError(f"{VAIN} ({why}); {cure}") from error
+        raise (ConfigError if address else AloneError)(f"{VAIN} ({why}); {cure}") from error
     finally:
         roll_call.close()
     if global_state.num_processes > 1:  # before devices are begun with, which may take one longer than another

@@ -263,6 +263,20 @@ def test_one_process_has_nothing_to_do_with_others(monkeypatch, tmp_path):
     assert hosts.whose() == "" and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("address", "code"), [("", 42), ("localhost:1", 2)])
+def test_a_cluster_that_does_not_answer_may_be_late(bertjax, tiny, home, tmp_path, monkeypatch, address, code):
+    def fail(*_, **__):
+        raise ConnectionError("no route to metadata.google.internal")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    for name, value in {**SRUN, "SLURM_NTASKS": "2", "JAX_COORDINATOR_ADDRESS": address}.items():
+        monkeypatch.setenv(name, value)
+    outcome = bertjax(*pretraining(home, *tiny.data, tmp_path / "run"))
+    assert outcome.code == code and "no route to metadata.google.internal" in outcome.err, outcome.err
+    assert "--hosts.start-timeout" in outcome.err and "Traceback" not in outcome.err
+    hosts.stopped_together()  # as at the beginning
+
+
 def without_dropout(tiny, out, **more):
     model = replace(tiny.model, dropout=0.0, attention_dropout=0.0)
     slow = replace(tiny.optimizer, peak_lr=3e-4)
