@@ -9,6 +9,7 @@ from rich.table import Table
 from bertjax.train.log import TEMPORARIES, answers, memory_table
 
 MIB, GIB = 2**20, 2**30
+WORTH_A_WORD = 0.01  # of the state: the types' table of two rows is not
 RECOMPUTED = 1.05  # times the formula; what is not a matrix product is less than that in models of some size
 FULL = 0.8  # of a chip's memory: with less there is no need to compute anything again
 
@@ -21,7 +22,8 @@ def show(report: dict[str, Any]) -> None:
         answers.print(f"of a GPU's memory JAX takes {share:.0%}; XLA_PYTHON_CLIENT_MEM_FRACTION changes that")
     if report["idle_devices"]:
         answers.print(idle(report["mesh"], report["devices"], report["idle_devices"]))
-    if (left := report["undivided"])["arrays"]:
+    left, sizes = report["undivided"], report["phases"][0]["bytes_per_chip"]
+    if left["bytes_per_chip"] > WORTH_A_WORD * (sizes["parameters"] + sizes["optimizer"]):
         answers.print(
             f"{left['arrays']} arrays of parameters and optimizer, {left['bytes_per_chip'] / MIB:,.1f} MiB of each "
             f"device, are not cut as the mesh says: it does not divide them ({left['such_as']})"

@@ -81,7 +81,8 @@ def _chip(chip: Chip | None, device: Any) -> dict[str, Any]:  # noqa: ANN401 (a 
 def _undivided(run: Run) -> dict[str, Any]:
     """Of what a device holds: the arrays that an axis of the mesh leaves as they are."""
     left = undivided_in(run.state, run.mesh)
-    return {"arrays": len(left), "bytes_per_chip": bytes_on_device(left), "such_as": next(iter(left), "")}
+    largest = max(left, key=lambda path: bytes_on_device(left[path]), default="")
+    return {"arrays": len(left), "bytes_per_chip": bytes_on_device(left), "such_as": largest}
 
 
 def planned_batch(config: Pretrain, phase: PhaseConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -78,7 +78,7 @@ def test_a_mesh_in_one_option_and_the_arrays_it_does_not_divide(plan):
     outcome, found = plan("--topology", "local", "--mesh", "data=1,tensor=4", "--batch-size", "8")
     assert outcome.code == 0 and found["mesh"] == {"dcn": 1, "data": 1, "fsdp": 1, "seq": 1, "tensor": 4}, outcome.err
     left = found["undivided"]  # query, key, value (weights, biases) and out of two heads, the types; and their moments
-    assert left["arrays"] == 3 * (3 * 2 + 1 + 1) and "embed/types" in left["such_as"]
+    assert left["arrays"] == 3 * (3 * 2 + 1 + 1) and "attn/" in left["such_as"]
     assert f"{left['arrays']} arrays of parameters and optimizer" in outcome.out
     assert "4 devices have nothing to do: give --mesh.data 2" in outcome.out
     _, again = plan("--topology", "local", "--mesh=data=1,tensor=2", "--batch-size", "8", "--model.vocab-size", "64")
