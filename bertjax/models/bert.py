@@ -182,6 +182,7 @@ class Encoder(nn.Module):
             norm_epsilon=c.norm_epsilon,
             initializer=init,
             dtype=dtype,
+            compute=self.compute,
         )
         self.layer = [
             PostNormLayer(

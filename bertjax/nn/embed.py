@@ -5,8 +5,10 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from bertjax.contracts import LANES, Batch
+from bertjax.contracts import LANES, Batch, Compute
 from bertjax.initial import Initializer
 from bertjax.nn.dense import LayerNorm
 from bertjax.nn.dropout import Dropout
@@ -22,9 +24,11 @@ class Table(Module):
     width: int
     initializer: Initializer
     dtype: jnp.dtype
+    compute: Compute = Compute()
 
     def setup(self) -> None:
-        self.table = self.param("table", self.initializer, (self.rows, self.width), jnp.float32)
+        table = self.param("table", self.initializer, (self.rows, self.width), jnp.float32)
+        self.table = put_together(table, self.compute)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """f[..., width] of ids i32[...], all of them rows of the table."""
@@ -39,6 +43,18 @@ class Table(Module):
         On a CPU without tiles: copying table and scores takes longer than they save (6% of a small model's step).
         """
         return jax.lax.platform_dependent(hidden, self.table.astype(self.dtype), cpu=flat_scores, default=tiled_scores)
+
+
+def put_together(table: jax.Array, compute: Compute) -> jax.Array:
+    """A table f32[rows, width] that `fsdp` cuts, as each of its devices needs it: whole, or a part of `tensor`.
+
+    Left to itself XLA sends hidden states and their gradients, which in a large batch are many times the table.
+    """
+    sizes = compute.mesh.shape if compute.mesh else {"fsdp": 1}
+    if sizes["fsdp"] == 1 or len(table) % (sizes["fsdp"] * sizes["tensor"]):
+        return table
+    assert compute.mesh
+    return jax.lax.with_sharding_constraint(table, NamedSharding(compute.mesh, P("tensor", None)))
 
 
 def picked(ids: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -83,10 +99,11 @@ class Embeddings(nn.Module):
     norm_epsilon: float
     initializer: Initializer
     dtype: jnp.dtype
+    compute: Compute = Compute()
 
     def setup(self) -> None:
         def table(rows: int) -> Table:
-            return Table(rows, self.width, self.initializer, self.dtype)
+            return Table(rows, self.width, self.initializer, self.dtype, self.compute)
 
         self.tokens = table(self.words)
         self.types = table(self.type_count)

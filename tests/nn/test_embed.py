@@ -81,7 +81,7 @@ def test_gradient_of_attend_reaches_every_row_and_no_more():
 
 def embeddings(dropout=0.0):
     return Embeddings(
-        vocab_size=128,
+        words=128,
         type_count=2,
         max_length=32,
         width=WIDTH,
@@ -116,7 +116,7 @@ def test_dropout_comes_after_layer_norm(variables):
 
 def test_tables_start_as_the_original_does():
     big = Embeddings(
-        vocab_size=1000,
+        words=1000,
         type_count=2,
         max_length=512,
         width=64,
@@ -132,7 +132,7 @@ def test_tables_start_as_the_original_does():
 
 
 def test_with_one_type_all_tokens_are_of_it():
-    sizes = {"vocab_size": 128, "max_length": 16, "width": WIDTH, "dropout": 0.0, "norm_epsilon": 1e-5}
+    sizes = {"words": 128, "max_length": 16, "width": WIDTH, "dropout": 0.0, "norm_epsilon": 1e-5}
     embed = Embeddings(**sizes, type_count=1, initializer=TruncatedNormal(1.0), dtype=F32)
     batch = make_batch()
     params = init(embed, batch, train=False)

@@ -36,7 +36,7 @@ def test_pool_is_tanh_of_a_dense_layer():
 
 
 def head(dtype=F32):
-    return MlmHead(8, 11, ACTIVATIONS["relu"], 1e-12, TruncatedNormal(0.02), dtype)
+    return MlmHead(8, 11, 11, ACTIVATIONS["relu"], 1e-12, TruncatedNormal(0.02), dtype)
 
 
 def test_mlm_head_is_tied():
