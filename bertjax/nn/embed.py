@@ -1,5 +1,6 @@
 """Embedding tables and their sum (BERT section 3, figure 2)."""
 
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -27,31 +28,33 @@ class Table(Module):
     compute: Compute = Compute()
 
     def setup(self) -> None:
-        table = self.param("table", self.initializer, (self.rows, self.width), jnp.float32)
-        self.table = put_together(table, self.compute)
+        self.table = self.param("table", self.initializer, (self.rows, self.width), jnp.float32)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """f[..., width] of ids i32[...], all of them rows of the table."""
         by_row, by_product = (partial(f, dtype=self.dtype) for f in (picked, picked_by_product))
+        table = put_together(self.table, ids.size, self.compute)
         if self.rows > SMALL:
-            return by_row(ids, self.table)
-        return jax.lax.platform_dependent(ids, self.table, cpu=by_row, default=by_product)
+            return by_row(ids, table)
+        return jax.lax.platform_dependent(ids, table, cpu=by_row, default=by_product)
 
     def attend(self, hidden: jax.Array) -> jax.Array:
         """f[..., width] -> f32[..., rows]: scores of every row.
 
         On a CPU without tiles: copying table and scores takes longer than they save (6% of a small model's step).
         """
-        return jax.lax.platform_dependent(hidden, self.table.astype(self.dtype), cpu=flat_scores, default=tiled_scores)
+        table = put_together(self.table, math.prod(hidden.shape[:-1]), self.compute).astype(self.dtype)
+        return jax.lax.platform_dependent(hidden, table, cpu=flat_scores, default=tiled_scores)
 
 
-def put_together(table: jax.Array, compute: Compute) -> jax.Array:
-    """A table f32[rows, width] that `fsdp` cuts, as each of its devices needs it: whole, or a part of `tensor`.
+def put_together(table: jax.Array, places: int, compute: Compute) -> jax.Array:
+    """A table f32[rows, width] that `fsdp` cuts, as each device needs it for so many places of the batch on the mesh.
 
-    Left to itself XLA sends hidden states and their gradients, which in a large batch are many times the table.
+    For many that is the whole table, or a part of `tensor`. Left to itself XLA sends hidden states and their gradients
+    instead, which in a large batch are many times the table; in a small one they are less.
     """
     sizes = compute.mesh.shape if compute.mesh else {"fsdp": 1}
-    if sizes["fsdp"] == 1 or len(table) % (sizes["fsdp"] * sizes["tensor"]):
+    if sizes["fsdp"] == 1 or len(table) % (sizes["fsdp"] * sizes["tensor"]) or 2 * places < len(table):
         return table
     assert compute.mesh
     return jax.lax.with_sharding_constraint(table, NamedSharding(compute.mesh, P("tensor", None)))
