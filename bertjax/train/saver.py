@@ -86,7 +86,7 @@ class Saver:
         figures: Mapping[str, float] | None,
     ) -> None:
         """Starts saving; the state may be given up once this returns. `log` is kept as it is."""
-        step, state = int(state.step), resized(state, self._stored) if self._stored else state
+        step = int(state.step)
         score = {"score": self._sign * figures[self._best]} if figures else None
         if score and not (self.leader and score["score"] <= self.leader[1]):
             self.leader = step, score["score"]
@@ -97,9 +97,11 @@ class Saver:
             **log,
             "figures": dict(figures or {}),
         }
+        self._wait_for_the_last(step)
+        if self._stored:
+            state = resized(state, self._stored)
         train = {"step": state.step, "key": state.key, "opt_state": state.opt_state}
         items = {name: ocp.args.StandardSave(tree) for name, tree in {**state.params, "train": train}.items()}
-        self._wait_for_the_last(step)
         self._step, heard.error = step, None
         try:
             if self._over:
