@@ -96,6 +96,8 @@ def _work(phase: dict[str, Any]) -> None:
 def counted(ratio: float, remat: str, used: float) -> str:
     """How many FLOPs the compiler counts for each of the formula's, and what follows; `used` is of a chip's memory."""
     found = f"the compiler counts {ratio:.2f} times as many"
+    if ratio < 1.0:  # with `fsdp` XLA for TPUs computes products in loops, and sends a part of a kernel in each round
+        return f"{found}: of a loop one round"
     if ratio <= RECOMPUTED or used <= FULL or remat != "none":
         return found
     return f"{found}: it computes some of it again, to save memory"

@@ -79,5 +79,6 @@ def test_sizes_that_leave_devices_over_are_named(sizes, used, left, said):
 
 def test_what_a_compiler_computes_again_for_want_of_memory_is_told():
     assert tables.counted(1.14, "none", 0.95).endswith("again, to save memory")
+    assert tables.counted(0.85, "none", 0.95) == "the compiler counts 0.85 times as many: of a loop one round"
     for ratio, remat, used in ((1.03, "none", 0.95), (1.14, "dots", 0.95), (1.14, "none", 0.1)):
         assert tables.counted(ratio, remat, used) == f"the compiler counts {ratio:.2f} times as many"
