@@ -138,10 +138,10 @@ def _whole(instruction: _Instruction, kind: str, n: int) -> tuple[int, int]:
     """Elements and bytes of the whole arrays, from the type of the result."""
     elements, size = _size(instruction.type)
     scale = 1.0
-    if kind == "reduce-scatter":  # the result is one device's part
-        scale = n
-    elif instruction.opcode == "all-gather-start":  # its type has the operand beside the result
+    if instruction.opcode in ("all-gather-start", "reduce-scatter-start"):  # its type has the operand beside the result
         scale = n / (n + 1)
+    elif kind == "reduce-scatter":  # the result is one device's part
+        scale = n
     elif instruction.opcode == "collective-permute-start":
         scale = 0.5
     return round(elements * scale), round(size * scale)

@@ -45,6 +45,7 @@ def plan(config: Plan) -> None:
     """Compiles every phase of the run, prints what it takes and writes it as JSON."""
     if config.topology != LOCAL:  # the compiler describes the chips: those of this machine are left to others
         jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_enable_compilation_cache", False)  # what is compiled for others cannot be read back here
     out = Path(config.out or f"plan-{config.topology.replace(':', '-')}.json")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give a file, such as {out / 'plan.json'}")

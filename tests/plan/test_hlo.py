@@ -50,6 +50,7 @@ def test_every_spelling_of_groups(groups, axes):
         ("f32[16] all-gather(%a)", "all-gather", 64, 32),
         ("(f32[8], f32[16]) all-gather-start(%a)", "all-gather", 64, 32),
         ("f32[16] reduce-scatter(%a)", "reduce-scatter", 128, 64),
+        ("((f32[32], f32[6]), (f32[16], f32[3])) reduce-scatter-start(%a)", "reduce-scatter", 152, 76),
         ("s32[16] all-to-all(%a)", "all-to-all", 64, 32),
         ("pred[16]{0:T(8,128)(4,1)S(1)} all-gather(%a)", "all-gather", 16, 8),
     ],
