@@ -31,7 +31,7 @@ from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, make_mesh
 from bertjax.train.optim import Optimizer
 from bertjax.train.saver import Saver
-from bertjax.train.state import TrainState, init_state, place
+from bertjax.train.state import TrainState, init_state
 
 KINDS = ("flip", "flip", "flip", "cut", "cut", "delete", "add", "remove part")
 
@@ -111,7 +111,7 @@ def trials(count: int, work: Path) -> dict[str, Any]:
 
 def abstract(state: TrainState) -> TrainState:
     """What a checkpoint of a state is restored into."""
-    return place(state, jax.tree.map(lambda x: x.sharding, state))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
 def _digest(state: TrainState) -> str:

@@ -13,10 +13,10 @@ import optax
 from bertjax.contracts import Compute
 from bertjax.models import bert
 from bertjax.objectives import mlm
-from bertjax.train.mesh import MeshConfig, make_mesh, put_batch, shardings
+from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
-from bertjax.train.padding import padded
-from bertjax.train.state import init_state, place, planned_state
+from bertjax.train.padding import held, padded
+from bertjax.train.state import init_state, planned_state
 from bertjax.train.step import make_train_step
 
 F32, BF16 = jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)
@@ -67,7 +67,8 @@ class Parts:
     @property
     def state(self):
         """The first state on the mesh, anew each time: steps give their state up."""
-        return jax.device_put(jax.tree.map(np.copy, self.initial), shardings(self.initial, self.mesh))
+        where = jax.tree.map(lambda x: x.sharding, held(self.initial, self.mesh))
+        return jax.device_put(jax.tree.map(np.copy, self.initial), where)
 
     def train(self, batches, state=None):
         """The state after `batches`, and the metrics of each step."""
@@ -98,7 +99,7 @@ def _first_state(model, objective, seed):
 
 def abstract_state(state):
     """Shapes, types and shardings of a state: what a checkpoint is restored into."""
-    return place(state, jax.tree.map(lambda x: x.sharding, state))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
 def losses(metrics, terms=("mlm_loss", "nsp_loss")):

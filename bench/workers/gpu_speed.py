@@ -20,8 +20,9 @@ from bertjax.contracts import Batch, Compute, Objective
 from bertjax.models import bert
 from bertjax.nn import attend
 from bertjax.objectives import mlm
-from bertjax.train.mesh import MeshConfig, abstract_batch, make_mesh, put, put_batch, shardings
+from bertjax.train.mesh import MeshConfig, abstract_batch, make_mesh, put, put_batch
 from bertjax.train.optim import Optimizer
+from bertjax.train.padding import held
 from bertjax.train.state import TrainState, init_state, planned_state
 from bertjax.train.step import make_train_step
 
@@ -131,7 +132,8 @@ def _begin(preset: str, toy: bool) -> TrainState:
 
 def _fresh(preset: str, toy: bool) -> TrainState:
     begin = _begin(preset, toy)
-    return jax.tree.map(put, begin, shardings(begin, make_mesh(MeshConfig(data=1))))
+    like = held(begin, make_mesh(MeshConfig(data=1)))
+    return jax.tree.map(lambda value, to: put(value, to.sharding), begin, like)
 
 
 def synthetic(model: bert.Config, rows: int, length: int, sequences: int, slots: int) -> dict[str, np.ndarray]:

@@ -53,11 +53,10 @@ def put_together(table: jax.Array, places: int, compute: Compute) -> jax.Array:
     For many that is the whole table, or a part of `tensor`. Left to itself XLA sends hidden states and their gradients
     instead, which in a large batch are many times the table; in a small one they are less.
     """
-    sizes = compute.mesh.shape if compute.mesh else {"fsdp": 1}
-    if sizes["fsdp"] == 1 or len(table) % (sizes["fsdp"] * sizes["tensor"]) or 2 * places < len(table):
+    mesh, rows = compute.mesh, len(table)
+    if not mesh or mesh.shape["fsdp"] == 1 or rows % (mesh.shape["fsdp"] * mesh.shape["tensor"]) or 2 * places < rows:
         return table
-    assert compute.mesh
-    return jax.lax.with_sharding_constraint(table, NamedSharding(compute.mesh, P("tensor", None)))
+    return jax.lax.with_sharding_constraint(table, NamedSharding(mesh, P("tensor", None)))
 
 
 def picked(ids: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.Array:

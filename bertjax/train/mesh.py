@@ -154,13 +154,6 @@ def undivided_in(tree: Any, mesh: Mesh) -> dict[str, Any]:  # noqa: ANN401 (any 
     return {path: leaf for path, leaf in leaves if undivided(path, leaf.shape, mesh)}
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:  # noqa: ANN401 (any pytree)
-    """The NamedSharding of every array of a tree (abstract or real)."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, spec_for(path_of(path), leaf.shape, mesh)), tree
-    )
-
-
 def bytes_on_device(tree: Any) -> int:  # noqa: ANN401 (any pytree)
     """Bytes that one device holds of arrays with shardings, abstract or real."""
     leaves = jax.tree.leaves(tree)

@@ -32,26 +32,21 @@ def held(tree: Any, mesh: Mesh) -> Any:  # noqa: ANN401 (any pytree)
     def one(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:  # noqa: ANN401 (an array, abstract or real)
         name = path_of(path)
         shape = held_shape(name, leaf.shape, mesh)
-        return _abstract(shape, leaf, mesh, spec_for(name, shape, mesh))
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=NamedSharding(mesh, spec_for(name, shape, mesh)))
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def stored(tree: Any, mesh: Mesh) -> Any:  # noqa: ANN401 (any pytree)
-    """The same arrays as they are read from the disk and written: no device has one whole that `held` cuts."""
+    """The same arrays as they are read from the disk and written: what `held` resizes is cut by its columns."""
 
-    def one(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:  # noqa: ANN401 (an array, abstract or real)
-        name = path_of(path)
-        if held_shape(name, leaf.shape, mesh) == leaf.shape:
-            return _abstract(leaf.shape, leaf, mesh, spec_for(name, leaf.shape, mesh))
-        columns = [fit(("tensor", "fsdp"), size, mesh) for size in leaf.shape[1:]]
-        return _abstract(leaf.shape, leaf, mesh, P(None, *columns))
+    def one(leaf: Any, on_mesh: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:  # noqa: ANN401 (as above)
+        if leaf.shape == on_mesh.shape:
+            return on_mesh
+        columns = (fit(("tensor", "fsdp"), size, mesh) for size in leaf.shape[1:])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, P(None, *columns)))
 
-    return jax.tree_util.tree_map_with_path(one, tree)
-
-
-def _abstract(shape: tuple[int, ...], leaf: Any, mesh: Mesh, spec: P) -> jax.ShapeDtypeStruct:  # noqa: ANN401 (as above)
-    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+    return jax.tree.map(one, tree, held(tree, mesh))
 
 
 def padded(tree: Any, like: Any) -> Any:  # noqa: ANN401 (any pytree)

@@ -115,8 +115,3 @@ def _shapes(objective: Objective, optimizer: optax.GradientTransformation) -> Tr
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros(2, jnp.uint32))
 
     return jax.eval_shape(first, _traced(objective)[0])
-
-
-def place(tree: Any, where: Any) -> Any:  # noqa: ANN401 (any pytree)
-    """Abstract arrays of a tree with the shardings of another."""
-    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, where)

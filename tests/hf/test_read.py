@@ -13,13 +13,13 @@ from safetensors.numpy import load_file, save_file
 from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError
 from bertjax.hf.read import is_directory, read
-from bertjax.train.mesh import make_mesh, shardings
-from bertjax.train.state import place
+from bertjax.train.mesh import make_mesh
+from bertjax.train.padding import held
 
 
 def params(found):
     shapes = found.weights.shapes
-    return found.weights.params(place(shapes, shardings(shapes, make_mesh(ONE))))
+    return found.weights.params(held(shapes, make_mesh(ONE)))
 
 
 def equal(a, b):

@@ -26,11 +26,11 @@ from bertjax.train.mesh import (
     make_mesh,
     path_of,
     put_batch,
-    shardings,
     spec_for,
     undivided,
 )
 from bertjax.train.optim import SCALINGS, Optimizer
+from bertjax.train.padding import held
 from bertjax.train.state import init_state, planned_state
 
 CUBE = MeshConfig(2, 2, 2)
@@ -96,7 +96,8 @@ def test_gradients_do_not_depend_on_the_mesh(mesh, gradient):
 def test_first_state_does_not_depend_on_the_mesh():
     objective, update = mlm.Config().build(TINY), Optimizer().build(10)
     one, many = (init_state(objective, update, seed=1, mesh=make_mesh(mesh)) for mesh in (ONE, CUBE))
-    assert jax.tree.map(lambda x: x.sharding, many) == shardings(many, make_mesh(CUBE))
+    like = planned_state(objective, update, make_mesh(CUBE))
+    assert jax.tree.map(lambda x: x.sharding, many) == jax.tree.map(lambda x: x.sharding, like)
     jax.tree.map(np.testing.assert_array_equal, one, many)
 
 
@@ -136,7 +137,7 @@ def test_moments_lie_where_their_parameters_lie():
 
 def test_an_array_without_a_rule_is_an_error():
     with pytest.raises(ConfigError, match=r"no sharding rule matches the array 'encoder/new/kernel' .*RULES"):
-        shardings({"encoder": {"new": {"kernel": np.ones((2, 2))}}}, make_mesh(CUBE))
+        held({"encoder": {"new": {"kernel": np.ones((2, 2))}}}, make_mesh(CUBE))
 
 
 @pytest.mark.parametrize(
