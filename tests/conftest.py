@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import signal
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,9 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jaxtyping.install_import_hook("bertjax.nn", "beartype.beartype")
+
+# A shell's background ignores Ctrl-C, and what tests start would inherit that: bash cannot trap it then.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -177,6 +177,10 @@ def test_what_is_sent_is_the_folder_as_it_is(tmp_path):
     assert done.returncode == 2 and "no checkout of git" in done.stderr
 
 
+def exits_left(folder):
+    return [path.read_text() for path in folder.glob("worker-*/bertjax.exit")]
+
+
 def test_start_stop_and_start_again(tmp_path):
     environment = install(tmp_path, states=["ACTIVE"], exits=["wait", 0])
     assert script(environment, "run", "mine", *COMMAND).returncode == 0
@@ -184,10 +188,11 @@ def test_start_stop_and_start_again(tmp_path):
     again = script(environment, "run", "mine", *COMMAND)
     assert again.returncode == 3 and "it runs already" in again.stdout
     assert script(environment, "stop", "mine").returncode == 0
-    assert [(worker / "bertjax.exit").read_text() for worker in tmp_path.glob("worker-*")] == ["42\n"] * 2
+    assert exits_left(tmp_path) == ["42\n"] * 2
     nothing = script(environment, "stop", "mine")
     assert nothing.returncode == 0 and "nothing runs" in nothing.stdout
     assert script(environment, "run", "mine", *COMMAND).returncode == 0
+    until(lambda: exits_left(tmp_path) == ["0\n"] * 2)
     shutil.rmtree(tmp_path / "worker-1/bertjax")
     done = script(environment, "run", "mine", *COMMAND)
     assert done.returncode == 2 and "launch/tpu_vm.sh install mine" in done.stdout
