@@ -51,12 +51,14 @@ def collectives(text: str, axes: Mapping[str, int]) -> list[Collective]:
     """All of a step, those in loops as often as these run; `axes` are the sizes of the mesh, in its order."""
     entry, computations = _computations(text)
     # XLA for TPU hides a gather behind computation by putting pieces of it into several fusions, all of one channel.
-    # Those outside of fusions may share a channel too, each for itself: parts of one reduction of a large gradient.
+    # Other ones may share a channel too, each for itself: parts of one reduction of a large gradient, outside of
+    # fusions, and all it makes of several reduce-scatters, each of which is a fusion.
     channels: dict[tuple[object, ...], Collective] = {}
     for instruction, times, place, fused in _walk(computations, entry, 1):
         one = _read(instruction, times, place, axes)
         if one:
-            channel = re.search(r"channel_id=(\d+)", instruction.rest) if fused else None
+            in_pieces = fused and one.kind != "reduce-scatter"
+            channel = re.search(r"channel_id=(\d+)", instruction.rest) if in_pieces else None
             name = (one.kind, one.axes, one.elements // times, channel[0] if channel else len(channels))
             channels[name] = max(channels.get(name, one), one, key=lambda c: c.sent)
     return _summed(channels.values())

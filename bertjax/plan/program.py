@@ -23,7 +23,7 @@ from bertjax.plan.hlo import Collective, collectives
 from bertjax.plan.topology import COMPILERS, GPUS, described_gpu
 from bertjax.train.log import console
 
-FORMAT = 5  # of what is kept
+FORMAT = 6  # of what is kept
 QUICK = -1.0  # the lowest of XLA's efforts
 
 

@@ -98,6 +98,10 @@ def test_what_xla_for_tpu_does():
         entry("%f = f32[2] fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3", before=scatter), AXES
     )
     assert (found.kind, found.bytes, found.sent) == ("reduce-scatter", 16, 8)
+    one = "%all = f32[4] all-reduce(%p), channel_id=1, replica_groups=[4,2]<=[8]"
+    scatters = "".join(f"%all-reduce-scatter.{i} (p: f32[4]) -> f32[2] {{\n  {one}\n}}\n\n" for i in range(3))
+    text = entry(*(f"%f{i} = f32[2] fusion(%p), calls=%all-reduce-scatter.{i}" for i in range(3)), before=scatters)
+    assert [(found.kind, found.times) for found in collectives(text, AXES)] == [("reduce-scatter", 3)]
     piece = "%x = f32[8] all-gather(%p), channel_id=9, replica_groups=[4,2]<=[8]"
     pieces = "".join(f"%piece.{i} (p: f32[4]) -> f32[8] {{\n  {piece}\n}}\n\n" for i in range(3))
     text = entry(*(f"%f{i} = f32[8] fusion(%p), calls=%piece.{i}" for i in range(3)), before=pieces)
