@@ -79,7 +79,10 @@ _NOTED: ContextVar[dict[str, Any] | None] = ContextVar("noted", default=None)
 
 @contextmanager
 def noted() -> Iterator[dict[str, Any]]:
-    """The initializers of all parameters that modules make inside, by path ("encoder/embed/tokens/table")."""
+    """The initializers of all parameters that modules make inside, by path ("encoder/embed/tokens/table").
+
+    None of them is called: the parameters are zeros there, to be traced for their shapes.
+    """
     found: dict[str, Any] = {}
     token = _NOTED.set(found)
     try:
@@ -88,7 +91,10 @@ def noted() -> Iterator[dict[str, Any]]:
         _NOTED.reset(token)
 
 
-def note(path: Sequence[str], initializer: Any) -> None:  # noqa: ANN401 (modules of others give plain functions)
-    """Of a module: how the parameter at `path` begins, for whoever asks with `noted`."""
-    if (found := _NOTED.get()) is not None:
-        found["/".join(path)] = initializer
+def note(path: Sequence[str], initializer: Any) -> Any:  # noqa: ANN401 (modules of others give plain functions)
+    """Of a module: how the parameter at `path` begins, for whoever asks with `noted`; the initializer to call."""
+    found = _NOTED.get()
+    if found is None:
+        return initializer
+    found["/".join(path)] = initializer
+    return ZEROS

@@ -39,9 +39,9 @@ def test_constants(draw, initializer, value):
 
 
 def test_what_is_noted_is_that_of_the_innermost_and_of_nobody_outside():
-    note(("before",), ZEROS)
+    assert note(("before",), ONES) is ONES
     with noted() as outer:
-        note(("a", "b"), ONES)
+        assert note(("a", "b"), ONES) is ZEROS  # where it is only asked for nothing is drawn
         with noted() as inner:
             note(("c",), ZEROS)
         note(("d",), ZEROS)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bertjax.contracts import ModelConfig, ObjectiveConfig, Params
+from bertjax.contracts import ObjectiveConfig, Params
 from bertjax.errors import DataError
 from bertjax.hf import config_json, names
 from bertjax.hf.tensors import Tensors
@@ -88,8 +88,10 @@ class Weights:
                 f"{self.folder}: config.json has {model.layers} layers, the weights have {len(stored)} (the last is "
                 f"number {max(stored, default=-1)}, from 0); get the directory anew"
             )
-        for objective in _all_heads(self.parts, self.classes):
-            self.shapes |= {part: tree for part, tree in _shapes(objective, model).items() if part in self.parts}
+        for objective in _all_heads(self.parts, self.classes, about.head_dropout):
+            if set(self.parts) - self.shapes.keys():  # a model's trace takes as long as reading it
+                shapes = param_shapes(objective.build(model))
+                self.shapes |= {part: shapes[part] for part in self.parts if part in shapes}
         wanted: dict[str, tuple[int, ...]] = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.shapes):
             ours = path_of(path)
@@ -126,21 +128,14 @@ def _modern(name: str) -> str:
     return name
 
 
-def task_heads(parts: Iterable[str], classes: int, dropout: float = 0.1) -> list[supervised.Config]:
+def task_heads(parts: Iterable[str], classes: int, dropout: float) -> list[supervised.Config]:
     """The objectives of the tasks' heads among the parts; one output is a regression."""
     counts = {"classify": 0 if classes == 1 else classes, "tag": max(classes, 2), "span": 0, "choose": 0}
     return [supervised.Config(counts[head], dropout, head) for head in supervised.HEADS if head in parts]
 
 
-def _all_heads(parts: Iterable[str], classes: int) -> list[ObjectiveConfig]:
-    """Objectives that together have all parts."""
+def _all_heads(parts: Iterable[str], classes: int, dropout: float) -> list[ObjectiveConfig]:
+    """Objectives that together have all parts, first those that weights are mostly for."""
     found = set(parts)
-    heads: list[ObjectiveConfig] = [features.Config(pooler="pooler" in found), *task_heads(found, classes)]
-    if {"mlm", "nsp"} & found:
-        heads.append(mlm.Config() if "nsp" in found else mlm.Config("full-sentences"))
-    return heads
-
-
-def _shapes(objective: ObjectiveConfig, model: ModelConfig) -> dict[str, Any]:
-    module = objective.build(model)
-    return dict(param_shapes(module))
+    pretraining = [mlm.Config()] if "nsp" in found else [mlm.Config("full-sentences")] if "mlm" in found else []
+    return [*pretraining, *task_heads(found, classes, dropout), features.Config(pooler="pooler" in found)]

@@ -14,5 +14,4 @@ class Module(nn.Module):
     @nn.nowrap
     def param(self, name: str, init_fn: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 (as Flax's)
         """As Flax's; `init_fn` is an `Initializer`."""
-        note((*self.path, name), init_fn)
-        return super().param(name, init_fn, *arguments, **options)
+        return super().param(name, note((*self.path, name), init_fn), *arguments, **options)
