@@ -145,10 +145,10 @@ def test_an_array_without_a_rule_is_an_error():
     [
         ("encoder/embed/tokens/table", (128, 32), P(("tensor", "fsdp"), None)),
         ("encoder/embed/types/table", (2, 32), P(None, None)),
-        ("encoder/layer_0/attn/query/kernel", (32, 2, 16), P("fsdp", "tensor")),
-        ("encoder/layer_0/attn/query/kernel", (32, 3, 16), P("fsdp", None)),
+        ("encoder/layer_0/attn/query/kernel", (32, 2, 16), P(None, "tensor", "fsdp")),
+        ("encoder/layer_0/attn/query/kernel", (32, 3, 16), P(None, None, "fsdp")),
         ("encoder/layer_0/attn/query/kernel", (33, 3, 11), P(None, None)),
-        ("encoder/layer_0/attn/out/kernel", (2, 16, 32), P("tensor", None, "fsdp")),
+        ("encoder/layer_0/attn/out/kernel", (2, 16, 32), P("tensor", "fsdp")),
         ("encoder/layer_0/mlp/out/kernel", (64, 32), P("tensor", "fsdp")),
         ("encoder/layer_0/mlp_norm/scale", (32,), P()),
         ("nsp/kernel", (32, 2), P("fsdp")),
