@@ -19,8 +19,8 @@ from bertjax.errors import ConfigError
 # Embedding tables are cut on their rows only: cut on both axes, XLA gathers the whole table at every lookup.
 RULES: tuple[tuple[str, P], ...] = (
     (r"embed/\w+/table$", P(("tensor", "fsdp"))),
-    # On the units of a head: XLA for TPU puts the width on the lanes, and cut there in parts that are no multiple of 128
-    # (BERT-base, fsdp 4 or 8) a gradient is reduced whole on every device, and not scattered.
+    # On the units of a head: XLA for TPU lays the width on the lanes, and a gradient cut there in parts that are no
+    # multiples of 128 (BERT-base, fsdp 4 or 8) is reduced whole on every device, and not scattered.
     (r"attn/(query|key|value)/kernel$", P(None, "tensor", "fsdp")),
     (r"attn/(query|key|value)/bias$", P("tensor")),
     (r"attn/out/kernel$", P("tensor", "fsdp")),

@@ -119,18 +119,25 @@ def scale_by_schedule(own: Schedule) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+def clip_by_global_norm(limit: float) -> optax.GradientTransformationExtraArgs:
     """Gradients times limit / norm where their norm is above the limit (Pascanu et al. 2013).
 
-    By one factor for all: a product is cheap enough for XLA to compute it where it is used, in each of the moments. The
-    quotients of optax's clip it writes out first.
+    `norm`, where it is known already, is not computed again. By one factor for all: a product is cheap enough for XLA
+    to compute it where it is used, in each of the moments. The quotients of optax's clip it writes out first.
     """
 
-    def clip(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
-        factor = jnp.minimum(1.0, limit / global_norm(updates))
-        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
+    def update(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        *,
+        norm: jax.Array | None = None,
+        **_: Any,  # noqa: ANN401 (for other transformations)
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        factor = jnp.minimum(1.0, limit / (global_norm(updates) if norm is None else norm))
+        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), state
 
-    return optax.stateless(clip)
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
 def global_norm(tree: Any) -> jax.Array:  # noqa: ANN401 (any pytree)

@@ -71,7 +71,8 @@ def make_train_step(
         norm = global_norm(gradients)
         loss = jnp.stack([_mean(*metrics[name]) for name in objective.loss_terms]).sum()
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt_state = update(gradients, state.opt_state, state.params, good=good, schedule=numbers)
+        known = {"good": good, "norm": norm, "schedule": numbers}
+        updates, opt_state = update(gradients, state.opt_state, state.params, **known)
         params = optax.apply_updates(state.params, updates)
         params, opt_state = unless(good, (params, opt_state), (state.params, state.opt_state))
         whatever = {WATCHED: (loss, norm), TOKENS: metrics.pop(TOKENS)}
