@@ -81,7 +81,7 @@ _NOTED: ContextVar[dict[str, Any] | None] = ContextVar("noted", default=None)
 def noted() -> Iterator[dict[str, Any]]:
     """The initializers of all parameters that modules make inside, by path ("encoder/embed/tokens/table").
 
-    None of them is called: the parameters are zeros there, to be traced for their shapes.
+    None of ours is called: the parameters are zeros there, to be traced for their shapes.
     """
     found: dict[str, Any] = {}
     token = _NOTED.set(found)
@@ -97,4 +97,4 @@ def note(path: Sequence[str], initializer: Any) -> Any:  # noqa: ANN401 (modules
     if found is None:
         return initializer
     found["/".join(path)] = initializer
-    return ZEROS
+    return ZEROS if isinstance(initializer, Initializer) else initializer

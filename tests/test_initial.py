@@ -42,11 +42,12 @@ def test_what_is_noted_is_that_of_the_innermost_and_of_nobody_outside():
     assert note(("before",), ONES) is ONES
     with noted() as outer:
         assert note(("a", "b"), ONES) is ZEROS  # where it is only asked for nothing is drawn
+        assert note(("of", "others"), print) is print
         with noted() as inner:
             note(("c",), ZEROS)
         note(("d",), ZEROS)
     note(("after",), ZEROS)
-    assert outer == {"a/b": ONES, "d": ZEROS} and inner == {"c": ZEROS}
+    assert outer == {"a/b": ONES, "of/others": print, "d": ZEROS} and inner == {"c": ZEROS}
 
 
 def test_plain_functions_are_no_initializers():

@@ -89,7 +89,7 @@ class Weights:
                 f"number {max(stored, default=-1)}, from 0); get the directory anew"
             )
         for objective in _all_heads(self.parts, self.classes, about.head_dropout):
-            if set(self.parts) - self.shapes.keys():  # a model's trace takes as long as reading it
+            if set(self.parts) - self.shapes.keys():  # each is a trace of the whole model
                 shapes = param_shapes(objective.build(model))
                 self.shapes |= {part: shapes[part] for part in self.parts if part in shapes}
         wanted: dict[str, tuple[int, ...]] = {}
