@@ -30,7 +30,7 @@ def collect_seldom() -> None:
     """Lets Python look for objects that hold each other after so many new ones, in place of its 700.
 
     Among those that have stayed it looks after 50 such searches, in place of 10. Tracing a model makes a million, and
-    most of them stay: 500 searches find next to nothing on the way to the first step of BERT-mini, and take 0.35 CPU-s.
+    most of them stay: 500 searches find next to nothing on the way to the first step of BERT-mini, and take 0.33 CPU-s.
     """
     gc.set_threshold(SELDOM, 50, 50)
 

@@ -54,7 +54,8 @@ class Optimizer:
     def build(self, total_steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
         """The whole update: clip, scale, decay, learning rate.
 
-        `frozen` names top-level parameters that it leaves alone, keeping nothing for them; their gradients are 0.
+        `frozen` names top-level parameters that it leaves alone, keeping nothing for them; their gradients are 0, so
+        that the norm of all, which a step gives it, is that of the others.
         """
         clip = clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
         whole = optax.chain(

@@ -142,6 +142,18 @@ def test_clip(norm, factor):
     assert_close(state[1].mu, jax.tree.map(lambda g: g * factor, tree(1)))
 
 
+def test_a_clip_takes_the_norm_that_is_known():
+    update = Optimizer(b1=0.0).build(10, frozen=("mlp",))
+    state, norm = update.init(tree(0)), optax.tree.norm(tree(1))
+
+    def moments(**known):
+        return update.update(tree(1), state, tree(0), **known)[1].inner_state[1].mu
+
+    assert_close(moments(norm=2 * norm), jax.tree.map(lambda g: g / 2, moments(norm=norm)))
+    rest = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(moments(norm=1.0))))
+    assert_close(moments(), moments(norm=rest))
+
+
 def test_adamw_is_that_of_optax():
     config = Optimizer(kind="adamw", peak_lr=0.1, warmup=2)
     reference = optax.chain(
