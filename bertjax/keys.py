@@ -21,19 +21,31 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def counted(seeds: jax.Array, shape: tuple[int, ...], first: jax.Array | int = 0) -> jax.Array:
-    """u32[shape] of random bits: a function of seeds u32[2] and of the index, whose leading one begins with `first`.
+def counted(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """u32[shape] of random bits: a function of seeds u32[2] and of the index.
 
-    The leading axis is hashed into a seed of its own: the counter of the rest stays below 2**32.
+    Seeds u32[5] also tell which rows of a batch these are, as `for_rows` has it. The leading axis is hashed into a seed
+    of its own: the counter of the rest stays below 2**32.
     """
     if not shape:
-        return counted(seeds, (1,), first)[0]
-    seeds = jax.lax.optimization_barrier(seeds)  # else how they came about is in the loop, and no two are equal
-    row = _mix((jax.lax.iota(jnp.uint32, shape[0]) + first) ^ seeds[0]).reshape(-1, *[1] * (len(shape) - 1))
+        return counted(seeds, (1,))[0]
+    first = _rows(shape[0], *seeds[2:])
+    seeds = jax.lax.optimization_barrier(seeds[:2])  # else how they came about is in the loop, and no two are equal
+    row = _mix(first ^ seeds[0]).reshape(-1, *[1] * (len(shape) - 1))
     counter = jnp.uint32(0)
     for axis in range(1, len(shape)):
         counter = counter * jnp.uint32(shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis)
     return _mix(_mix(counter + seeds[1]) ^ row)
+
+
+def _rows(size: int, *these: jax.Array) -> jax.Array:
+    """u32[size]: where a leading axis stands in that of the whole batch; it may have several entries for each row."""
+    here = jax.lax.iota(jnp.uint32, size)
+    if not these:
+        return here
+    first, apart, count = these
+    each = jnp.uint32(size) // count
+    return (here // each * apart + first) * each + here % each
 
 
 def _seed(seed: jax.Array) -> jax.Array:
@@ -67,3 +79,28 @@ def _bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
 HASHED = define_prng_impl(
     key_shape=(2,), seed=_seed, split=_split, random_bits=_bits, fold_in=_fold_in, name="bertjax_hash", tag="hash"
 )  # jax.random.key(seed, impl=HASHED); its data is u32[2]
+
+
+def for_rows(key: jax.Array, count: int, *, first: jax.Array | int, apart: int = 1) -> jax.Array:
+    """A key of HASHED for a model that sees `count` rows of a batch: `first`, `first` + `apart` and so on.
+
+    With it, and all that come of it, each row has the random bits that it would have in the whole batch. What it has
+    beside the words of the key are mostly constants, which XLA computes away.
+    """
+    rows = [jnp.asarray(number).astype(jnp.uint32) for number in (first, apart, count)]
+    return jax.random.wrap_key_data(jnp.stack([*jax.random.key_data(key), *rows]), impl=_OF_ROWS)
+
+
+def _with_rows(words: jax.Array, key: jax.Array) -> jax.Array:
+    return jnp.concatenate([words, jnp.broadcast_to(key[2:], (*words.shape[:-1], 3))], axis=-1)
+
+
+_OF_ROWS = define_prng_impl(
+    key_shape=(5,),
+    seed=lambda seed: jnp.concatenate([_seed(seed), jnp.array([0, 1, 1], jnp.uint32)]),
+    split=lambda key, shape: _with_rows(_split(key[:2], shape), key),
+    random_bits=_bits,
+    fold_in=lambda key, data: _with_rows(_fold_in(key[:2], data), key),
+    name="bertjax_hash_of_rows",
+    tag="rows",
+)

@@ -17,16 +17,14 @@ Verdict = Literal["must match", "warn", "may change"]
 # What becomes of a run that is taken up again with another value. A key that is not here has the verdict of the one
 # that holds it; all keys of the configs must have one.
 VERDICTS: dict[str, Verdict] = {
-    **dict.fromkeys(
-        ["steps", "batch_size", "micro_batches", "length", "later_phases", "packing", "seed"], "must match"
-    ),
+    **dict.fromkeys(["steps", "batch_size", "length", "later_phases", "packing", "seed"], "must match"),
     **dict.fromkeys(["data_weights", "model", "objective", "optimizer"], "must match"),
     # of fine-tuning
     **dict.fromkeys(["task", "task_settings", "source", "columns", "encoder", "train_rows", "epochs"], "must match"),
     **dict.fromkeys(["buckets", "dropout", "class_weights", "new_layers", "frozen", "features"], "must match"),
     "patience": "must match",
     # the same numbers up to rounding
-    **dict.fromkeys(["mesh", "remat", "attention"], "warn"),
+    **dict.fromkeys(["micro_batches", "mesh", "remat", "attention"], "warn"),
     # a folder may have moved: what is in it must be the same, of which the hashes tell
     **dict.fromkeys(["data", "out"], "may change"),
     **dict.fromkeys(["workers", "baseline", "profile", "guard", "grace", "hang_timeout"], "may change"),

@@ -1,12 +1,11 @@
 """The verbs: each wires corpus or task, objective and tokenizer together and hands them on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 
 from bertjax import scoring, session, tasks
@@ -14,7 +13,7 @@ from bertjax.config import Finetune, PhaseConfig, Pretrain, check_length, with_v
 from bertjax.contracts import Compute, Params, Task
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import Meta
-from bertjax.data.mixture import Mixture, shares
+from bertjax.data.mixture import Mixture, Places, shares
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
@@ -47,7 +46,9 @@ def pretraining(config: Pretrain) -> session.Session:
     def evaluation(mesh: Mesh) -> Hook:
         step = make_eval_step(objective.using(Compute(attention=config.attention, mesh=mesh)))
         rows = local_rows(held_out.batch_size, mesh)
-        batches = list(islice(one_epoch(held_out, config.steps, rows), config.eval_batches))
+        parts = [rows[part :: config.micro_batches] for part in range(config.micro_batches)]
+        places = islice(one_epoch(held_out, config.steps), config.eval_batches)
+        batches = [held_out.batch(place, part) for place in places for part in parts]
         return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
 
     return session.Session(
@@ -90,7 +91,6 @@ def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phas
     """Masked rows of a split ("train" or "valid") of the prepared data, in the shape of a phase."""
     vocab = Vocab.of(tokenizer)
     weights = config.data_weights or [Meta.load(folder).total(split, "tokens") for folder in config.data]
-    batch_size = phase.batch_size if split == "train" else phase.batch_size // config.micro_batches
 
     return Mixture(
         tuple(
@@ -107,13 +107,13 @@ def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phas
                 number=number,
                 packing=config.packing,
             )
-            for number, (folder, rows) in enumerate(zip(config.data, shares(weights, batch_size), strict=True))
+            for number, (folder, rows) in enumerate(zip(config.data, shares(weights, phase.batch_size), strict=True))
         )
     )
 
 
-def one_epoch(mixture: Mixture, step: int, rows: np.ndarray) -> Iterator[Mapping[str, np.ndarray]]:
-    """Rows of the batches of the first epoch, as many as all sources have, each as it would be at a step of the run."""
+def one_epoch(mixture: Mixture, step: int) -> Iterator[Places]:
+    """Where the batches of the first epoch are, as many as all sources have, each as if at a step of the run."""
     places = (
         (
             Position(0, window, batch, step)
@@ -122,7 +122,7 @@ def one_epoch(mixture: Mixture, step: int, rows: np.ndarray) -> Iterator[Mapping
         )
         for source in mixture.sources
     )
-    return (mixture.batch(place, rows) for place in zip(*places, strict=False))
+    return zip(*places, strict=False)
 
 
 def finetune(config: Finetune) -> None:

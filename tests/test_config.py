@@ -65,7 +65,7 @@ KEYS += [(TEXT, path) for path in leaves(TEXT) if path[0] == "columns"]
 MAY_CHANGE = {"data", "out", "workers", "baseline", "profile", "guard", "grace", "hang_timeout"}
 MAY_CHANGE |= {"seeds", "grid", "from_mnli"}
 MAY_CHANGE |= {"log_every", "eval_every", "eval_batches", "save_every", "save_sync", "keep_last"}
-WARNS = {"mesh", "remat", "attention"}
+WARNS = {"micro_batches", "mesh", "remat", "attention"}
 
 
 @pytest.mark.parametrize(("value", "path"), KEYS, ids=lambda v: ".".join(v) if isinstance(v, tuple) else "")

@@ -7,7 +7,7 @@ import pytest
 from helpers import TINY
 from scipy import stats
 
-from bertjax.keys import HASHED
+from bertjax.keys import HASHED, for_rows
 from bertjax.objectives import mlm
 from bertjax.train.state import init_params
 
@@ -75,3 +75,16 @@ def test_parameters_of_a_model_have_nothing_in_common():
     assert len(drawn) > 10 and pairs.max() < 25 and abs(pairs.mean() - 1) < 5 * np.sqrt(2 / len(pairs))
     cut = stats.truncnorm(-2, 2, scale=TINY.init_std).cdf
     assert stats.kstest(drawn.ravel(), cut).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_rows_of_a_batch_have_the_bits_of_the_whole(each):
+    def bits(key, rows):
+        first, second = jax.random.split(jax.random.fold_in(key, 7))
+        return np.stack([jax.random.bits(key, (rows * each, 2, 5)) for key in (key, first, second)], axis=1)
+
+    whole = bits(KEY, 12).reshape(12, each, 3, 2, 5)
+    for rows in ([0, 1, 2], [4, 5], [1, 4, 7, 10], [8, 10], [11]):
+        key = for_rows(KEY, len(rows), first=jnp.asarray(rows[0]), apart=rows[1] - rows[0] if len(rows) > 1 else 4)
+        np.testing.assert_array_equal(bits(key, len(rows)).reshape(-1, each, 3, 2, 5), whole[rows])
+    assert len(np.unique(whole)) == whole.size

@@ -27,7 +27,7 @@ BLOCK = 128  # the splash kernel's rows are cut into blocks of so many tokens, o
 
 Heads = Float[Array, "B L N H"]
 Queries = Float[Array, "B K N H"]
-Bits = UInt32[Array, "2"]
+Bits = UInt32[Array, " S"]
 
 
 def probabilities(query: Queries, key: Heads, visible: Bool[Array, "B 1 K L"]) -> Float[Array, "B N K L"]:

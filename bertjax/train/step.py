@@ -1,7 +1,7 @@
 """The training step: one jitted function over a mesh."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bertjax.compiled import step_options
 from bertjax.contracts import Batch, Metrics, Objective, Params
-from bertjax.keys import HASHED
+from bertjax.keys import HASHED, for_rows
 from bertjax.train.mesh import ROWS, put
 from bertjax.train.optim import Schedule, global_norm, unless
 from bertjax.train.state import TrainState, planned_state
@@ -97,11 +97,12 @@ def _gradient(objective: Objective, mesh: Mesh, micro_batches: int) -> Gradient:
     summed = _summed(objective, micro_batches)
 
     def whole(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
-        return summed(params, batch, objective.loss_weights(batch), key)
+        return summed(params, batch, objective.loss_weights(batch), key, 0)
 
     def reduced(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
         weights = jax.lax.psum(objective.loss_weights(batch), ROWS[0])
-        return jax.lax.psum(summed(params, batch, weights, key), ROWS[0])
+        first = jax.lax.axis_index(ROWS[0]) * len(batch["tokens"])
+        return jax.lax.psum(summed(params, batch, weights, key, first), ROWS[0])
 
     if mesh.size == 1 or mesh.shape["dcn"] * mesh.shape["data"] < mesh.size:
         return whole
@@ -113,8 +114,8 @@ def _gradient(objective: Objective, mesh: Mesh, micro_batches: int) -> Gradient:
 
 def _summed(
     objective: Objective, micro_batches: int
-) -> Callable[[Params, Batch, dict[str, jax.Array], jax.Array], tuple[Params, Metrics]]:
-    """(params, rows, weights of the whole batch, key) -> gradient and metrics of these rows."""
+) -> Callable[[Params, Batch, dict[str, jax.Array], jax.Array, jax.Array | int], tuple[Params, Metrics]]:
+    """(params, rows, weights of the whole batch, key, number of their first) -> gradient and metrics of these rows."""
 
     def loss_and_metrics(
         params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array
@@ -125,19 +126,21 @@ def _summed(
         return jnp.stack([_mean(metrics[name][0], weight) for name, weight in weights.items()]).sum(), metrics
 
     gradient = jax.grad(loss_and_metrics, has_aux=True)
-    if micro_batches == 1:
-        return gradient
 
     def accumulate(
-        params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array
+        params: Params, batch: Batch, weights: dict[str, jax.Array], key: jax.Array, first: jax.Array | int
     ) -> tuple[Params, Metrics]:
+        # Micro-batch k takes rows k, k+K, ...: each is spread over all devices that hold the batch.
+        rows = partial(for_rows, key, len(batch["tokens"]) // micro_batches, apart=micro_batches)
+        if micro_batches == 1:
+            return gradient(params, batch, weights, rows(first=first))
+
         def add(total: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, None]:  # noqa: ANN401 (a pytree)
             index, micro = numbered
-            return jax.tree.map(jnp.add, total, gradient(params, micro, weights, jax.random.fold_in(key, index))), None
+            return jax.tree.map(jnp.add, total, gradient(params, micro, weights, rows(first=first + index))), None
 
-        # Micro-batch k takes rows k, k+K, ...: each is spread over all devices that hold the batch.
         micro = {n: jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1) for n, x in batch.items()}
-        shapes = jax.eval_shape(lambda: gradient(params, {n: x[0] for n, x in micro.items()}, weights, key))
+        shapes = jax.eval_shape(lambda: gradient(params, {n: x[0] for n, x in micro.items()}, weights, rows(first=0)))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), micro))[0]
 

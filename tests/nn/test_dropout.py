@@ -9,8 +9,8 @@ from helpers import DROPOUT, make_batch, random_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bertjax.keys import HASHED
-from bertjax.nn.dropout import Dropout, hash_bits
+from bertjax.keys import HASHED, counted
+from bertjax.nn.dropout import Dropout
 from bertjax.nn.dropout import dropped as masked
 from bertjax.train.mesh import MeshConfig, make_mesh
 
@@ -32,7 +32,7 @@ def test_rate(rate):
 
 @pytest.mark.parametrize("shape", [(1 << 16,), (256, 256), SHAPE, (8, 4, 64, 64), (1, 1, 1, 1 << 16), (1 << 16, 1)])
 def test_every_bit_is_fair(shape):
-    bits = np.asarray(hash_bits(SEEDS, shape)).reshape(-1)
+    bits = np.asarray(counted(SEEDS, shape)).reshape(-1)
     ones = [np.mean((bits >> b) & 1) for b in range(32)]
     np.testing.assert_allclose(ones, 0.5, atol=5 * 0.5 / np.sqrt(bits.size))
 
@@ -44,13 +44,13 @@ def correlation(a, b):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("shift", [1, 2, 16])
 def test_neighbours_are_independent(axis, shift):
-    bits = np.asarray(hash_bits(SEEDS, SHAPE))
+    bits = np.asarray(counted(SEEDS, SHAPE))
     assert correlation(bits, np.roll(bits, shift, axis)) < 5 / np.sqrt(bits.size)
 
 
 def test_keys_are_independent():
-    # Steps and micro-batches differ by fold_in: the masks of consecutive counters have nothing in common.
-    bits = [np.asarray(hash_bits(jax.random.key_data(jax.random.fold_in(KEY, step)), SHAPE)) for step in range(4)]
+    # Steps differ by fold_in: the masks of consecutive counters have nothing in common.
+    bits = [np.asarray(counted(jax.random.key_data(jax.random.fold_in(KEY, step)), SHAPE)) for step in range(4)]
     for i in range(4):
         for j in range(i):
             assert correlation(bits[i], bits[j]) < 5 / np.sqrt(bits[0].size)
@@ -77,21 +77,12 @@ def test_sites_of_a_model_differ():
     assert correlation(first, second) < 5 / np.sqrt(first.size)
 
 
-def test_written_for_one_device_of_many_the_mask_is_that_of_its_rows():
-    mesh = make_mesh(MeshConfig(4, dcn=2))
-    rows = P(("dcn", "data"))
-    one = jax.shard_map(
-        lambda seeds: hash_bits(seeds, (2, 6)), mesh=mesh, in_specs=P(), out_specs=rows, check_vma=False
-    )
-    np.testing.assert_array_equal(jax.jit(one)(SEEDS), hash_bits(SEEDS, (16, 6)))
-
-
 @pytest.mark.parametrize("spec", [P("data"), P(("data", "fsdp"), "tensor"), P(None, None, ("data", "fsdp", "tensor"))])
 def test_same_bits_however_sharded(spec):
     mesh = make_mesh(MeshConfig(2, 2, 2))
-    sharded = jax.jit(lambda seeds: hash_bits(seeds, SHAPE), out_shardings=NamedSharding(mesh, spec))(SEEDS)
+    sharded = jax.jit(lambda seeds: counted(seeds, SHAPE), out_shardings=NamedSharding(mesh, spec))(SEEDS)
     assert len(sharded.sharding.device_set) == 8
-    np.testing.assert_array_equal(sharded, hash_bits(SEEDS, SHAPE))
+    np.testing.assert_array_equal(sharded, counted(SEEDS, SHAPE))
 
 
 def test_off():

@@ -150,6 +150,17 @@ def test_another_number_of_cores_is_told(pretrained, tiny, tmp_path, monkeypatch
     assert told in " ".join(capsys.readouterr().err.split())
 
 
+def test_more_micro_batches_change_neither_dropout_nor_evaluation(stop_at, pretrained, tiny, tmp_path, capsys):
+    config = replace(tiny, out=str(tmp_path / "run"))
+    stop_at(7, run.pretrain, config)
+    run.pretrain(replace(config, micro_batches=4))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "micro_batches: was 2, now 4: results are the same up to rounding" in told
+    alone, cut = read_metrics(pretrained), read_metrics(tmp_path / "run")
+    assert [(line["step"], line["split"]) for line in cut] == [(line["step"], line["split"]) for line in alone]
+    np.testing.assert_allclose([line["loss"] for line in cut], [line["loss"] for line in alone], rtol=1e-5)
+
+
 @pytest.mark.late
 def test_another_mesh_keeps_the_order_of_the_data_and_the_losses(stop_at, tiny, tmp_path):
     config = replace(tiny, batch_size=16, model=replace(tiny.model, dropout=0.0, attention_dropout=0.0), steps=6)
