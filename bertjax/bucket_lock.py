@@ -25,6 +25,8 @@ from bertjax.storage import writing
 
 LOST = StorageError.code
 
+_own: set[str] = set()  # the locks of this process
+
 
 @contextmanager
 def held(folder: BucketPath) -> Iterator[None]:
@@ -37,10 +39,12 @@ def held(folder: BucketPath) -> Iterator[None]:
     about = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "id": secrets.token_hex(4)}
     text = json.dumps({**about, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}).encode()
     signs = _Signs(path, text, _acquire(path, folder, text))
+    _own.add(str(about["id"]))
     try:
         yield
     finally:
         signs.end()
+        _own.discard(str(about["id"]))
 
 
 def _acquire(path: BucketPath, folder: BucketPath, text: bytes) -> int:
@@ -51,7 +55,7 @@ def _acquire(path: BucketPath, folder: BucketPath, text: bytes) -> int:
                 return bucket.write(path, text, over=0)
         except FileExistsError:
             generation, found = _read(path)
-        if (found.get("machine"), found.get("pid")) == (_machine(), os.getpid()) and found != parse(text):
+        if found.get("id") in _own:
             raise ConfigError(f"{folder} is being written by this process already")
         if found == parse(text):  # the store's answer to the first of several tries was lost
             return generation
@@ -155,6 +159,8 @@ def _ended(holder: dict[str, Any]) -> bool:
     pid = holder.get("pid")
     if holder.get("machine") != _machine() or type(pid) is not int or pid <= 0:
         return False
+    if pid == os.getpid():  # a container that was started anew has the numbers of the one before
+        return holder.get("id") not in _own
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -218,7 +218,7 @@ def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[A
     """
     import tyro
 
-    from bertjax.train.hosts import HostsConfig
+    from bertjax.train.cluster import HostsConfig
 
     special = {
         "source": Annotated[str, tyro.conf.arg(name="from")],

@@ -18,19 +18,18 @@ from rich.table import Table
 from bertjax.bucket_lock import holder as bucket_holder
 from bertjax.data.meta import Meta, file_hash
 from bertjax.data.tokenizer import Tokenizer
-from bertjax.errors import ConfigError, UserError
+from bertjax.errors import ConfigError, DevicesError, UserError
 from bertjax.jsonio import read_json
 from bertjax.lock import holder
 from bertjax.paths import as_path, fetched, remote, sizes
 from bertjax.storage import writing
 from bertjax.train import hosts
+from bertjax.train.cluster import TPU_LOCK, HostsConfig, cluster, unused_chips
 from bertjax.train.log import answers
 from bertjax.train.mesh import make_mesh
 from bertjax.train.steps import steps_of, unfinished
 from bertjax.use import Doctor
 
-LOCK = Path("/tmp/libtpu_lockfile")
-CHIPS = {"TPU": ("/dev/accel0", "/dev/vfio/0"), "GPU": ("/dev/nvidia0",)}
 OURS = r"config\.json|metrics\.jsonl|checkpoints|damaged|tokenizer|scores.*\.json|predictions.*|submission"
 OURS += r"|run\.lock|not_trained_on\.json|(null_odds|nbest).*\.json|profile|compiled|report\..*|README\.md|parity\.json"
 OURS += r"|stacks-\d+\.txt"
@@ -47,7 +46,7 @@ class Finding(NamedTuple):
     cure: str = ""
 
 
-def doctor(config: Doctor, process: hosts.HostsConfig) -> None:
+def doctor(config: Doctor, process: HostsConfig) -> None:
     """Looks at everything; raises where something will make a run fail."""
     findings = list(_machine(process))
     alone = findings[-1].state == "fail"  # without the others there are no devices either
@@ -67,19 +66,23 @@ def doctor(config: Doctor, process: hosts.HostsConfig) -> None:
         raise ConfigError(f"{failed} of {len(findings)} checks failed: see the cures in the table")
 
 
-def _machine(process: hosts.HostsConfig) -> Iterator[Finding]:
+def _machine(process: HostsConfig) -> Iterator[Finding]:
     yield Finding("ok", "python", f"{sys.version.split()[0]}, bertjax {version('bertjax')}")
     yield _versions()
-    if LOCK.exists() and not os.access(LOCK, os.W_OK):
-        yield Finding("fail", "TPU lock", f"{LOCK} belongs to another user", f"end their run, or: sudo rm -f {LOCK}")
+    lock = TPU_LOCK
+    if lock.exists() and not os.access(lock, os.W_OK):
+        yield Finding("fail", "TPU lock", f"{lock} belongs to another user", f"end their run, or: sudo rm -f {lock}")
     try:
         hosts.join(process)
+    except DevicesError as error:
+        yield Finding("fail", "devices", *str(error).split("; ", 1))
+        return
     except UserError as error:
-        yield Finding("fail", "cluster", hosts.cluster() or "as told", str(error))
+        yield Finding("fail", "cluster", cluster() or "as told", str(error))
         return
     count = jax.process_count()
     seen = f"process {jax.process_index()} of {count}" if count > 1 else "one process alone"
-    yield Finding("ok", "cluster", seen + (f", found by {found}" if (found := hosts.cluster()) else ""))
+    yield Finding("ok", "cluster", seen + (f", found by {found}" if (found := cluster()) else ""))
 
 
 def _versions() -> Finding:
@@ -103,25 +106,17 @@ def _versions() -> Finding:
 
 
 def _devices(config: Doctor) -> Iterator[Finding]:
+    devices = jax.devices()
     try:
-        devices = jax.devices()
         mesh = make_mesh(config.mesh)
     except ConfigError as error:
         yield Finding("fail", "mesh", f"{len(devices)} devices", str(error))
         return
-    except RuntimeError as error:
-        cure = f"end what else uses them (sudo lsof -w /dev/accel* /dev/vfio/*), then: sudo rm -f {LOCK}"
-        yield Finding("fail", "devices", str(error)[:300], cure)
-        return
     here = f"{len(jax.local_devices())} here, {len(devices)} in all: {devices[0].device_kind}"
-    unused = [kind for kind, paths in CHIPS.items() if any(Path(path).exists() for path in paths)]
-    if devices[0].platform == "cpu" and unused:
-        extra = "tpu" if "TPU" in unused else "cuda"
-        yield Finding(
-            "fail", "devices", f"{here}, but the machine has a {unused[0]}", f"pip install 'bertjax[{extra}]'"
-        )
-    else:
-        yield Finding("ok", "devices", here)
+    unused = unused_chips()
+    yield (
+        Finding("fail", "devices", f"{here}, but {unused[0]}", unused[1]) if unused else Finding("ok", "devices", here)
+    )
     yield Finding("ok", "mesh", ", ".join(f"{name} {size}" for name, size in mesh.shape.items()))
 
 
@@ -237,9 +232,7 @@ def _of_others(findings: list[Finding]) -> list[Finding]:
     bad = [finding for finding in findings if finding.state != "ok"]
     if jax.process_count() == 1:
         return []
-    said = [
-        json.loads(text) for text in hosts.gather(json.dumps([[part[:200] for part in finding] for finding in bad[:2]]))
-    ]
+    said = [json.loads(text) for text in hosts.gather(_brief(bad[:2]))]
     own = jax.process_index()
     return [
         Finding(state, f"process {number}: {what}", seen, cure)
@@ -247,6 +240,15 @@ def _of_others(findings: list[Finding]) -> list[Finding]:
         if number != own
         for state, what, seen, cure in others
     ]
+
+
+def _brief(findings: list[Finding]) -> str:
+    """As JSON that one process can tell the others."""
+    for longest in (200, 80, 20):
+        text = json.dumps([[part[:longest] for part in finding] for finding in findings])
+        if len(text) <= hosts.LONGEST:
+            return text
+    raise AssertionError("20 characters of JSON are 120 bytes at most")
 
 
 def _show(findings: list[Finding]) -> None:

@@ -73,6 +73,18 @@ class AloneError(UserError):
     code = AGAIN
 
 
+class DevicesError(UserError):
+    """Devices that cannot be had: another program may have them yet, the same command goes on when it has ended."""
+
+    code = AGAIN
+
+
+class UnsavedError(StorageError):
+    """A checkpoint of several processes that one of them could not write: started again, they look for room first."""
+
+    code = AGAIN
+
+
 def closest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest of `names`, else what there is to choose from."""
     choices = sorted(names)

@@ -1,6 +1,7 @@
 """What pretraining and fine-tuning have in common: a run folder that is begun or resumed, and trained to the end."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count
@@ -26,6 +27,7 @@ from bertjax.resume import check_fingerprint, check_resume, fingerprint
 from bertjax.saved import computed_by
 from bertjax.train import hosts
 from bertjax.train.checkpoint import Checkpoints, Step
+from bertjax.train.cluster import unused_chips
 from bertjax.train.guard import Diverged
 from bertjax.train.hang import watched
 from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
@@ -77,6 +79,8 @@ def train(session: Session) -> TrainState:
     schedule = config.optimizer.schedule(session.total_steps)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
     mesh, found = _agree(session, run, optimizer)
+    if (unused := unused_chips()) and not os.environ.get("JAX_PLATFORMS"):
+        console.print(f"{session.command}: computes on the CPU, but {unused[0]}: {unused[1]}")
     extra = _resume(session, run, found) if found else {}
     with hosts.together():
         if hosts.first():

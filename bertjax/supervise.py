@@ -7,6 +7,7 @@ this program ends with 1, which says to whatever has started it that another sta
 
 import argparse
 import json
+import os
 import re
 import shlex
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -76,8 +78,10 @@ class Supervisor:
         """
         while True:
             code = self._start()
-            if code in FINAL or self._asked.is_set():
+            if code in FINAL:
                 return code
+            if self._asked.is_set():
+                return AGAIN  # whatever it died of while it was stopped
             if not self._progress.look():
                 return self._give_up(code)
             wait = min(LONGEST, pause * 2**self._progress.vain)
@@ -125,8 +129,20 @@ def kept(out: Path | None) -> set[str]:
             return {name for name in sizes(out) if re.search(r"(^|/)checkpoints/\d+/commit_success\.txt$", name)}
         except Exception:  # gcsfs raises many kinds: a bucket that is out of reach has nothing new
             return set()
-    steps = (path for path in out.rglob("checkpoints/*") if path.name.isdigit())
-    return {str(path.relative_to(out)) for path in (*steps, *out.glob("*.array_record"))}
+    found = {name for name in _names(out) if name.endswith(".array_record")}
+    for folder, inside, _ in os.walk(out):  # passes over what other hosts take away under it
+        if "checkpoints" in inside:
+            inside.remove("checkpoints")  # whose insides are many files
+            steps = Path(folder, "checkpoints")
+            found |= {str(steps.relative_to(out) / name) for name in _names(steps) if name.isdigit()}
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    """What is in a folder; nothing where it cannot be read now."""
+    with suppress(OSError):
+        return os.listdir(folder)
+    return []
 
 
 def _out(command: Sequence[str]) -> Path | None:

@@ -77,6 +77,15 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(cloud, capsys, monkeyp
     assert not capsys.readouterr().err
 
 
+def test_a_container_before_this_one_with_the_same_numbers_is_dead(cloud, monkeypatch):
+    monkeypatch.setattr(lock, "SILENT", 1e9)
+    about = {"host": "pod-0", "pid": os.getpid(), "machine": bucket_lock._machine(), "id": "dead", "since": "?"}
+    cloud.store("bkt", "run/run.lock", json.dumps(about).encode())
+    assert not bucket_lock.holder(RUN)
+    with bucket_lock.held(RUN):
+        assert content(cloud)["id"] != "dead" and bucket_lock.holder(RUN)
+
+
 def test_of_several_at_once_one_takes_it(cloud):
     cloud.store("bkt", "run/run.lock", ELSEWHERE)
     begun, taken, ended = threading.Barrier(4), [], threading.Event()

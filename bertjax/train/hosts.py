@@ -7,8 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -16,9 +14,10 @@ import numpy as np
 from jax._src.distributed import global_state  # whose client holds the store; Orbax takes it from there as well
 from jax.experimental import multihost_utils
 
-from bertjax.errors import AloneError, ConfigError, UserError
+from bertjax.errors import AGAIN, AloneError, ConfigError, DevicesError, UserError
 from bertjax.lock import held
 from bertjax.paths import remote
+from bertjax.train.cluster import TPU_LOCK, HostsConfig, cluster, given
 from bertjax.train.log import answers, console
 from bertjax.train.peers import Peers
 from bertjax.train.rollcall import VAIN, RollCall
@@ -27,26 +26,6 @@ from bertjax.train.stop import REQUEST
 LONGEST = 2_000  # bytes of a message from one process to the others
 GRACE = 60  # seconds until jax gives up after we do
 SEEN_WITHIN = 20.0  # seconds until a network file system shows on one host what another has written
-
-
-@dataclass(frozen=True)
-class HostsConfig:
-    """Which of several processes this is. TPU pods, srun and mpirun say it themselves."""
-
-    coordinator: str = ""
-    """HOST:PORT of process 0; without it JAX_COORDINATOR_ADDRESS"""
-    processes: int = 0
-    """how many there are; without it JAX_NUM_PROCESSES. 1: this one alone, wherever it runs"""
-    process: int = -1
-    """the number of this one, from 0; without it JAX_PROCESS_ID"""
-    start_timeout: int = 120
-    """seconds that processes wait for each other to start and to end"""
-    heartbeat: int = 30
-    """seconds without a sign of life after which a process counts as lost, and the others stop"""
-
-    def __post_init__(self) -> None:
-        if min(self.start_timeout, self.heartbeat) < 1:
-            raise ConfigError(f"hosts.start_timeout={self.start_timeout} and heartbeat={self.heartbeat}: at least 1")
 
 
 class Told(UserError):
@@ -59,11 +38,27 @@ _own = ""  # which of several processes this is, for messages
 
 
 def join(config: HostsConfig) -> None:
-    """Makes this process one of several where it is one; to be called before anything touches a device."""
+    """Makes this process one of several where it is one; to be called before anything touches a device.
+
+    Raises DevicesError where there are none to be had.
+    """
+    _join(config)
+    try:
+        devices = len(jax.devices())
+    except Exception as error:  # jax raises RuntimeError and AssertionError
+        raise DevicesError(
+            f"jax gets no devices: {str(error)[:300] or type(error).__name__}; end what else uses them "
+            f"(sudo lsof -w /dev/accel* /dev/vfio/* /dev/nvidia*) and sudo rm -f {TPU_LOCK}, or set JAX_PLATFORMS=cpu"
+        ) from error
+    if jax.process_count() > 1:
+        console.print(f"{jax.process_count()} processes, {devices} devices")
+
+
+def _join(config: HostsConfig) -> None:
     global _agreed, _own, _peers
     if jax.distributed.is_initialized():
         return
-    address, count, number = _given(config)
+    address, count, number = given(config)
     if count == 1 or not (count or cluster()):
         return
     whole = bool(address and count and number >= 0)
@@ -75,7 +70,8 @@ def join(config: HostsConfig) -> None:
         "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
         f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
     )
-    roll_call = RollCall(global_state, config.start_timeout, _own, cure, bool(address))
+    by_hand = bool(config.coordinator)  # an address in the environment is that of a cluster
+    roll_call = RollCall(global_state, config.start_timeout, _own, cure, by_hand)
     try:
         jax.distributed.initialize(
             address or None,
@@ -88,69 +84,15 @@ def join(config: HostsConfig) -> None:
         )
     except Exception as error:  # jax raises many kinds, those of gRPC, HTTP and the cluster's library among them
         why = f"{type(error).__name__}: {str(error)[:300]}"
-        raise (ConfigError if address else AloneError)(f"{VAIN} ({why}); {cure}") from error
+        raise (ConfigError if by_hand else AloneError)(f"{VAIN} ({why}); {cure}") from error
     finally:
         roll_call.close()
     if global_state.num_processes > 1:  # before devices are begun with, which may take one longer than another
         _peers = Peers(global_state.client, global_state.process_id, global_state.num_processes, config.heartbeat)
         REQUEST.due, REQUEST.tells = _peers.due, global_state.process_id == 0
-    _agreed = jax.process_count() == 1
-    _own = f" (process {jax.process_index()} of {jax.process_count()})"
-    console.quiet = answers.quiet = not first()
-    console.print(f"{jax.process_count()} processes, {len(jax.devices())} devices")
-
-
-def _given(config: HostsConfig) -> tuple[str, int, int]:
-    """Coordinator, number of processes and number of this one, as far as options and environment say."""
-    address = config.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-    count = config.processes or _number("JAX_NUM_PROCESSES", 0)
-    number = config.process if config.process >= 0 else _number("JAX_PROCESS_ID", -1)
-    if count == 1:
-        return "", 1, 0
-    missing = [
-        option
-        for option, there in (
-            ("--hosts.coordinator or JAX_COORDINATOR_ADDRESS", ":" in address),
-            ("--hosts.processes or JAX_NUM_PROCESSES", count > 1),
-            ("--hosts.process or JAX_PROCESS_ID (from 0, below the number of processes)", 0 <= number < (count or 1)),
-        )
-        if not there
-    ]
-    if missing and (count or number >= 0 or address) and not cluster():
-        raise ConfigError(f"one of several processes, but without {'; '.join(missing)}: give them, or none of them")
-    return address, count, number
-
-
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name) or str(default)
-    if not text.lstrip("-").isdigit():
-        raise ConfigError(f"{name}={text!r} in the environment is not a number; mend or unset it")
-    return int(text)
-
-
-def cluster() -> str:
-    """What jax.distributed would find more than one process by, from the environment alone; "" for nothing.
-
-    A shell inside an allocation of Slurm (`salloc`, `sbatch` without `srun`) is one process, whatever the allocation.
-    """
-    here = os.environ
-    if {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"} <= here.keys():
-        tasks = here.get("SLURM_STEP_NUM_TASKS", here["SLURM_NTASKS"])
-        return "slurm" if min(int(tasks), int(here["SLURM_NTASKS"])) > 1 else ""
-    if "OMPI_MCA_orte_hnp_uri" in here:
-        return "ompi" if int(here.get("OMPI_COMM_WORLD_SIZE", "1")) > 1 else ""
-    if "tpu" in (jax.config.jax_platforms or "").split(","):  # type: ignore[attr-defined]
-        workers = here.get("TPU_PROCESS_ADDRESSES") or here.get("TPU_WORKER_HOSTNAMES") or ""
-        if workers:
-            return "tpu" if "," in workers or int(here.get("MEGASCALE_NUM_SLICES") or 1) > 1 else ""
-        return "" if here.get("TPU_SKIP_MDS_QUERY") else "tpu"  # only Google's metadata server knows
-    if "KUBERNETES_SERVICE_HOST" in here and "JOB_COMPLETION_INDEX" in here:
-        if find_spec("kubernetes"):
-            return "kubernetes"
-        console.print(
-            "a pod of an indexed job runs alone: pip install 'jax[k8s]', or set JAX_NUM_PROCESSES and the like"
-        )
-    return ""
+    _agreed = global_state.num_processes == 1
+    _own = f" (process {global_state.process_id} of {global_state.num_processes})"
+    console.quiet = answers.quiet = global_state.process_id != 0
 
 
 def first() -> bool:
@@ -271,7 +213,7 @@ def leave(code: int) -> None:
 
     The orderly end, which jax arranges, waits for all: not for those that wait for this one.
     """
-    if _peers and code in (1, 3):
+    if _peers and (code in (1, 3) or (code == AGAIN and not _agreed)):
         _peers.await_verdict()
     if code and not _agreed:
         if _own.startswith(" (process 0 "):  # all end with it at once: first those that have the same error tell it

@@ -2,17 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from bertjax.supervise import kept
+
 ROOT = Path(__file__).parent.parent.parent
 
-# Ends as the next of ENDS says: [exit code or a signal's negative number, the checkpoint it makes or 0].
+# Ends as the next of ENDS says: [exit code or a signal's negative number, the checkpoint it makes or 0], or
+# ["wait", exit code after SIGTERM].
 STUB = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -21,13 +26,13 @@ starts = out / "starts"
 number = int(starts.read_text()) if starts.exists() else 0
 starts.write_text(str(number + 1))
 code, step = json.loads(os.environ["ENDS"])[number]
-if step:
+if step and code != "wait":
     (out / "sst2/seed-0/checkpoints" / str(step)).mkdir(parents=True)
 if code == "wait":
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     (out / "waits").touch()
     signal.sigwait([signal.SIGTERM])
-    sys.exit(42)
+    sys.exit(step)
 os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)
 """
 
@@ -71,15 +76,18 @@ def test_it_waits_twice_as_long_each_time(tmp_path):
     assert [line.split(" seconds")[0].split()[-1] for line in err.splitlines()] == ["0.2", "0.4", "0.8"], err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_hands_that_on_and_starts_nothing(tmp_path, number):
-    process = supervise(tmp_path / "run", [["wait", 0]])
+@pytest.mark.parametrize(
+    ("number", "ends", "code"),
+    [(signal.SIGTERM, 42, 42), (signal.SIGINT, 42, 42), (signal.SIGTERM, 1, 42), (signal.SIGTERM, 3, 3)],
+)
+def test_asked_to_stop_it_hands_that_on_and_starts_nothing(tmp_path, number, ends, code):
+    process = supervise(tmp_path / "run", [["wait", ends]])
     end = time.monotonic() + 60
     while not (tmp_path / "run/waits").exists() and time.monotonic() < end:
         time.sleep(0.01)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 42 and "starts again" not in err
+    assert process.returncode == code and "starts again" not in err
 
 
 def test_asked_to_stop_while_it_waits(tmp_path):
@@ -108,3 +116,33 @@ def test_a_command_that_cannot_be_watched_or_started(tmp_path, command, told):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 2 and told in done.stderr, done.stderr
+
+
+def test_folders_that_vanish_while_it_looks_are_no_fault(tmp_path):
+    """Other hosts make and delete what Orbax has begun, in the folder that all share."""
+    over = threading.Event()
+
+    def churn():
+        while not over.is_set():
+            step = tmp_path / "checkpoints/5.orbax-checkpoint-tmp/train/state"
+            step.mkdir(parents=True)
+            shutil.rmtree(step.parent.parent)
+
+    (tmp_path / "sst2/checkpoints/7/train").mkdir(parents=True)
+    (tmp_path / "train-0.array_record").touch()
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        assert all(kept(tmp_path) == {"sst2/checkpoints/7", "train-0.array_record"} for _ in range(1_000))
+    finally:
+        over.set()
+        thread.join()
+    assert kept(tmp_path / "nowhere") == set()
+
+
+def test_checkpoints_behind_a_link_count(tmp_path):
+    (tmp_path / "disk/3").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoints").symlink_to(tmp_path / "disk")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    assert kept(tmp_path / "link") == {"checkpoints/3"}

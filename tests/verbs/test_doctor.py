@@ -1,12 +1,16 @@
 """`bertjax doctor`: every ill it knows is provoked, and told with its cure."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
 
 from bertjax import doctor
 from bertjax.lock import held
+from bertjax.train import cluster, hosts
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -134,13 +138,32 @@ def test_a_mesh_that_does_not_fit(examined):
 
 def test_chips_that_jax_does_not_see(examined, tmp_path, monkeypatch):
     (tmp_path / "accel0").touch()
-    monkeypatch.setattr(doctor, "CHIPS", {"TPU": (str(tmp_path / "accel0"),)})
+    monkeypatch.setattr(cluster, "CHIPS", {"TPU": ((str(tmp_path / "accel0"),), "pip install 'bertjax[tpu]'")})
     code, found = examined()
     assert code == 2 and found["devices"][0] == "fail" and "bertjax[tpu]" in found["devices"][1]
 
 
+@pytest.mark.parametrize("verb", ["doctor", "pretrain"])
+def test_devices_that_cannot_be_had(verb, home, data, tmp_path):
+    options = {"doctor": [], "pretrain": [home / "pretrain.py", "--data", data, "--out", tmp_path / "run"]}
+    done = subprocess.run(
+        [sys.executable, "-m", "bertjax", *map(str, [verb, *options[verb]])],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cuda"},
+    )
+    assert done.returncode == (2 if verb == "doctor" else 42) and "Traceback" not in done.stderr, done.stderr
+    told = " ".join((done.stdout if verb == "doctor" else done.stderr).split())
+    assert "jax gets no devices" in told and "JAX_PLATFORMS=cpu" in told, told
+
+
+def test_what_ails_other_processes_is_told_whatever_it_is():
+    finding = doctor.Finding("fail", "data " + "語" * 900, '"\\"' * 300, "\x00" * 300)
+    assert len(doctor._brief([finding, finding])) <= hosts.LONGEST
+
+
 def test_a_lock_of_someone_else(examined, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(doctor, "TPU_LOCK", tmp_path / "lock")
     (tmp_path / "lock").touch()
     assert examined()[0] == 0
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)

@@ -13,7 +13,7 @@ import pytest
 from processes import batches, drive, finish, free_port, start
 
 from bertjax import run
-from bertjax.train import hosts, loop
+from bertjax.train import cluster, hosts, loop
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
 from bertjax.train.mesh import MeshConfig
@@ -211,6 +211,17 @@ def test_half_a_cluster_is_refused(bertjax, tiny, home, tmp_path, given, told):
     assert outcome.code == 2 and all(text in outcome.err for text in told), outcome.err
 
 
+@pytest.mark.parametrize("mpi", ["OMPI_COMM_WORLD", "PMI"])
+def test_mpirun_says_all_but_the_coordinator(bertjax, tiny, home, tmp_path, monkeypatch, mpi):
+    monkeypatch.setenv(f"{mpi}_SIZE", "2")
+    monkeypatch.setenv(f"{mpi}_RANK", "1")
+    outcome = bertjax(*pretraining(home, *tiny.data, tmp_path / "run"))
+    assert outcome.code == 2, outcome.err
+    assert "without --hosts.coordinator or JAX_COORDINATOR_ADDRESS: give them" in " ".join(outcome.err.split())
+    assert cluster.given(cluster.HostsConfig(coordinator="n0:8476")) == ("n0:8476", 2, 1)
+    assert cluster.given(cluster.HostsConfig(processes=1)) == ("", 1, 0)
+
+
 def test_a_number_in_the_environment_that_is_none(bertjax, tiny, home, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "one")
     outcome = bertjax(*pretraining(home, *tiny.data, tmp_path / "run"))
@@ -246,32 +257,33 @@ def test_what_counts_as_one_of_several(monkeypatch, environment, platforms, foun
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(hosts, "find_spec", lambda name: name == "kubernetes")
+    monkeypatch.setattr(cluster, "find_spec", lambda name: name == "kubernetes")
     before = jax.config.jax_platforms
     jax.config.update("jax_platforms", platforms)
     try:
-        assert hosts.cluster() == found
+        assert cluster.cluster() == found
     finally:
         jax.config.update("jax_platforms", before)
 
 
 def test_one_process_has_nothing_to_do_with_others(monkeypatch, tmp_path):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("initialised"))
-    hosts.join(hosts.HostsConfig())
-    hosts.join(hosts.HostsConfig(processes=1))
+    hosts.join(cluster.HostsConfig())
+    hosts.join(cluster.HostsConfig(processes=1))
     hosts.check_shared(tmp_path / "run")
     assert hosts.whose() == "" and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("address", "code"), [("", 42), ("localhost:1", 2)])
-def test_a_cluster_that_does_not_answer_may_be_late(bertjax, tiny, home, tmp_path, monkeypatch, address, code):
+@pytest.mark.parametrize(("options", "code"), [([], 42), (["--hosts.coordinator", "localhost:1"], 2)])
+@pytest.mark.parametrize("address", ["", "localhost:1"])
+def test_a_cluster_that_does_not_answer_may_be_late(bertjax, tiny, home, tmp_path, monkeypatch, address, options, code):
     def fail(*_, **__):
         raise ConnectionError("no route to metadata.google.internal")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     for name, value in {**SRUN, "SLURM_NTASKS": "2", "JAX_COORDINATOR_ADDRESS": address}.items():
         monkeypatch.setenv(name, value)
-    outcome = bertjax(*pretraining(home, *tiny.data, tmp_path / "run"))
+    outcome = bertjax(*pretraining(home, *tiny.data, tmp_path / "run"), *options)
     assert outcome.code == code and "no route to metadata.google.internal" in outcome.err, outcome.err
     assert "--hosts.start-timeout" in outcome.err and "Traceback" not in outcome.err
     hosts.stopped_together()  # as at the beginning
