@@ -7,7 +7,8 @@ With `read` i32[B,K] the queries are f[B,K,N,H], those of these places, and so i
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -116,9 +117,26 @@ def cudnn(
 
     def here(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, places: jax.Array, kv: jax.Array) -> jax.Array:
         mask = visible_to(ids, places, kv, window)
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+        with _no_gradient_of_the_mask():
+            return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
 
     return _on_each_device(here, 2, mesh, (query, key, value), sequence, read)
+
+
+@contextmanager
+def _no_gradient_of_the_mask() -> Iterator[None]:
+    """In jax 0.10 cuDNN computes one in every layer, bf16[B,1,K,L], that nobody reads; 0.11 asks for none."""
+    from jax._src.cudnn import fused_attention_stablehlo as kernels
+
+    asks = getattr(kernels, "should_export_dbias", None)
+    if asks is None:
+        yield
+        return
+    kernels.should_export_dbias = lambda *_: False
+    try:
+        yield
+    finally:
+        kernels.should_export_dbias = asks
 
 
 def splash(

@@ -85,7 +85,8 @@ class Dense(Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.initializer, (*self.inputs, *self.outputs), jnp.float32)
         bias = self.param("bias", ZEROS, self.outputs, jnp.float32)
-        return product(x.astype(self.dtype), kernel, len(self.inputs)) + bias.astype(self.dtype)
+        # Added in float32, so that its gradient is summed so: in bfloat16 a sum stops growing at some hundred rows.
+        return (product(x.astype(self.dtype), kernel, len(self.inputs)) + bias).astype(self.dtype)
 
 
 class LayerNorm(Module):

@@ -181,6 +181,19 @@ H100, V100, TPU, CPU = machine("gpu", "9.0"), machine("gpu", "7.0"), machine("tp
 TRAIN = {"length": 512, "head_width": 64, "dtype": BF16, "dropped": False}
 
 
+def test_cudnn_computes_no_gradient_of_the_mask(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as kernels
+
+    monkeypatch.setattr(kernels, "check_cudnn_version", lambda: 91000)  # as if there were a GPU
+    monkeypatch.setattr(kernels, "check_compute_capability", lambda *_: True)
+    query, sequence = jnp.ones((2, 128, 4, 64), jnp.bfloat16), jnp.ones((2, 128), jnp.int32)
+    gradient = jax.grad(lambda q: attend.cudnn(q, q, q, sequence, mesh=None).astype(jnp.float32).sum())
+    text = jax.jit(gradient).trace(query).lower(lowering_platforms=("cuda",)).as_text()
+    (backward,) = [line for line in text.splitlines() if "fmhaScaleBiasSoftmaxBackward" in line]
+    given = backward.rpartition("-> (")[2]
+    assert given.count("tensor<2x4x128x64xbf16>") == 3 and "2x1x128x128" not in given, given
+
+
 @pytest.mark.parametrize(
     ("where", "change", "way"),
     [

@@ -87,3 +87,12 @@ def test_the_gradient_of_a_kernel_is_never_rounded_to_bfloat16(gradient_of):
     y, pull = jax.vjp(lambda kernel: product(x, kernel, 1), jnp.ones((5, 5), F32))
     assert y.dtype == BF16
     np.testing.assert_allclose(pull(upper)[0], exact, rtol=1e-5, atol=1e-5)
+
+
+def test_nor_is_that_of_a_bias():
+    dense = Dense((1,), (3,), TruncatedNormal(1.0), BF16)
+    params = init(dense, jnp.ones((4096, 1)))
+    upper = jnp.full((4096, 3), 1.0, BF16)
+    y, pull = jax.vjp(lambda params: dense.apply(params, jnp.ones((4096, 1))), params)
+    assert y.dtype == BF16
+    np.testing.assert_array_equal(pull(upper)[0]["params"]["bias"], 4096)

@@ -9,7 +9,16 @@ import pytest
 from helpers import BF16, F32, TINY, apply, init, make_batch
 
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.embed import SMALL, Embeddings, Table, picked, picked_by_product, scores, tiled_scores
+from bertjax.nn.embed import (
+    SMALL,
+    Embeddings,
+    Table,
+    narrow_scores,
+    picked,
+    picked_by_product,
+    scores,
+    tiled_scores,
+)
 
 WIDTH = 16
 
@@ -69,6 +78,20 @@ def test_scores_of_bfloat16_are_summed_in_float32():
     rounded = np.float64(jnp.asarray(params["params"]["table"], jnp.bfloat16))
     assert got.dtype == F32
     np.testing.assert_allclose(got, np.float64(hidden) @ rounded.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [1, 128])
+def test_gradients_of_bfloat16_scores_are_of_narrow_products_in_float32(tile):
+    rng = np.random.default_rng(5)
+    hidden, upper = jnp.asarray(rng.normal(size=(2, 5, WIDTH)), BF16), jnp.asarray(rng.normal(size=(2, 5, 130)), BF16)
+    table = jnp.asarray(rng.normal(size=(130, WIDTH)), F32)
+    got, pull = jax.vjp(partial(narrow_scores, tile=tile), hidden, table)
+    exact, exactly = jax.vjp(scores, hidden.astype(F32), table.astype(BF16).astype(F32))
+    np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-5)
+    of_hidden, of_table = pull(upper.astype(F32))
+    assert (of_hidden.dtype, of_table.dtype) == (BF16, F32)
+    np.testing.assert_allclose(of_hidden.astype(F32), exactly(upper.astype(F32))[0], rtol=2**-7, atol=2**-7)
+    np.testing.assert_allclose(of_table, exactly(upper.astype(F32))[1], rtol=1e-5, atol=1e-5)
 
 
 def test_gradient_of_attend_reaches_every_row_and_no_more():
