@@ -1,7 +1,7 @@
 """THE page: the types every other module speaks in.
 
 Letters in shapes: B batch, L length, D width, N heads, H head width, V vocabulary, C classes, M masked slots,
-S sequences packed in a row.
+K places of a row that are read, S sequences packed in a row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from jax.sharding import Mesh
 # a task adds weights f32[B] and labels i32[B] or f32[B], or spans i32[B,2], or tags i32[B,L] (-1: no label);
 # in multiple choice tokens and their like are i32[B,C,L], a choice whose sequence is all 0 being none.
 Batch = Mapping[str, jax.Array]
-Params = Mapping[str, Any]  # plain nested dict of arrays, one layout on disk and in memory (but `Compute.words`)
+Params = Mapping[
+    str, Any
+]  # plain nested dict of arrays, one layout on disk and in memory (but `Compute.padded_vocab_size`)
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (total, weight); divided only at the edge
 Example = dict[str, Any]  # one row before it is padded and stacked: numpy arrays and numbers
 Vocab = Any  # a data.masking.Vocab: data/ stands below jax and so below this page
@@ -60,11 +62,11 @@ class Compute:
     """of the program; without it kernels that have to be told where arrays lie (splash) are not used"""
 
     def parts(self, size: int) -> int:
-        """Into how many `tensor` cuts heads, hidden units or `words`; one where it does not divide their number."""
+        """Into how many `tensor` cuts heads, hidden units or vocabulary; one where it does not divide their number."""
         ways = self._size("tensor")
         return 1 if size % ways else ways
 
-    def words(self, vocab_size: int) -> int:
+    def padded_vocab_size(self, vocab_size: int) -> int:
         """Rows of the token table: of one that `tensor` or `fsdp` cut, as many more as make whole tiles in equal parts.
 
         No checkpoint has the others (train/padding.py). They stay zeros: nothing looks them up, and their logits are

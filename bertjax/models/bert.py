@@ -90,8 +90,8 @@ class Config(ModelConfig):
         again = kept["none"] if compute.remat != "none" else 0  # of the one layer whose turn it is
         layers = self.layers - 1 + read_fraction
         values = min(layers * kept[compute.remat] + again, layers * kept["none"])
-        words = compute.words(self.vocab_size)
-        return jnp.dtype(self.dtype).itemsize * values + 7 * masked_fraction * words / compute.parts(words)
+        rows = compute.padded_vocab_size(self.vocab_size)
+        return jnp.dtype(self.dtype).itemsize * values + 7 * masked_fraction * rows / compute.parts(rows)
 
 
 PRESETS: dict[str, Config] = {
@@ -174,7 +174,7 @@ class Encoder(nn.Module):
         c = self.config
         init, dtype = TruncatedNormal(c.init_std), jnp.dtype(c.dtype)
         self.embed = Embeddings(
-            words=self.compute.words(c.vocab_size),
+            vocab_size=self.compute.padded_vocab_size(c.vocab_size),
             type_count=c.type_count,
             max_length=c.max_length,
             width=c.width,

@@ -126,7 +126,7 @@ narrow_tiled_scores = partial(narrow_scores, tile=LANES)
 class Embeddings(nn.Module):
     """Tokens + types + learned positions, then LayerNorm, then dropout: f[B,L,D]. With one type all are of it."""
 
-    words: int
+    vocab_size: int
     type_count: int
     max_length: int
     width: int
@@ -140,7 +140,7 @@ class Embeddings(nn.Module):
         def table(rows: int) -> Table:
             return Table(rows, self.width, self.initializer, self.dtype, self.compute)
 
-        self.tokens = table(self.words)
+        self.tokens = table(self.vocab_size)
         self.types = table(self.type_count)
         self.positions = table(self.max_length)
         self.norm = LayerNorm(self.norm_epsilon, self.dtype)

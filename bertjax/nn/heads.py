@@ -48,18 +48,18 @@ def pool(pooler: Dense, first: jax.Array) -> jax.Array:
     return jnp.tanh(pooler(first))
 
 
-NO_WORD = -1e9  # the logit of a row of the table that is none
+PADDING_LOGIT = -1e9  # of rows of the table beyond the vocabulary
 
 
 class MlmHead(Module):
-    """Dense, activation, LayerNorm, the tied token table, a bias of its own: f[B,M,D] -> f32[B,M,words].
+    """Dense, activation, LayerNorm, the tied token table, a bias of its own: f[B,M,D] -> f32[B,M,V].
 
-    The table may have more rows than there are words (`Compute.words`).
+    V, the rows of the table, may be more than the vocabulary has (`Compute.padded_vocab_size`).
     """
 
     width: int
     vocab_size: int
-    words: int
+    padded_vocab_size: int
     activation: Activation
     norm_epsilon: float
     initializer: Initializer
@@ -68,10 +68,10 @@ class MlmHead(Module):
     def setup(self) -> None:
         self.transform = Dense((self.width,), (self.width,), self.initializer, self.dtype)
         self.norm = LayerNorm(self.norm_epsilon, self.dtype)
-        self.bias = self.param("bias", ZEROS, (self.words,), jnp.float32)
+        self.bias = self.param("bias", ZEROS, (self.padded_vocab_size,), jnp.float32)
 
     def __call__(self, hidden: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> jax.Array:
         logits = attend(self.norm(self.activation(self.transform(hidden)))) + self.bias
-        if self.words == self.vocab_size:
+        if self.padded_vocab_size == self.vocab_size:
             return logits
-        return jnp.where(jnp.arange(self.words) < self.vocab_size, logits, NO_WORD)
+        return jnp.where(jnp.arange(self.padded_vocab_size) < self.vocab_size, logits, PADDING_LOGIT)

@@ -93,7 +93,7 @@ class Mlm(Objective):
         self.mlm = MlmHead(
             width=m.width,
             vocab_size=m.vocab_size,
-            words=self.encoder.compute.words(m.vocab_size),
+            padded_vocab_size=self.encoder.compute.padded_vocab_size(m.vocab_size),
             activation=ACTIVATIONS[m.activation],
             norm_epsilon=m.norm_epsilon,
             initializer=init,
@@ -115,7 +115,7 @@ class Mlm(Objective):
         return classification("mlm", self.mlm_logits(hidden), batch["masked_targets"], batch["masked_weights"])
 
     def mlm_logits(self, hidden: jax.Array) -> jax.Array:
-        """f32[B,M,words] of the hidden states f[B,M,D] at masked positions."""
+        """f32[B,M,V] of the hidden states f[B,M,D] at masked positions."""
         return self.mlm(hidden, self.encoder.attend)
 
     def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:

@@ -23,7 +23,7 @@ WORDS = r"(embed/tokens/table|mlm/bias)$"  # the arrays with a row for each word
 
 def held_shape(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
     """The shape on a mesh of an array that has this one on the disk."""
-    return (Compute(mesh=mesh).words(shape[0]), *shape[1:]) if re.search(WORDS, path) else shape
+    return (Compute(mesh=mesh).padded_vocab_size(shape[0]), *shape[1:]) if re.search(WORDS, path) else shape
 
 
 def held(tree: Any, mesh: Mesh) -> Any:  # noqa: ANN401 (any pytree)

@@ -104,7 +104,7 @@ def test_gradient_of_attend_reaches_every_row_and_no_more():
 
 def embeddings(dropout=0.0):
     return Embeddings(
-        words=128,
+        vocab_size=128,
         type_count=2,
         max_length=32,
         width=WIDTH,
@@ -139,7 +139,7 @@ def test_dropout_comes_after_layer_norm(variables):
 
 def test_tables_start_as_the_original_does():
     big = Embeddings(
-        words=1000,
+        vocab_size=1000,
         type_count=2,
         max_length=512,
         width=64,
@@ -155,7 +155,7 @@ def test_tables_start_as_the_original_does():
 
 
 def test_with_one_type_all_tokens_are_of_it():
-    sizes = {"words": 128, "max_length": 16, "width": WIDTH, "dropout": 0.0, "norm_epsilon": 1e-5}
+    sizes = {"vocab_size": 128, "max_length": 16, "width": WIDTH, "dropout": 0.0, "norm_epsilon": 1e-5}
     embed = Embeddings(**sizes, type_count=1, initializer=TruncatedNormal(1.0), dtype=F32)
     batch = make_batch()
     params = init(embed, batch, train=False)

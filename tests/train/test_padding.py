@@ -33,8 +33,8 @@ ODD = replace(TINY, vocab_size=131)
     ],
 )
 def test_rows_are_whole_tiles_in_equal_parts(vocab, mesh, rows):
-    assert Compute(mesh=make_mesh(mesh)).words(vocab) == rows
-    assert Compute().words(vocab) == vocab
+    assert Compute(mesh=make_mesh(mesh)).padded_vocab_size(vocab) == rows
+    assert Compute().padded_vocab_size(vocab) == vocab
 
 
 def test_no_device_has_the_table_whole_neither_held_nor_read_nor_written():

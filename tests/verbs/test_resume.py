@@ -186,7 +186,7 @@ def test_a_vocabulary_that_a_mesh_cuts_in_equal_parts(stop_at, finetuned, home, 
     equal_runs(tmp_path / "alone", tmp_path / "run")
     stored = open_run(tmp_path / "run")
     words = stored.tokenizer.vocab_size
-    rows = Compute(mesh=make_mesh(mesh)).words(words)
+    rows = Compute(mesh=make_mesh(mesh)).padded_vocab_size(words)
     for on, there in ((ONE, words), (mesh, rows)):
         assert stored.params(stored.objective(), make_mesh(on))["mlm"]["bias"].shape == (there,)
     assert rows > words
