@@ -1,22 +1,37 @@
-"""The mesh of a run that names none: copies of the model while it fits, else cut as finely as memory asks for."""
+"""The mesh of a run that names none: copies of the model while it fits, else cut as finely as memory asks for.
 
+And whether a run on any mesh fits, about.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
-from bertjax.chips import chip_of, gpu_share
 from bertjax.config import Finetune, PhaseConfig, Pretrain
 from bertjax.contracts import Compute, ModelConfig, Objective, Remat
+from bertjax.memory import Machine, amount, device_memory
 from bertjax.train.log import console
 from bertjax.train.mesh import MeshConfig, bytes_on_device, make_mesh, row_ways
-from bertjax.train.state import planned_state
+from bertjax.train.state import TrainState, planned_state
 from bertjax.train.step import Update
 
-GIB = 2**30
 USABLE = 0.9  # of a device's memory: the program and what is lost between arrays take some
+# XLA for CPUs keeps more than XLA for TPUs, of which the formulas are: as measured 1.4 (tiny) to 1.95 (base) times as
+# much. It keeps it in float32, whatever the model computes in, and takes no notice of `remat`.
+ON_CPU = 1.8
+REMATS: tuple[Remat, ...] = ("none", "dots", "blocks")  # from the least work to the most
+
+
+class Chosen(NamedTuple):
+    """The mesh of a run."""
+
+    mesh: Mesh
+    memory: int | None  # bytes of each device; None: nobody knows
+    reason: str  # of `data` and `fsdp`, where they were left to us; else ""
 
 
 def mesh_of(
@@ -25,42 +40,51 @@ def mesh_of(
     objective: Objective,
     optimizer: Update,
     devices: Sequence[Any] = (),
-) -> Mesh:
-    """The mesh of a run over these devices, or this program's; a choice that was left to us is told with its reason."""
+    machines: Sequence[Machine] = (),
+) -> Chosen:
+    """The mesh of a run over these devices, or this program's; `machines` as in `device_memory`."""
     mesh = make_mesh(config.mesh, devices)
+    memory = device_memory([*mesh.devices.flat], machines)
     if mesh.size == 1 or not _left_to_us(config.mesh):
-        return mesh
+        return Chosen(mesh, memory, "")
     state = planned_state(objective, optimizer, mesh)
     chosen, reason = choose(
         config.mesh,
         ways=mesh.shape["data"],
-        fixed=bytes_on_device(state) + bytes_on_device(state.params),  # the gradient is as large as the parameters
-        activations=_activations(config, model, mesh),
-        memory=_memory(mesh.devices.flat[0]),
+        fixed=round(_needed(state, 0, config.micro_batches)),
+        activations=max(activations(config, model, phase, mesh, config.remat) for phase in phases(config))
+        / config.micro_batches,
+        memory=memory,
     )
-    mesh = make_mesh(chosen, devices)
-    sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
-    console.print(f"mesh {sizes}, as none was given: {reason}")
-    return mesh
+    return Chosen(make_mesh(chosen, devices), memory, reason)
+
+
+def tell(chosen: Chosen) -> None:
+    """Says what was chosen, and why; nothing where all was given."""
+    if chosen.reason:
+        sizes = (f"{name} {size}" for name, size in chosen.mesh.shape.items() if size > 1 or name == "data")
+        console.print(f"mesh {' x '.join(sizes)} (data and fsdp chosen): {chosen.reason}")
 
 
 def _left_to_us(config: MeshConfig) -> bool:
     return config.data == -1 and config.fsdp == 0
 
 
-def choose(config: MeshConfig, *, ways: int, fixed: int, activations: float, memory: float) -> tuple[MeshConfig, str]:
+def choose(
+    config: MeshConfig, *, ways: int, fixed: int, activations: float, memory: int | None
+) -> tuple[MeshConfig, str]:
     """How many of `ways` devices share parameters and optimizer, and why.
 
     `fixed` are the bytes of state and gradient where none do, `activations` about those of a device's rows: they are
     the same for all choices.
     """
-    if not memory:
+    if memory is None:
         return replace(config, fsdp=1), "the memory of a device is not known"
     sizes = [n for n in range(1, ways + 1) if ways % n == 0]
     fitting = next((n for n in sizes if fixed / n + activations <= USABLE * memory), 0)
     needs = (
-        f"parameters, gradient and optimizer take {fixed / GIB:,.1f} GiB, activations about {activations / GIB:,.1f}, "
-        f"a device has {memory / GIB:,.0f}"
+        f"parameters, gradient and optimizer take {amount(fixed)}, activations about {amount(activations)}, "
+        f"a device has {amount(memory)}"
     )
     if fitting == 1:
         return replace(config, fsdp=1), needs
@@ -68,34 +92,81 @@ def choose(config: MeshConfig, *, ways: int, fixed: int, activations: float, mem
         return replace(config, fsdp=fitting), f"{needs}: the first are cut over {fitting}"
     # Cutting more than helps costs time: what is too much then are the activations.
     enough = next((n for n in sizes if fixed / n <= memory / 4), sizes[-1])
-    return replace(config, fsdp=enough), f"{needs}: may not fit; see --micro-batches, --remat, and `bertjax plan`"
+    cut = f"the first are cut over {enough}, which may not be enough" if enough > 1 else "it may not fit"
+    return replace(config, fsdp=enough), f"{needs}: {cut}"
 
 
-def activations(config: Pretrain, model: ModelConfig, phase: PhaseConfig, mesh: Mesh, remat: Remat) -> float:
-    """About the bytes that a device keeps of a whole batch of a phase for its backward pass."""
-    each = config.objective.activation_bytes(model, phase.length, Compute(remat, config.attention, mesh))
-    return each * _tokens(phase.batch_size, phase.length, mesh)
-
-
-def _tokens(rows: int, length: int, mesh: Mesh) -> float:
-    return rows * length / (row_ways(mesh) * mesh.shape["seq"])
-
-
-def _activations(config: Pretrain | Finetune, model: ModelConfig, mesh: Mesh) -> float:
-    """Bytes of a device, of the phase with most."""
+def phases(config: Pretrain | Finetune) -> Sequence[PhaseConfig]:
+    """The shapes of a run's batches; how many steps fine-tuning takes its config does not say: 0."""
     if isinstance(config, Pretrain):
-        kept = [activations(config, model, phase, mesh, config.remat) for phase in config.phases]
+        return config.phases
+    return [PhaseConfig(0, config.length, config.batch_size)]
+
+
+def activations(config: Pretrain | Finetune, model: ModelConfig, phase: PhaseConfig, mesh: Mesh, remat: Remat) -> float:
+    """About the bytes that a device keeps of a whole batch of a phase for its backward pass."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    changes: dict[str, Any] = {"dtype": "float32"} if on_cpu else {}
+    if isinstance(config, Finetune) and config.frozen:  # nothing is kept: there is that of one layer at a time
+        changes["layers"] = 1
+    model = replace(model, **changes)  # type: ignore[type-var]
+    compute = Compute("none" if on_cpu else remat, config.attention, mesh)
+    if isinstance(config, Pretrain):
+        each = config.objective.activation_bytes(model, phase.length, compute)
     else:  # its heads may read all tokens
-        compute = Compute(config.remat, config.attention, mesh)
-        each = model.activation_bytes(config.length, masked_fraction=0.0, read_fraction=1.0, compute=compute)
-        kept = [each * _tokens(config.batch_size, config.length, mesh)]
-    return max(kept) / config.micro_batches
+        each = model.activation_bytes(phase.length, masked_fraction=0.0, read_fraction=1.0, compute=compute)
+    tokens = phase.batch_size * phase.length / (row_ways(mesh) * mesh.shape["seq"])
+    return each * tokens * (ON_CPU if on_cpu else 1.0)
 
 
-def _memory(device: Any) -> float:  # noqa: ANN401 (a jax.Device, or one of a topology)
-    """Bytes of a device; 0 where nobody knows."""
-    chip = chip_of(device.device_kind)
-    if chip:
-        return chip.memory * (gpu_share() if device.platform == "gpu" else 1.0)
-    stats = jax.local_devices()[0].memory_stats() if device in jax.devices() else None
-    return float((stats or {}).get("bytes_limit", 0))
+def divisions(rows: Sequence[int], mesh_rows: int, least: int) -> list[int]:
+    """The numbers of micro-batches, `least` or more, that phases of so many rows, cut over a mesh, can all have."""
+    most = math.gcd(*rows) // mesh_rows
+    return [parts for parts in range(least, most + 1) if most % parts == 0]
+
+
+def shortage(
+    config: Pretrain | Finetune, model: ModelConfig, chosen: Chosen, state: TrainState, steps: Sequence[int], done: int
+) -> str:
+    """What to say of a run that may need more memory than there is; "" where it fits, or nobody knows.
+
+    `state` are the shapes of its state, `steps` how many each of its phases has, of which `done` in all are over.
+    """
+    if chosen.memory is None:
+        return ""
+    ends = list(accumulate(steps))
+    coming = [one for one in zip(phases(config), steps, ends, strict=True) if one[-1] > done]
+    try:
+        kept = {
+            remat: [activations(config, model, phase, chosen.mesh, remat) for phase, _, _ in coming] for remat in REMATS
+        }
+    except NotImplementedError:  # a model of another package that does not say what it keeps
+        return ""
+    needs = [_needed(state, each, config.micro_batches) for each in kept[config.remat]]
+    room = USABLE * chosen.memory
+    if max(needs, default=0) <= room:
+        return ""
+    phase, count, last = coming[needs.index(max(needs))]
+    which = f"steps {last - count + 1:,} to {last:,}, of {phase.batch_size:,} x {phase.length:,}, may not fit"
+    parts = divisions([one.batch_size for one in phases(config)], row_ways(chosen.mesh), config.micro_batches)
+    cure = _cure(config, parts, state, {remat: max(each) for remat, each in kept.items()}, room)
+    plan = "; `bertjax plan CONFIG.py --topology local` tells more exactly" if isinstance(config, Pretrain) else ""
+    return f"{which}: they take about {amount(max(needs))}, a device has {amount(chosen.memory)}; {cure}{plan}"
+
+
+def _needed(state: TrainState, kept: float, parts: int) -> float:
+    """Bytes of a device: state, gradient, their sum over micro-batches where there are some, activations of one."""
+    return bytes_on_device(state) + (1 + (parts > 1)) * bytes_on_device(state.params) + kept / parts
+
+
+def _cure(
+    config: Pretrain | Finetune, parts: Sequence[int], state: TrainState, kept: dict[Remat, float], room: float
+) -> str:
+    """The fewest micro-batches that would do, with as little computed again as can be."""
+    for remat in REMATS[REMATS.index(config.remat) :]:
+        fewest = next((n for n in parts if _needed(state, kept[remat], n) <= room), 0)
+        if fewest:
+            options = [f"--remat {remat}"] if remat != config.remat else []
+            options += [f"--micro-batches {fewest}"] if fewest > config.micro_batches else []
+            return f"give {' '.join(options)}"
+    return "no --micro-batches or --remat would do: give smaller batches, or more devices with --mesh.fsdp"

@@ -93,11 +93,12 @@ class Pretrain(Limits):
     batch_size: int = 256
     """rows of a step, over all devices"""
     micro_batches: int = 1
-    """pieces a batch is cut into to save memory; the gradient stays the same"""
+    """pieces a batch is cut into to save memory; the gradient stays the same up to rounding, so that a run that is
+    short of memory may be resumed with more"""
     remat: Remat = "none"
     """what the backward pass computes again, to save memory, in place of keeping it: nothing; layers (blocks: a third
     more work); the large and cheap parts of layers, all but the products with weights (dots). The gradient stays the
-    same"""
+    same. On CPUs it saves next to nothing"""
     attention: AttentionKind = "auto"
     """the fused kernel of the machine where it can be used, which needs model.attention_dropout=0: cudnn on GPUs (with
     bfloat16), splash on TPUs (rows of 512 and more); einsum else. Results are the same up to rounding"""

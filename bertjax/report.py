@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bertjax import registry, tasks
-from bertjax.automesh import mesh_of
+from bertjax.automesh import mesh_of, tell
 from bertjax.config import PhaseConfig, Pretrain
 from bertjax.contracts import ModelConfig, Objective
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture
 from bertjax.errors import ConfigError, DataError, closest
 from bertjax.jsonio import expecting, read_json, to_json
+from bertjax.memory import fits, verdict
 from bertjax.paths import as_path
 from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
@@ -71,7 +72,9 @@ def dry_run(config: Pretrain) -> None:
     tokenizer, config = resolve(config)
     objective = config.objective.build(config.model)
     optimizer = config.optimizer.build(config.steps)
-    mesh = mesh_of(config, config.model, objective, optimizer)
+    chosen = mesh_of(config, config.model, objective, optimizer)
+    tell(chosen)
+    mesh = chosen.mesh
     state = planned_state(objective, optimizer, mesh)
     step = training_step(config, objective, optimizer, config.optimizer.schedule(config.steps), mesh)
     for phase in config.phases:
@@ -83,8 +86,13 @@ def dry_run(config: Pretrain) -> None:
         memory = step.lower(state, batch).compile().memory_analysis()
         trees = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
         sizes = {name: bytes_on_device(tree) for name, tree in trees.items()}
+        sizes[TEMPORARIES] = memory.temp_size_in_bytes
         title = f"{phase.steps:,} steps of {phase.batch_size:,} x {phase.length:,}"
-        answers.print(memory_table(title, {**sizes, TEMPORARIES: memory.temp_size_in_bytes}))
+        answers.print(memory_table(title, sizes))
+        needed = sum(sizes.values()) + memory.generated_code_size_in_bytes
+        fitting = fits(needed, chosen.memory)
+        mend = "; `bertjax plan` with --topology local tells what would mend it" if fitting is False else ""
+        answers.print(verdict(fitting, needed, chosen.memory) + mend)
         _print_work(config, phase, state, mixture, example)
 
 

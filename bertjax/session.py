@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bertjax.automesh import mesh_of
+from bertjax.automesh import Chosen, mesh_of, shortage, tell
 from bertjax.chips import chip_of
 from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import Compute, ModelConfig, Objective, Params
@@ -22,6 +22,7 @@ from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import from_json, to_json, write_json
+from bertjax.memory import machines
 from bertjax.paths import as_path, remote, send
 from bertjax.resume import check_fingerprint, check_resume, fingerprint
 from bertjax.saved import computed_by
@@ -78,7 +79,8 @@ def train(session: Session) -> TrainState:
     REQUEST.works_on(config.out, config.grace)
     schedule = config.optimizer.schedule(session.total_steps)
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
-    mesh, found = _agree(session, run, optimizer)
+    chosen, found = _agree(session, run, optimizer)
+    mesh = chosen.mesh
     if (unused := unused_chips()) and not os.environ.get("JAX_PLATFORMS"):
         console.print(f"{session.command}: computes on the CPU, but {unused[0]}: {unused[1]}")
     extra = _resume(session, run, found) if found else {}
@@ -94,6 +96,9 @@ def train(session: Session) -> TrainState:
         console.print(
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
+    steps = [count for count, _ in session.phases]
+    if said := shortage(config, session.model, chosen, like, steps, found.number if found else 0):
+        console.print(f"{session.command}: {said}")
     with hosts.together():
         if hosts.first():
             require_room(run, state, keep_last=session.keep_last)
@@ -195,21 +200,22 @@ def _peak_flops(mesh: Mesh) -> float:
     return chip.flops * mesh.size if chip else 0.0
 
 
-def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Mesh, Step | None]:
+def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Chosen, Step | None]:
     """The mesh, and the checkpoint to go on from, in which all processes must agree."""
-    config = session.config
+    config, known = session.config, machines()
     with hosts.together() as facts:
-        mesh = mesh_of(config, session.model, session.objective, optimizer)
+        chosen = mesh_of(config, session.model, session.objective, optimizer, machines=known)
+        tell(chosen)
         for _, mixture in session.phases:
-            check_batch(mixture.batch_size, config.micro_batches, mesh)
+            check_batch(mixture.batch_size, config.micro_batches, chosen.mesh)
         found = Checkpoints(run).latest_good() if steps_of(run) else None
         options = {name: value for name, value in to_json(config).items() if name not in ("data", "out")}
         facts += [
-            json.dumps([options, dict(mesh.shape), found and found.number]),
+            json.dumps([options, dict(chosen.mesh.shape), found and found.number]),
             session.tokenizer.hash,
             session.data_hash,
         ]
-    return mesh, found
+    return chosen, found
 
 
 def _describe(session: Session, run: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ LEVELS = (
     ("nn", "data"),
     ("models", "train"),
     ("objectives", "tasks"),
-    ("config", "jsonio", "hf"),
+    ("config", "jsonio", "hf", "memory"),
     ("saved", "resume", "use", "automesh"),
     ("session", "scoring", "card"),
     ("run", "preparation", "api", "convert", "doctor"),

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from bertjax.automesh import activations
+from bertjax.automesh import REMATS, activations, divisions
 from bertjax.config import Pretrain
 from bertjax.contracts import Remat
 from bertjax.plan.program import Program
@@ -49,14 +49,15 @@ def shape_of(config: Pretrain, phase: int, mesh: Mesh, state: TrainState) -> Sha
         fsdp=mesh.shape["fsdp"],
         state=bytes_on_device(state),
         gradient=bytes_on_device(state.params),
-        activations={remat: activations(config, config.model, at, mesh, remat) for remat in get_args(Remat)},
+        activations={remat: activations(config, config.model, at, mesh, remat) for remat in REMATS},
     )
 
 
 def cures(shape: Shape, program: Program, available: int) -> list[str]:
     """Options each of which would make a step fit, as far as a formula can tell: to be planned to be sure."""
     found, fewest = [], math.inf
-    for remat in list(MORE_WORK)[list(MORE_WORK).index(shape.remat) :]:
+    helpful = [remat for remat in REMATS if shape.activations[remat] < shape.activations[shape.remat]]
+    for remat in [shape.remat, *helpful]:
         parts = _parts(shape, remat, program, available)
         if not parts or parts >= fewest:  # more work for nothing
             continue
@@ -80,9 +81,8 @@ def _parts(shape: Shape, remat: Remat, program: Program, available: int) -> int:
     activations = shape.activations[remat]
     if remat == shape.remat:  # the compiler knows better, unless it has already done what it could to save memory
         activations = max(activations, (program.temporaries - shape.gradient) * shape.micro_batches)
-    most = math.gcd(*(rows for _, _, rows in shape.batches)) // shape.rows  # all phases have as many
-    first = shape.micro_batches + (remat == shape.remat)
-    parts = (n for n in range(first, most + 1) if most % n == 0)
+    least = shape.micro_batches + (remat == shape.remat)
+    parts = divisions([rows for _, _, rows in shape.batches], shape.rows, least)  # all phases have as many
     # Several micro-batches have a sum of their gradients too.
     return next((n for n in parts if activations / n + (n > 1) * shape.gradient <= room), 0)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
+from bertjax.memory import verdict
 from bertjax.train.log import TEMPORARIES, answers, memory_table
 
-MIB, GIB = 2**20, 2**30
+MIB = 2**20
 WORTH_A_WORD = 0.01  # of the state: the types' table of two rows is not
 RECOMPUTED = 1.05  # times the formula; what is not a matrix product is less than that in models of some size
 FULL = 0.8  # of a chip's memory: with less there is no need to compute anything again
@@ -50,16 +51,11 @@ def _memory(phase: dict[str, Any]) -> None:
     answers.print(
         memory_table(title, {**state, TEMPORARIES: sizes["temporaries"], "the program itself": sizes["program"]})
     )
-    needed, available = sizes["needed"] / GIB, sizes["available"] / GIB
-    if not phase["fits"]:
-        answers.print(
-            f"does NOT fit: needs {needed:,.2f} GiB of {available:,.2f}, {needed - available:,.2f} too many. "
-            "Each of these should mend it (plan it to be sure):"
-        )
-        for cure in phase["would_mend_it"]:
-            answers.print(f"  {cure}")
-    elif available:
-        answers.print(f"fits: needs {needed:,.2f} GiB of {available:,.2f}")
+    mend = phase.get("would_mend_it", ())
+    also = ". Each of these should mend it (plan it to be sure):" if mend else ""
+    answers.print(verdict(phase["fits"], sizes["needed"], sizes["available"]) + also)
+    for cure in mend:
+        answers.print(f"  {cure}")
 
 
 def _collectives(found: list[dict[str, Any]]) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bertjax.automesh import mesh_of
+from bertjax.automesh import mesh_of, tell
 from bertjax.chips import Chip, gpu_share
 from bertjax.config import PhaseConfig, Plan, Pretrain
 from bertjax.contracts import Objective
 from bertjax.data.shapes import made_up_row, made_up_vocab
 from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
+from bertjax.memory import fits
 from bertjax.plan import tables
 from bertjax.plan.cures import cures, shape_of
 from bertjax.plan.estimate import estimate, roofline, work
@@ -35,6 +36,7 @@ class Run:
 
     config: Plan
     mesh: Mesh
+    memory: int | None  # bytes of each device; None: nobody knows
     chip: Chip | None
     objective: Objective
     optimizer: Update
@@ -54,16 +56,20 @@ def plan(config: Plan) -> None:
     chip, devices = devices_of(config.topology, config.mesh.dcn)
     objective = config.objective.build(config.model)
     optimizer = config.optimizer.build(config.steps)
-    mesh = mesh_of(config, config.model, objective, optimizer, devices)
+    chosen = mesh_of(config, config.model, objective, optimizer, devices)
+    tell(chosen)
+    mesh = chosen.mesh
     for phase in config.phases:
         check_batch(phase.batch_size, config.micro_batches, mesh)
-    run = Run(config, mesh, chip, objective, optimizer, planned_state(objective, optimizer, mesh))
+    state = planned_state(objective, optimizer, mesh)
+    run = Run(config, mesh, chosen.memory, chip, objective, optimizer, state)
     report = {
         "topology": config.topology,
         "chip": _chip(chip, devices[0]),
         "devices": mesh.size,
         "idle_devices": len(devices) - mesh.size,
         "mesh": dict(mesh.shape),
+        "mesh_reason": chosen.reason or None,
         "undivided": _undivided(run),
         "effort": "quick" if config.quick else "full",
         "phases": [_phase(run, number) for number in range(len(config.phases))],
@@ -106,7 +112,7 @@ def _phase(run: Run, number: int) -> dict[str, Any]:
     tokens = phase.batch_size * phase.length
     flops = _flops(run, phase, program)
     memory = _memory(run, batch, program)
-    fits = program.fits and not 0 < memory["available"] < program.needed
+    fitting = program.fits and fits(program.needed, memory["available"])
     told: dict[str, Any] = {
         "steps": phase.steps,
         "batch_size": phase.batch_size,
@@ -114,14 +120,14 @@ def _phase(run: Run, number: int) -> dict[str, Any]:
         "micro_batches": config.micro_batches,
         "remat": config.remat,
         "tokens_per_step": tokens,
-        "fits": fits,
+        "fits": fitting,  # null: the memory is not known
         "bytes_per_chip": memory,
         "flops_per_step": flops,
         "collectives_per_step": [one._asdict() for one in program.collectives],
         "compile_seconds": program.seconds,
         "from_cache": program.cached,
     }
-    if not fits:
+    if fitting is False:
         told["short_by_bytes"] = program.needed - memory["available"]
         told["would_mend_it"] = _cures(run, number, program, memory["available"])
     elif run.chip:
@@ -155,7 +161,7 @@ def _flops(run: Run, phase: PhaseConfig, program: Program) -> dict[str, Any]:
     return {"formula": formula, "compiler": counted, "ratio": counted / formula}
 
 
-def _memory(run: Run, batch: dict[str, jax.ShapeDtypeStruct], program: Program) -> dict[str, int]:
+def _memory(run: Run, batch: dict[str, jax.ShapeDtypeStruct], program: Program) -> dict[str, Any]:
     return {
         "parameters": bytes_on_device(run.state.params),
         "optimizer": bytes_on_device(run.state.opt_state),
@@ -164,7 +170,7 @@ def _memory(run: Run, batch: dict[str, jax.ShapeDtypeStruct], program: Program) 
         "program": program.code,
         "arguments": program.arguments,
         "needed": program.needed,
-        "available": program.available or round(run.chip.memory if run.chip else 0),
+        "available": program.available or run.memory,
     }
 
 

@@ -37,6 +37,12 @@ def test_more_work_is_not_advised_for_nothing():
     assert "--remat dots --micro-batches 2 (somewhat more work)" in found and "blocks" not in " ".join(found)
 
 
+def test_what_keeps_as_much_is_no_cure():
+    # As on a CPU, whose compiler takes no notice: the formula says less than it found.
+    found = cures(SHAPE._replace(activations=dict.fromkeys(KEPT, 700.0)), SHORT, 1000)
+    assert found == ["--micro-batches 4 (the gradient stays the same)", "--batch-size 16", CUT]
+
+
 def test_a_compiler_that_did_what_it_could_knows_less_than_the_formula():
     squeezed = replace(SHORT, temporaries=600)
     assert cures(SHAPE, squeezed, 1000)[0] == "--micro-batches 4 (the gradient stays the same)"

@@ -1,16 +1,21 @@
-"""A mesh is chosen where none is given, by what fits, and the reason is told."""
+"""A mesh is chosen where none is given, by what fits, and the reason is told; so is what may not fit at all."""
 
+import json
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
 
-from bertjax import automesh
-from bertjax.automesh import GIB, activations, choose
-from bertjax.config import Pretrain
-from bertjax.contracts import Compute
+from bertjax import automesh, memory, session
+from bertjax.automesh import REMATS, Chosen, activations, choose, divisions, shortage
+from bertjax.config import Finetune, Pretrain
+from bertjax.contracts import Compute, ModelConfig
+from bertjax.memory import GIB
 from bertjax.models import bert
 from bertjax.objectives import mlm
-from bertjax.train.mesh import MeshConfig, make_mesh
+from bertjax.train.mesh import MeshConfig, bytes_on_device, make_mesh
+from bertjax.train.state import planned_state
 
 AUTO = MeshConfig()
 
@@ -18,12 +23,12 @@ AUTO = MeshConfig()
 @pytest.mark.parametrize(
     ("fixed", "activations", "fsdp", "reason"),
     [
-        (2, 10, 1, "take 2.0 GiB, activations about 10.0, a device has 16"),
+        (2, 10, 1, "take 2.00 GiB, activations about 10.00 GiB, a device has 16.00 GiB"),
         (10, 8, 2, "the first are cut over 2"),
         (40, 4, 4, "the first are cut over 4"),
         (300, 4, 32, "the first are cut over 32"),
-        (2, 20, 1, "may not fit; see --micro-batches, --remat"),
-        (40, 20, 16, "may not fit"),
+        (2, 20, 1, "a device has 16.00 GiB: it may not fit"),
+        (40, 20, 16, "the first are cut over 16, which may not be enough"),
     ],
 )
 def test_parameters_are_cut_only_as_finely_as_memory_asks_for(fixed, activations, fsdp, reason):
@@ -36,7 +41,7 @@ def test_ways_that_are_no_power_of_two():
 
 
 def test_an_unknown_memory_is_not_guessed():
-    assert choose(AUTO, ways=8, fixed=90 * GIB, activations=0, memory=0) == (
+    assert choose(AUTO, ways=8, fixed=90 * GIB, activations=0, memory=None) == (
         MeshConfig(fsdp=1),
         "the memory of a device is not known",
     )
@@ -69,10 +74,8 @@ def test_activations_are_about_what_the_compiler_keeps(preset, measured):
 )
 def test_over_tensor_only_heads_hidden_units_and_words_are_cut(mesh, remat, measured):
     model = replace(bert.PRESETS["base"], layers=2, dtype="bfloat16")
-    config, mesh = Pretrain(model=model, batch_size=128, length=512), make_mesh(mesh)
-    tokens = 128 * 512 / (mesh.shape["data"] * mesh.shape["fsdp"])
-    found = activations(config, model, config.phases[0], mesh, remat)
-    assert 0.85 < found / tokens / measured < 1.25
+    found = mlm.Config().activation_bytes(model, 512, Compute(remat, "einsum", make_mesh(mesh)))
+    assert 0.85 < found / measured < 1.25
 
 
 def test_a_fused_kernel_keeps_no_scores():
@@ -86,6 +89,123 @@ def test_a_fused_kernel_keeps_no_scores():
     assert einsum > 3 * fused
 
 
+# MiB of temporaries of one CPU device, as `bertjax plan --topology local` tells them: jax 0.10.
+@pytest.mark.parametrize(
+    ("preset", "rows", "length", "options", "measured"),
+    [
+        ("tiny", 256, 128, {}, 1883),
+        ("tiny", 256, 512, {}, 8210),
+        ("tiny", 256, 128, {"dtype": "bfloat16"}, 1786),
+        ("mini", 256, 128, {}, 4560),
+        ("mini", 256, 128, {"remat": "dots"}, 4560),
+        ("mini", 256, 128, {"remat": "blocks"}, 4358),
+        ("mini", 256, 128, {"dtype": "bfloat16"}, 3988),
+        ("base", 64, 128, {}, 8870),
+        ("base", 64, 128, {"remat": "blocks"}, 8342),
+        ("base", 256, 512, {}, 191_524),
+    ],
+)
+def test_cpus_keep_more_whatever_they_are_told(preset, rows, length, options, measured):
+    model = replace(bert.PRESETS[preset], dtype=options.get("dtype", "float32"))
+    config = Pretrain(model=model, batch_size=rows, length=length)
+    found = activations(config, model, config.phases[0], make_mesh(MeshConfig(1)), options.get("remat", "none"))
+    assert 0.9 < found / 2**20 / measured < 1.4
+
+
+def test_a_frozen_encoder_keeps_nothing():
+    model, mesh = bert.PRESETS["base"], make_mesh(MeshConfig(1))
+    trained, frozen = (
+        activations(config, model, automesh.phases(config)[0], mesh, "none")
+        for config in (Finetune(), Finetune(frozen=True))
+    )
+    assert trained == pytest.approx(12 * frozen)
+
+
+def test_micro_batches_that_all_phases_can_have():
+    assert divisions([64, 24], 4, 1) == [1, 2]
+    assert divisions([48], 4, 2) == [2, 3, 4, 6, 12]
+    assert divisions([4], 4, 2) == []
+
+
+class Short:
+    """A run of two phases on one device, of which the second needs more than there is."""
+
+    config = Pretrain(model=bert.PRESETS["tiny"], steps=100, batch_size=16, later_phases=((0.1, 512, 256),))
+    mesh = make_mesh(MeshConfig(1))
+    state = planned_state(config.objective.build(config.model), config.optimizer.build(100), mesh)
+
+    def said(self, memory, done=0, **changes):
+        config, chosen = replace(self.config, **changes), Chosen(self.mesh, memory and round(memory * GIB), "")
+        return shortage(config, config.model, chosen, self.state, [phase.steps for phase in config.phases], done)
+
+
+def test_a_phase_that_may_not_fit_is_told_before_it_begins():
+    said = Short().said(4)
+    assert said.startswith("steps 91 to 100, of 256 x 512, may not fit: they take about 9.9"), said
+    assert "a device has 4.00 GiB; give --micro-batches 4; `bertjax plan CONFIG.py --topology local`" in said
+    kept = activations(Short.config, Short.config.model, Short.config.phases[1], Short.mesh, "none")
+    gradient = bytes_on_device(Short.state.params)
+    assert kept / 4 + bytes_on_device(Short.state) + 2 * gradient < 0.9 * 4 * GIB < kept / 2
+
+
+def test_what_fits_is_over_or_not_known_is_not_told():
+    assert Short().said(16) == Short().said(None) == Short().said(4, done=100) == Short().said(4, micro_batches=4) == ""
+    assert Short().said(4, done=95).startswith("steps 91 to 100, ")
+    assert Short().said(0.4).startswith("steps 91 to 100")  # both, of which the larger is told
+    first = Short().said(4, batch_size=256, later_phases=((0.1, 512, 16),))
+    assert first == "" and Short().said(2, batch_size=256, later_phases=((0.1, 512, 16),)).startswith("steps 1 to 90, ")
+
+
+def test_a_model_that_does_not_say_what_it_keeps_is_trained_all_the_same():
+    class Silent(bert.Config):
+        activation_bytes = ModelConfig.activation_bytes
+
+    assert shortage(Short.config, Silent(), Chosen(Short.mesh, 1, ""), Short.state, [90, 10], 0) == ""
+
+
+def test_where_micro_batches_do_not_help():
+    nothing = "no --micro-batches or --remat would do: give smaller batches, or more devices with --mesh.fsdp"
+    assert nothing in Short().said(0.04)
+    assert nothing in Short().said(4, batch_size=17)  # a CPU keeps the same whatever --remat says
+
+
+def test_where_the_backward_pass_must_compute_again(monkeypatch):
+    kept = dict(zip(REMATS, (10 * GIB, 7 * GIB, 3 * GIB), strict=True))
+    monkeypatch.setattr(automesh, "activations", lambda *about: kept[about[-1]])
+    assert "; give --remat dots --micro-batches 2;" in Short().said(4.5, batch_size=2)
+    assert "; give --remat blocks;" in Short().said(4, batch_size=17)
+    assert "; give --micro-batches 4;" in Short().said(4.5, micro_batches=2)
+
+
+def test_fine_tuning_is_told_too():
+    config, model = Finetune(batch_size=64, length=512), bert.PRESETS["tiny"]
+    said = shortage(config, model, Chosen(Short.mesh, GIB, ""), Short.state, [30], 0)
+    assert said.startswith("steps 1 to 30, of 64 x 512, may not fit"), said
+    assert said.endswith("a device has 1.00 GiB; give --micro-batches 2")
+
+
+def test_a_run_says_so_where_it_starts(bertjax, home, data, pretrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "fit", lambda run, state, *_, **__: state)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 400_000)
+    command = ["pretrain", home / "pretrain.py", "--data", data, "--out"]
+    outcome = bertjax(*command, tmp_path / "run", "--batch-size", "4", "--later-phases", "0.25", "40", "8")
+    assert outcome.code == 0, outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if "may not fit" in line]
+    assert line.startswith("pretrain: steps 13 to 16, of 8 x 40, may not fit: "), outcome.err
+    shutil.copytree(pretrained, tmp_path / "done")
+    assert "may not fit" in bertjax(*command, tmp_path / "new").err
+    assert "may not fit" not in bertjax(*command, tmp_path / "done").err
+
+
+def test_a_dry_run_says_whether_it_fits(bertjax, home, data, tmp_path, monkeypatch):
+    command = ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run", "--dry-run"]
+    monkeypatch.setattr(memory, "machine_memory", lambda: GIB)
+    assert re.search(r"\nfits: needs [\d.]+ MiB of 1.00 GiB\n", bertjax(*command).out)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 1000)
+    found = bertjax(*command).out
+    assert "does NOT fit: needs " in found and "`bertjax plan` with --topology local tells what would mend it" in found
+
+
 OPTIONS = ["--topology", "local", "--model.vocab-size", "99", "--batch-size", "32", "--micro-batches", "1"]
 
 
@@ -95,24 +215,35 @@ def plan(bertjax, home, tmp_path, monkeypatch):
     return lambda *options: bertjax("plan", home / "pretrain.py", "--out", tmp_path / "p.json", *OPTIONS, *options)
 
 
-def test_data_parallel_while_it_fits(plan):
+def test_data_parallel_while_it_fits(plan, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "machine_memory", lambda: 8 * GIB)
     outcome = plan("--mesh.data", "-1")
-    assert "mesh data 8, as none was given: the memory of a device is not known" in outcome.err
-    assert "mesh data 8" in outcome.out
+    assert "mesh data 8 (data and fsdp chosen): parameters, gradient and optimizer take 0." in outcome.err
+    assert "a device has 1.00 GiB\n" in outcome.err and "mesh data 8" in outcome.out
+    assert json.loads((tmp_path / "p.json").read_text())["mesh_reason"].endswith("a device has 1.00 GiB")
+
+
+def test_an_axis_that_was_given_is_not_said_to_be_chosen(plan, monkeypatch):
+    monkeypatch.setattr(memory, "machine_memory", lambda: 0)
+    outcome = plan("--mesh", "data=-1,seq=8")
+    assert "mesh data 1 x seq 8 (data and fsdp chosen): the memory of a device is not known" in outcome.err
 
 
 def test_cut_where_it_does_not(plan, monkeypatch):
-    monkeypatch.setattr(automesh, "_activations", lambda *_: 0)
-    monkeypatch.setattr(automesh, "_memory", lambda _: 150e3)  # state and gradient of half a model are about 200e3
+    monkeypatch.setattr(automesh, "activations", lambda *_: 0)
+    monkeypatch.setattr(
+        automesh, "device_memory", lambda *_: 150_000
+    )  # state and gradient of half a model are about 200e3
     outcome = plan("--mesh.data", "-1", "--mesh.tensor", "2")
-    assert "mesh data 2 x fsdp 2 x tensor 2, as none was given" in outcome.err, outcome.err
+    assert "mesh data 2 x fsdp 2 x tensor 2 (data and fsdp chosen)" in outcome.err, outcome.err
     assert "mesh data 2 x fsdp 2 x tensor 2" in outcome.out
 
 
-def test_what_was_given_is_taken(plan, monkeypatch):
+def test_what_was_given_is_taken(plan, monkeypatch, tmp_path):
     monkeypatch.setattr(automesh, "choose", None)
     assert "mesh fsdp 8" in plan("--mesh.data", "1", "--mesh.fsdp", "8").out
     assert "mesh data 2 x fsdp 4" in plan("--mesh.data", "-1", "--mesh.fsdp", "4").out
+    assert json.loads((tmp_path / "p.json").read_text())["mesh_reason"] is None
 
 
 @pytest.mark.slow
@@ -120,4 +251,4 @@ def test_a_run_and_its_dry_run_say_what_was_chosen(bertjax, home, data, tmp_path
     options = ["--data", data, "--out", tmp_path / "run", "--mesh.data", "-1", "--batch-size", "16", "--steps", "1"]
     for more in (["--dry-run"], []):
         outcome = bertjax("pretrain", home / "pretrain.py", *options, *more)
-        assert outcome.code == 0 and "mesh data 8, as none was given" in outcome.err
+        assert outcome.code == 0 and "mesh data 8 (data and fsdp chosen)" in outcome.err

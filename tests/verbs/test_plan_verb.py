@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from bertjax import memory
 from bertjax.data.meta import Meta
 from bertjax.plan import program, topology
 
@@ -97,11 +98,26 @@ def test_what_does_not_fit_is_told_with_what_would(plan, monkeypatch):
     monkeypatch.setattr("bertjax.plan.verb.compiled", lambda *_, **__: short)
     outcome, found = plan("--topology", "local", "--mesh.data", "1", "--batch-size", "64", "--micro-batches", "1")
     assert outcome.code == 0 and found["phases"][0]["short_by_bytes"] == 26 << 30
-    assert "does NOT fit: needs 41.00 GiB of 15.00, 26.00 too many" in outcome.out
-    assert "--micro-batches 4" in outcome.out and "--remat dots" in outcome.out
+    assert "does NOT fit: needs 41.00 GiB of 15.00 GiB, 26.00 GiB too many. Each of these should" in outcome.out
+    assert "--micro-batches 4" in outcome.out and "--remat" not in outcome.out  # which changes nothing on a CPU
     options = ("--topology", "local", "--mesh.data", "1", "--micro-batches", "1", "--later-phases", "0.25", "40", "64")
     outcome, found = plan(*options)
     assert "  --batch-size 2\n" in outcome.out and "  --later-phases 0.25 40 16\n" in outcome.out
+
+
+def test_the_memory_of_this_machine(plan, monkeypatch):
+    options = ("--topology", "local", "--mesh.data", "2", "--batch-size", "64", "--micro-batches", "1")
+    monkeypatch.setattr(memory, "machine_memory", lambda: 8 << 20)
+    outcome, found = plan(*options)
+    (phase,) = found["phases"]
+    assert phase["fits"] is False and phase["bytes_per_chip"]["available"] == 4 << 20
+    assert phase["short_by_bytes"] == phase["bytes_per_chip"]["needed"] - (4 << 20)
+    assert "does NOT fit" in outcome.out and phase["would_mend_it"]
+    monkeypatch.setattr(memory, "machine_memory", lambda: 0)
+    outcome, found = plan(*options)
+    (phase,) = found["phases"]
+    assert phase["fits"] is None and phase["bytes_per_chip"]["available"] is None and "would_mend_it" not in phase
+    assert "whether it fits is not known: it needs " in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -118,6 +134,7 @@ def test_what_does_not_fit_is_told_with_what_would(plan, monkeypatch):
         (("--topology", "local", "--mesh", "data"), "--mesh data: sizes are given as data=64,fsdp=4"),
         (("--topology", "local", "--mesh"), "--mesh : sizes are given as data=64,fsdp=4"),
         (("--topology", "local", "--mesh", "date=2"), "--mesh.date"),
+        (("--topology", "local", "--mesh", "data=4,data=2"), "--mesh data=4,data=2: data given more than once"),
         (("--topology", "local", "--out", "/"), "--out / is a folder; give a file, such as /plan.json"),
     ],
 )
