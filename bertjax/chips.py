@@ -14,30 +14,36 @@ class Chip(NamedTuple):
 
     name: str
     flops: float  # bf16, dense, a second
+    float32: float  # likewise, of float32 as XLA multiplies it: TPUs in one pass of bf16, GPUs as TF32
     memory: float  # bytes that programs can have: of TPUs as libtpu, of GPUs as CUDA says, before JAX takes its share
     bandwidth: float  # of the memory
     links: float  # to the chips of the same slice or board
     network: float  # to other slices, or hosts
     source: str
     kind: str  # a regular expression that all of JAX's `device_kind` matches
+    ports: int = 0  # how many links there are, two in each dimension of a torus; 0: all lead to one switch
 
 
-_TPU = "https://cloud.google.com/tpu/docs/"
-_GPU = "https://www.nvidia.com/en-us/data-center/"
+def _tpu(name: str, tera: float, gib: float, gb: float, links: float, network: float, kind: str, ports: int) -> Chip:
+    source, flops = f"https://cloud.google.com/tpu/docs/{name}", tera * TERA
+    return Chip(f"TPU {name}", flops, flops, gib * GIB, gb * GB, links * GB, network * GB, source, kind, ports)
+
+
+def _gpu(name: str, tera: float, tf32: float, memory: int, gb: float, links: float, network: float, kind: str) -> Chip:
+    source = f"https://www.nvidia.com/en-us/data-center/{name[:4].lower()}"
+    return Chip(name, tera * TERA, tf32 * TERA, memory, gb * GB, links * GB, network * GB, source, kind)
+
+
 CHIPS: dict[str, Chip] = {
     # The documents give links in both directions together (v5e 400 GB/s) or one way in bits (1600 Gbps): the same.
-    "v4": Chip("TPU v4", 275 * TERA, 30.75 * GIB, 1_228 * GB, 300 * GB, 0, _TPU + "v4", "TPU v4"),
-    "v5e": Chip("TPU v5e", 197 * TERA, 15.75 * GIB, 819 * GB, 200 * GB, 3.1 * GB, _TPU + "v5e", "TPU v5 ?(lite|e)"),
-    "v5p": Chip("TPU v5p", 459 * TERA, 95.74 * GIB, 2_765 * GB, 600 * GB, 6.25 * GB, _TPU + "v5p", "TPU v5p?"),
-    "v6e": Chip("TPU v6e", 918 * TERA, 31.25 * GIB, 1_640 * GB, 400 * GB, 12.5 * GB, _TPU + "v6e", "TPU v6 ?(lite|e)"),
+    "v4": _tpu("v4", 275, 30.75, 1_228, 300, 0, "TPU v4", ports=6),
+    "v5e": _tpu("v5e", 197, 15.75, 819, 200, 3.1, "TPU v5 ?(lite|e)", ports=4),
+    "v5p": _tpu("v5p", 459, 95.74, 2_765, 600, 6.25, "TPU v5p?", ports=6),
+    "v6e": _tpu("v6e", 918, 31.25, 1_640, 400, 12.5, "TPU v6 ?(lite|e)", ports=4),
     # Networks are those of a DGX of eight, 200 (A100) or 400 Gbit/s for each GPU: docs.nvidia.com/dgx, "Introduction".
-    "a100": Chip(
-        "A100", 312 * TERA, 85_100_068_864, 2_039 * GB, 300 * GB, 25 * GB, _GPU + "a100", "NVIDIA A100.*80GB.*"
-    ),
-    "h100": Chip(
-        "H100 SXM", 989 * TERA, 84_942_979_072, 3_350 * GB, 450 * GB, 50 * GB, _GPU + "h100", "NVIDIA H100 80GB HBM3"
-    ),
-    "h200": Chip("H200", 989 * TERA, 150_121_545_728, 4_800 * GB, 450 * GB, 50 * GB, _GPU + "h200", "NVIDIA H200"),
+    "a100": _gpu("A100 SXM", 312, 156, 85_100_068_864, 2_039, 300, 25, "NVIDIA A100-SXM4-80GB"),
+    "h100": _gpu("H100 SXM", 989, 494.5, 84_942_979_072, 3_350, 450, 50, "NVIDIA H100 80GB HBM3"),
+    "h200": _gpu("H200", 989, 494.5, 150_121_545_728, 4_800, 450, 50, "NVIDIA H200"),
 }
 
 

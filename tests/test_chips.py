@@ -24,15 +24,33 @@ def test_kinds(kind, name):
     assert chip_of(kind) == CHIPS[name]
 
 
-@pytest.mark.parametrize("kind", ["cpu", "NVIDIA H100 PCIe", "TPU v7", "NVIDIA GeForce RTX 4090", ""])
+# Those on PCIe have slower memory than those on the board that `CHIPS` describes, and no switch.
+@pytest.mark.parametrize(
+    "kind", ["cpu", "NVIDIA A100 80GB PCIe", "NVIDIA H100 PCIe", "NVIDIA H200 NVL", "TPU v7", "NVIDIA RTX 4090", ""]
+)
 def test_what_is_not_known_has_no_peak(kind):
     assert chip_of(kind) is None
 
 
-def test_peaks_are_in_the_right_units():
-    for chip in CHIPS.values():
-        assert 1e14 < chip.flops < 1e16 and 1e10 < chip.memory < 1e12 and 1e11 < chip.bandwidth < 1e13
-        assert 50 < chip.flops / chip.bandwidth < 1000  # FLOP for a byte at which memory no longer binds
+PEAKS = {  # FLOP/s in bfloat16 and float32, bytes a second of memory, of links one way, of the network; links
+    "v4": (275e12, 275e12, 1228e9, 300e9, 0, 6),
+    "v5e": (197e12, 197e12, 819e9, 200e9, 3.1e9, 4),
+    "v5p": (459e12, 459e12, 2765e9, 600e9, 6.25e9, 6),
+    "v6e": (918e12, 918e12, 1640e9, 400e9, 12.5e9, 4),
+    "a100": (312e12, 156e12, 2039e9, 300e9, 25e9, 0),
+    "h100": (989e12, 494.5e12, 3350e9, 450e9, 50e9, 0),
+    "h200": (989e12, 494.5e12, 4800e9, 450e9, 50e9, 0),
+}
+MEMORY = {"v4": 30.75, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25, "a100": 79.256, "h100": 79.11, "h200": 139.81}  # GiB
+
+
+def test_peaks_are_those_of_the_makers():
+    found = {n: (c.flops, c.float32, c.bandwidth, c.links, c.network, c.ports) for n, c in CHIPS.items()}
+    assert {name: pytest.approx(peaks) for name, peaks in PEAKS.items()} == found
+    assert {name: pytest.approx(gib, rel=1e-3) for name, gib in MEMORY.items()} == {
+        name: chip.memory / 2**30 for name, chip in CHIPS.items()
+    }
+    assert CHIPS["a100"].source.endswith("/a100") and CHIPS["v6e"].source.endswith("/v6e")
 
 
 def test_what_jax_takes_of_a_gpu(monkeypatch):

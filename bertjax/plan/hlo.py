@@ -1,7 +1,8 @@
 """What a compiled program sends between devices, read from its HLO text."""
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,33 +30,62 @@ class Collective(NamedTuple):
     elements: int  # in all their arrays
     bytes: int  # of the whole arrays that are reduced, gathered or moved
     sent: int  # by each device
+    links: float = 0.0  # of a chip, that its groups can use at once; 0: all of them, or that is not known
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
+    """One line of a computation."""
+
+    name: str
     type: str
     opcode: str
-    rest: str
+    rest: str  # of the line, from its first operand
+    root: bool  # what its computation returns
+
+    @property
+    def operands(self) -> list[str]:
+        """The names of what it takes."""
+        return re.findall(r"%([\w.\-]+)", self.rest.partition(")")[0])
+
+    @property
+    def calls(self) -> dict[str, list[str]]:
+        """The computations it calls, by what they are to it."""
+        return {role: re.findall(r"[\w.\-]+", names) for role, names in _CALLS.findall(self.rest)}
+
+
+class Array(NamedTuple):
+    """What a type tells of an array."""
+
+    elements: int
+    bytes: int
+    main: bool  # in the memory that all arguments are in, and not in one on the chip, or that of the host
+
+
+Computations = Mapping[str, Sequence[Instruction]]
 
 
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_LINE = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = (.*)")
+_LINE = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
 _OPCODE = re.compile(r"(?:^|\s)([a-z][\w\-]*)\(")
 _CALLS = re.compile(
     r"(calls|to_apply|body|condition|branch_computations|called_computations)="
     r"(\{[^}]*\}|%?[\w.\-]+)"
 )
-_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 
-def collectives(text: str, axes: Mapping[str, int]) -> list[Collective]:
+Links = Callable[[Sequence[int]], float]  # how many of a chip's a group of devices can use at once
+
+
+def collectives(text: str, axes: Mapping[str, int], links: Links = lambda _: 0.0) -> list[Collective]:
     """All of a step, those in loops as often as these run; `axes` are the sizes of the mesh, in its order."""
-    entry, computations = _computations(text)
+    entry, computations = computations_of(text)
     # XLA for TPU hides a gather behind computation by putting pieces of it into several fusions, all of one channel.
     # Other ones may share a channel too, each for itself: parts of one reduction of a large gradient, outside of
     # fusions, and all it makes of several reduce-scatters, each of which is a fusion.
     channels: dict[tuple[object, ...], Collective] = {}
     for instruction, times, place, fused in _walk(computations, entry, 1):
-        one = _read(instruction, times, place, axes)
+        one = _read(instruction, times, place, axes, links)
         if one:
             in_pieces = fused and one.kind != "reduce-scatter"
             channel = re.search(r"channel_id=(\d+)", instruction.rest) if in_pieces else None
@@ -64,7 +94,7 @@ def collectives(text: str, axes: Mapping[str, int]) -> list[Collective]:
     return _summed(channels.values())
 
 
-def _read(instruction: _Instruction, times: int, place: str, axes: Mapping[str, int]) -> Collective | None:
+def _read(instruction: Instruction, times: int, place: str, axes: Mapping[str, int], links: Links) -> Collective | None:
     if instruction.opcode == "send":
         return _across_slices(instruction, times, axes)
     kind = instruction.opcode.removesuffix("-start")
@@ -76,10 +106,13 @@ def _read(instruction: _Instruction, times: int, place: str, axes: Mapping[str, 
     elements, size = _whole(instruction, kind, n)
     if place.startswith("all-reduce-scatter"):  # how XLA for TPU spells it
         kind = "reduce-scatter"
-    return Collective(kind, crossed, n, times, elements * times, size * times, round(size * times * SENT[kind](n)))
+    sent = round(size * times * SENT[kind](n))
+    used = links(group)
+    used = 1.0 if used and kind == "collective-permute" else used  # each device sends to one
+    return Collective(kind, crossed, n, times, elements * times, size * times, sent, used)
 
 
-def _across_slices(instruction: _Instruction, times: int, axes: Mapping[str, int]) -> Collective:
+def _across_slices(instruction: Instruction, times: int, axes: Mapping[str, int]) -> Collective:
     """What goes from slice to slice is handed to the host: a send that says what it is a part of."""
     found = re.search(r'megascale_transfer_type="(\w+)"', instruction.rest)
     kind = found[1].lower().replace("_", "-") if found else ""
@@ -90,53 +123,68 @@ def _across_slices(instruction: _Instruction, times: int, axes: Mapping[str, int
 
 
 def _summed(each: Iterable[Collective]) -> list[Collective]:
-    """Those of the same kind, axes and number of devices as one, what sends most first."""
-    totals: dict[tuple[str, tuple[str, ...], int], np.ndarray] = {}
+    """Those of the same kind, axes, number of devices and links as one, what sends most first."""
+    totals: dict[tuple[str, tuple[str, ...], int, float], np.ndarray] = {}
     for one in each:
-        totals[one[:3]] = totals.get(one[:3], np.zeros(4, np.int64)) + np.array(one[3:])
-    return sorted((Collective(*key, *value.tolist()) for key, value in totals.items()), key=lambda c: -c.sent)
+        key = (*one[:3], one.links)
+        totals[key] = totals.get(key, np.zeros(4, np.int64)) + np.array(one[3:7])
+    found = []
+    for (kind, axes, n, links), sums in totals.items():
+        times, elements, size, sent = sums.tolist()
+        found.append(Collective(kind, axes, n, times, elements, size, sent, links))
+    return sorted(found, key=lambda c: -c.sent)
 
 
-def _computations(text: str) -> tuple[str, dict[str, list[_Instruction]]]:
+def computations_of(text: str) -> tuple[str, Computations]:
+    """The name of the one that is the program, and all of them."""
     entry, current = "", ""
-    found: dict[str, list[_Instruction]] = {}
+    found: dict[str, list[Instruction]] = {}
     for line in text.splitlines():
         if not line.startswith(" ") and (header := _HEADER.match(line)):
             current = header[2]
             found[current] = []
             entry = current if header[1] else entry
-        elif current and (body := _LINE.match(line)) and (opcode := _OPCODE.search(body[1])):
-            found[current].append(_Instruction(body[1][: opcode.start()], opcode[1], body[1][opcode.end() :]))
+        elif current and (body := _LINE.match(line)) and (opcode := _OPCODE.search(body[3])):
+            before, after = body[3][: opcode.start()], body[3][opcode.end() :]
+            found[current].append(Instruction(body[2], before, opcode[1], after, bool(body[1])))
     return entry, found
 
 
 def _walk(
-    computations: Mapping[str, Sequence[_Instruction]], name: str, times: int, fused: bool = False
-) -> Iterator[tuple[_Instruction, int, str, bool]]:
+    computations: Computations, name: str, times: int, fused: bool = False
+) -> Iterator[tuple[Instruction, int, str, bool]]:
     """The collectives of a computation and of all that it calls: how often each runs, where, and if in a fusion."""
     for instruction in computations.get(name, ()):
         across = instruction.opcode == "send" and "megascale_transfer_type" in instruction.rest
         if across or instruction.opcode.removesuffix("-start") in KINDS:
             yield instruction, times, name, fused
             continue
-        called = {kind: re.findall(r"[\w.\-]+", names) for kind, names in _CALLS.findall(instruction.rest)}
-        rounds = times
-        if instruction.opcode == "while":
-            rounds *= _trips(instruction.rest, computations.get(called["condition"][0], ()))
-        for names in called.values():
+        rounds = times * (trips(instruction, computations) if instruction.opcode == "while" else 1)
+        for names in instruction.calls.values():
             for other in names:
                 yield from _walk(computations, other, rounds, fused or instruction.opcode == "fusion")
 
 
-def _trips(rest: str, condition: Sequence[_Instruction]) -> int:
+def arrays_of(types: str) -> list[Array]:
+    """All that a type names, those of tuples in their order."""
+    found = []
+    for dtype, shape, layout in _ARRAY.findall(types):
+        count = math.prod(int(d) for d in shape.split(",") if d)
+        bits = WIDTHS.get(dtype) or int(next(iter(re.findall(r"\d+", dtype)), 32))
+        found.append(Array(count, count * bits // 8, re.search(r"S\([1-9]", layout) is None))
+    return found
+
+
+def trips(loop: Instruction, computations: Computations) -> int:
     """How often a loop runs: as XLA says, or the one constant its condition compares with; once if neither tells."""
-    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', rest):
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known[1])
+    condition = computations.get(loop.calls["condition"][0], ())
     constants = {int(found[1]) for i in condition if i.opcode == "constant" and (found := re.match(r"(\d+)\)", i.rest))}
     return constants.pop() if len(constants) == 1 else 1
 
 
-def _whole(instruction: _Instruction, kind: str, n: int) -> tuple[int, int]:
+def _whole(instruction: Instruction, kind: str, n: int) -> tuple[int, int]:
     """Elements and bytes of the whole arrays, from the type of the result."""
     elements, size = _size(instruction.type)
     scale = 1.0
@@ -150,12 +198,8 @@ def _whole(instruction: _Instruction, kind: str, n: int) -> tuple[int, int]:
 
 
 def _size(arrays: str) -> tuple[int, int]:
-    elements = size = 0
-    for dtype, shape in _ARRAY.findall(arrays):
-        count = int(np.prod([int(d) for d in shape.split(",") if d], dtype=np.int64))
-        bits = WIDTHS.get(dtype) or int(next(iter(re.findall(r"\d+", dtype)), 32))
-        elements, size = elements + count, size + count * bits // 8
-    return elements, size
+    each = arrays_of(arrays)
+    return sum(one.elements for one in each), sum(one.bytes for one in each)
 
 
 def _group(rest: str, axes: Mapping[str, int]) -> list[int]:

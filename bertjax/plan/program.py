@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from bertjax.compiled import cache_folder, step_options
 from bertjax.jsonio import write_json
 from bertjax.parsing import parse
 from bertjax.plan.hlo import Collective, collectives
-from bertjax.plan.topology import COMPILERS, GPUS, described_gpu
+from bertjax.plan.topology import COMPILERS, GPUS, described_gpu, links_of
+from bertjax.plan.traffic import traffic
 from bertjax.train.log import console
 
-FORMAT = 6  # of what is kept
+FORMAT = 7  # of what is kept
 QUICK = -1.0  # the lowest of XLA's efforts
+KERNEL = 'custom_call_target="tpu_custom_call"'  # in HLO text
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,11 @@ class Program:
     code: int
     available: int  # of memory, where the compiler said; else 0
     flops: float  # of one device, every loop counted once; 0 where it does not fit, or nobody counts
-    bytes_accessed: float  # likewise
+    traffic: float  # bytes read and written in its memory, every loop as often as it runs; 0 where it does not fit
     collectives: tuple[Collective, ...]
     seconds: float  # of compiling
     cached: bool = False
+    kernels: int = 0  # calls of Pallas' kernels for TPUs, whose FLOPs nobody counts
 
     @property
     def needed(self) -> int:
@@ -73,7 +77,7 @@ def compiled(lowered: Any, mesh: Mesh, arguments: int, *, topology: str, quick: 
 
 
 def _program(made: Any, mesh: Mesh) -> Program:  # noqa: ANN401 (a jax.stages.Compiled)
-    memory, cost = made.memory_analysis(), made.cost_analysis() or {}  # of GPUs XLA tells no cost
+    text, memory, cost = made.as_text(), made.memory_analysis(), made.cost_analysis() or {}  # of GPUs XLA tells no cost
     return Program(
         fits=True,
         temporaries=memory.temp_size_in_bytes,
@@ -81,9 +85,10 @@ def _program(made: Any, mesh: Mesh) -> Program:  # noqa: ANN401 (a jax.stages.Co
         code=memory.generated_code_size_in_bytes,
         available=0,
         flops=float(cost.get("flops", 0.0)),
-        bytes_accessed=float(cost.get("bytes accessed", 0.0)),
-        collectives=tuple(collectives(made.as_text(), dict(mesh.shape))),
+        traffic=traffic(text),
+        collectives=tuple(collectives(text, dict(mesh.shape), partial(links_of, devices=[*mesh.devices.flat]))),
         seconds=0.0,
+        kernels=text.count(KERNEL),
     )
 
 

@@ -3,7 +3,9 @@
 import math
 import os
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +29,13 @@ class Pod(NamedTuple):
     """The shapes that slices of a TPU come in."""
 
     shapes: tuple[str, ...]
-    most: int = 0  # chips of a slice whose three sides are multiples of 4; 0: there are none
+    most: int = 0  # chips of a slice whose three sides are multiples of 4, the longest last; 0: there are none
 
 
 FLAT = Pod(("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"))
-SMALL = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4")
-PODS = {"v4": Pod(SMALL, 4_096), "v5e": FLAT, "v5p": Pod(SMALL, 8_960), "v6e": FLAT}  # as `Chip.source` tells
+SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+PODS = {"v4": Pod(SMALL, 4_096), "v5e": FLAT, "v5p": Pod(SMALL, 6_144), "v6e": FLAT}  # as `Chip.source` tells
+CUBE, FULL = 4, 16  # of three dimensions, slices of whole cubes are rings in all; of two, a side of a full pod is one
 
 
 class Gpu(NamedTuple):
@@ -77,6 +80,25 @@ def devices_of(topology: str, slices: int) -> tuple[Chip | None, list[Any]]:
     return CHIPS[name], _tpus(name, shape, slices)
 
 
+def links_of(group: Sequence[int], devices: Sequence[Any]) -> float:
+    """About how many of a chip's links those of a mesh with these numbers can use at once; 0: all, or it is not known.
+
+    One in each dimension of a torus in which they differ, two where they are a ring around it; of what others between
+    them need too, a part.
+    """
+    chip = chip_of(devices[0].device_kind)
+    if not chip or not chip.ports:
+        return 0.0
+    sides = [max(places) + 1 for places in zip(*(device.coords for device in devices), strict=True)]
+    found = 0.0
+    for side, places in zip(sides, zip(*(devices[i].coords for i in group), strict=True), strict=True):
+        if several := len(set(places)) - 1:
+            apart = (max(places) - min(places)) / several
+            rings = min(sides) >= CUBE if chip.ports == 6 else side == FULL
+            found += (2 if rings and several * apart + apart == side else 1) / apart
+    return found
+
+
 def _taken(chip: Chip | None, platform: str) -> Chip | None:
     return chip._replace(memory=chip.memory * gpu_share()) if chip and platform == "gpu" else chip
 
@@ -88,11 +110,19 @@ def _wrong(name: str, shape: str) -> str:
         told = f"how many a host has, 1 to {MOST_GPUS}, as in {name}:8; several hosts are --mesh.dcn N"
         return "" if known else f"after the GPU comes {told}"
     pod = PODS[name]
-    sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"\d{1,4}(x\d{1,4}){2}", shape) else []
-    if shape in pod.shapes or (sides and not any(side % 4 for side in sides) and 0 < math.prod(sides) <= pod.most):
+    if _comes(pod, shape):
         return ""
-    larger = f", and in multiples of 4 like 4x4x8 up to {pod.most:,} chips" if pod.most else ""
-    return f"{name} comes as {', '.join(pod.shapes)}{larger}; several slices are --mesh.dcn N"
+    sides = shape.split("x")
+    orders = map("x".join, permutations(sides)) if len(sides) <= 3 else ()
+    meant = next((f"; did you mean {name}:{order}?" for order in orders if _comes(pod, order)), "")
+    larger = f", and in multiples of {CUBE} like 4x4x8, the longest last, up to {pod.most:,} chips" if pod.most else ""
+    return f"{name} comes as {', '.join(pod.shapes)}{larger}; several slices are --mesh.dcn N{meant}"
+
+
+def _comes(pod: Pod, shape: str) -> bool:
+    sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){2}", shape) else []
+    cubes = bool(sides) and sides == sorted(sides) and not any(side % CUBE for side in sides)
+    return shape in pod.shapes or (cubes and math.prod(sides) <= pod.most)
 
 
 def _tpus(name: str, shape: str, slices: int) -> list[Any]:

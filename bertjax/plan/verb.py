@@ -123,7 +123,7 @@ def _phase(run: Run, number: int) -> dict[str, Any]:
         "fits": fitting,  # null: the memory is not known
         "bytes_per_chip": memory,
         "flops_per_step": flops,
-        "collectives_per_step": [one._asdict() for one in program.collectives],
+        "collectives_per_step": [one._asdict() for one in program.collectives] if program.fits else None,
         "compile_seconds": program.seconds,
         "from_cache": program.cached,
     }
@@ -132,8 +132,9 @@ def _phase(run: Run, number: int) -> dict[str, Any]:
         told["would_mend_it"] = _cures(run, number, program, memory["available"])
     elif run.chip:
         done = work(flops["formula"], flops["ratio"], config.remat) / run.mesh.size
-        floor = roofline(program, run.chip, done, micro_batches=config.micro_batches, slices=run.mesh.shape["dcn"])
-        told["estimate"] = estimate(floor, tokens=tokens, useful=flops["formula"] / run.mesh.size / run.chip.flops)
+        dtype, useful = config.model.dtype, flops["formula"] / run.mesh.size / run.chip.flops
+        floor = roofline(program, run.chip, done, dtype=dtype, slices=run.mesh.shape["dcn"])
+        told["estimate"] = estimate(floor, dtype=dtype, tokens=tokens, useful=useful)
     return told
 
 
@@ -156,9 +157,9 @@ def _flops(run: Run, phase: PhaseConfig, program: Program) -> dict[str, Any]:
     tokens = phase.batch_size * phase.length
     formula = tokens * run.config.objective.flops_per_token(run.config.model, phase.length)
     if run.config.micro_batches > 1 or not program.flops:
-        return {"formula": formula, "compiler": None, "ratio": None}
+        return {"formula": formula, "compiler": None, "ratio": None, "kernels": program.kernels}
     counted = program.flops * run.mesh.size
-    return {"formula": formula, "compiler": counted, "ratio": counted / formula}
+    return {"formula": formula, "compiler": counted, "ratio": counted / formula, "kernels": program.kernels}
 
 
 def _memory(run: Run, batch: dict[str, jax.ShapeDtypeStruct], program: Program) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def _memory(run: Run, batch: dict[str, jax.ShapeDtypeStruct], program: Program) 
         "optimizer": bytes_on_device(run.state.opt_state),
         "batch": bytes_on_device(batch),
         "temporaries": program.temporaries,
-        "program": program.code,
+        "program": program.code if program.fits else None,  # there is none
         "arguments": program.arguments,
         "needed": program.needed,
         "available": program.available or run.memory,

@@ -40,7 +40,7 @@ def entry(*lines, before=""):
 def test_every_spelling_of_groups(groups, axes):
     text = entry(f"ROOT %r = f32[4,8]{{1,0}} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add")
     n = 2 ** len(axes)
-    assert collectives(text, AXES) == [("all-reduce", axes, n, 1, 32, 128, round(2 * (n - 1) / n * 128))]
+    assert collectives(text, AXES) == [("all-reduce", axes, n, 1, 32, 128, round(2 * (n - 1) / n * 128), 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,18 @@ def test_permutations_tell_their_axis_by_the_first_pair_that_moves():
     )
     (found,) = collectives(text, AXES)
     assert (found.kind, found.axes, found.times) == ("collective-permute", ("fsdp",), 1)
+
+
+def test_links_are_those_of_the_first_group():
+    lines = (
+        "%x = f32[4] all-reduce(%p), replica_groups={{0,1},{2,3},{4,5},{6,7}}",
+        "%y = f32[4] all-reduce(%p), replica_groups={{0,2,4,6},{1,3,5,7}}",
+        "%z = f32[4] collective-permute(%p), source_target_pairs={{0,0},{1,3},{3,1}}",
+    )
+    links = {(0, 1): 0.5, (0, 2, 4, 6): 3.0, (1, 3): 2.0}
+    found = collectives(entry(*lines), AXES, lambda group: links[tuple(group)])
+    assert {one.axes: one.links for one in found} == {("tensor",): 0.5, ("data", "fsdp"): 3.0, ("fsdp",): 1.0}
+    assert not any(one.links for one in collectives(entry(*lines), AXES))
 
 
 def test_a_group_of_one_sends_nothing():

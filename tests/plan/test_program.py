@@ -120,7 +120,7 @@ from bertjax.train.mesh import MeshConfig, P, make_mesh
 def step(rows):  # 10 GiB that are changed in place, and a copy of some of them that has to be whole
     return rows + 1, jnp.sort(rows[: 3 << 19], axis=0).sum()
 
-for topology in ("v5e:1x1", "v4:1x1x1"):
+for topology in ("v5e:1x1", "v4:2x2x1"):
     mesh = make_mesh(MeshConfig(data=1), devices_of(topology, 1)[1])
     rows = jax.ShapeDtypeStruct((10 << 18, 1024), jnp.float32, sharding=jax.sharding.NamedSharding(mesh, P()))
     found = compiled(

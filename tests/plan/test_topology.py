@@ -5,12 +5,13 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from bertjax.chips import CHIPS
 from bertjax.errors import ConfigError
 from bertjax.plan import topology
-from bertjax.plan.topology import PODS, devices_of
+from bertjax.plan.topology import PODS, devices_of, links_of
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shape", ["v5e:1x1", "v5e:2x4", "v6e:16x16", "v4:2x2x1", "v4:4x4x8", "v5p:16x20x28", "v5p:2x2x4", "h100:8"]
+    "shape", ["v5e:1x1", "v5e:2x4", "v6e:16x16", "v4:2x2x1", "v4:4x4x8", "v5p:16x16x24", "v5p:2x2x4", "h100:8"]
 )
 def test_shapes_there_are(shape, asked):
     name, _, rest = shape.partition(":")
@@ -36,8 +37,12 @@ def test_shapes_there_are(shape, asked):
     [
         *((shape, "v5e comes as 1x1, 2x2,") for shape in ("v5e:2x4x4", "v5e:32x32", "v5e:4x2", "v5e:", "v5e:2x4x1")),
         *((shape, "several slices are --mesh.dcn N") for shape in ("v6e:2x2x2", "v6e:1x256", "v6e:-2x2", "v6e:2×2")),
-        *((shape, "like 4x4x8 up to 4,096 chips") for shape in ("v4:16x20x28", "v4:4x4", "v4:0x4x4", "v4:3x3x3")),
-        *((shape, "like 4x4x8 up to 8,960 chips") for shape in ("v5p:9999x9999x9999", "v5p:2x2x3", "v5p:20x20x24")),
+        *((shape, "longest last, up to 4,096 chips") for shape in ("v4:16x20x28", "v4:4x4", "v4:0x4x4", "v4:3x3x3")),
+        *((shape, "the longest last, up to 6,144 chips") for shape in ("v5p:9999x9999x9999", "v5p:2x2x3", "v5p:1x1x1")),
+        ("v5p:16x20x28", "up to 6,144 chips"),  # a pod has them, a slice cannot
+        *((f"v5p:{shape}", "; did you mean v5p:4x4x8\\?") for shape in ("8x4x4", "4x8x4")),
+        *((shape, "; did you mean v4:2x2x1\\?") for shape in ("v4:1x2x2", "v4:2x1x2")),
+        ("v5e:4x2", "; did you mean v5e:2x4\\?"),
         *((shape, "how many a host has, 1 to 8, as in h100:8") for shape in ("h100:16", "h100:0", "h100:2x4", "h100")),
     ],
 )
@@ -47,11 +52,38 @@ def test_shapes_there_are_not_never_reach_a_compiler(shape, cure, asked):
     assert not asked and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("shape", "slices"), [("v5e:16x16", 1_000_000), ("v5p:16x20x28", 8), ("h100:8", 1_000_000)])
+@pytest.mark.parametrize(("shape", "slices"), [("v5e:16x16", 1_000_000), ("v5p:16x16x24", 11), ("h100:8", 1_000_000)])
 def test_nor_does_a_number_of_chips_that_nobody_has(shape, slices, asked):
     with pytest.raises(ConfigError, match=f"--mesh.dcn {slices}: {slices:,} times {shape} is .* chips, over 65,536"):
         devices_of(shape, slices)
     assert not asked
+
+
+def chips(kind, *sides):
+    return [SimpleNamespace(device_kind=kind, coords=coords) for coords in np.ndindex(*sides)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sides", "group", "links"),
+    [
+        ("TPU v5e", (2, 4, 1), [0, 4], 1),
+        ("TPU v5e", (2, 4, 1), [0, 1, 2, 3], 1),  # no ring: only a full pod's sides are
+        ("TPU v5e", (2, 4, 1), range(8), 2),
+        ("TPU v5e", (2, 4, 1), [0, 2], 1 / 2),  # another pair needs the same links
+        ("TPU v6e", (16, 16, 1), range(16), 2),
+        ("TPU v6e", (16, 16, 1), range(4), 1),
+        ("TPU v6e", (16, 16, 1), range(0, 16, 4), 2 / 4),
+        ("TPU v6e", (16, 16, 1), range(256), 4),
+        ("TPU v5p", (4, 4, 4), range(4), 2),
+        ("TPU v5p", (4, 4, 8), range(128), 6),
+        ("TPU v4", (2, 4, 4), range(4), 1),
+        ("TPU v4", (2, 2, 1), range(4), 2),
+        ("NVIDIA H200", (), [0], 0),
+        ("cpu", (), [0], 0),
+    ],
+)
+def test_links_are_those_of_the_dimensions_that_a_group_is_in(kind, sides, group, links):
+    assert links_of(list(group), chips(kind, *sides)) == pytest.approx(links)
 
 
 @pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is not installed (bertjax[tpu])")
