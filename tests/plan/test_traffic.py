@@ -1,5 +1,9 @@
 """Bytes read and written in a device's memory: of HLO text made by hand, and of real programs."""
 
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -146,3 +150,42 @@ def test_real_programs():
     assert traffic(jax.jit(jnp.tanh).lower(x).compile().as_text()) == 2 * 4 * 64**2
     turned = jax.jit(lambda x: jax.lax.scan(lambda s, _: (jnp.tanh(s), None), x, length=6)[0]).lower(x).compile()
     assert 6 * 2 * 4 * 64**2 <= traffic(turned.as_text()) <= 8 * 2 * 4 * 64**2
+
+
+EFFORTS = """
+import sys
+import jax, jax.numpy as jnp
+from bertjax.plan.program import compiled
+from bertjax.plan.topology import devices_of
+from bertjax.train.mesh import MeshConfig, P, make_mesh
+
+def step(kernels, x):
+    def loss(kernels):
+        y = x
+        for kernel in kernels:
+            y = jnp.tanh(y @ kernel)
+        return y.sum()
+    return [kernel - change for kernel, change in zip(kernels, jax.grad(loss)(kernels))]
+
+mesh = make_mesh(MeshConfig(data=1), devices_of("v5e:1x1", 1)[1])
+one = jax.sharding.NamedSharding(mesh, P())
+kernels = [jax.ShapeDtypeStruct((1024, 1024), jnp.float32, sharding=one)] * 4
+lowered = jax.jit(step).lower(kernels, jax.ShapeDtypeStruct((2048, 1024), jnp.float32, sharding=one))
+found = compiled(lowered, mesh, 0, topology="v5e:1x1", quick=sys.argv[1] == "quick", about="it")
+print("found", found.traffic)
+"""
+
+
+@pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is not installed (bertjax[tpu])")
+def test_more_effort_moves_no_more(tmp_path, monkeypatch):
+    """In a process each: of one program JAX keeps what it compiled first, whatever the effort."""
+    found = {}
+    for effort in ("quick", "full"):
+        asked = [sys.executable, "-c", EFFORTS, effort]
+        done = subprocess.run(
+            asked, capture_output=True, text=True, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[effort] = int(done.stdout.split()[-1])
+    kernels = 4 * 4 * 1024**2
+    assert 2 * kernels <= found["full"] < 0.9 * found["quick"], found
