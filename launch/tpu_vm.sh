@@ -3,6 +3,7 @@
 #
 #   launch/tpu_vm.sh create  NAME                    ask for the TPU; returns when it is there
 #   launch/tpu_vm.sh install NAME                    this folder, as it is, and bertjax, on all workers
+#   launch/tpu_vm.sh doctor  NAME --out RUN ...      `bertjax doctor` on all workers: chips, mesh, data, the run's folder
 #   launch/tpu_vm.sh run     NAME bertjax pretrain ...    start on all workers, in the background there
 #   launch/tpu_vm.sh logs    NAME                    what worker 0 says, as it comes (WORKER=all: all of them)
 #   launch/tpu_vm.sh stop    NAME                    SIGTERM: the run saves its step and ends
@@ -12,13 +13,25 @@
 #
 # `keep` is to go on for as long as the run: start it in tmux, on a machine that stays. Ctrl-C, or its terminal closed,
 # or `stop` from another one: the run is saved, the TPU deleted. Killed without a word it leaves the run as it is; the
-# same command again looks after it.
+# same command again looks after it. A TPU that was preempted, or has not answered to twenty looks in a row, is deleted
+# and asked for again. After a failure `keep` pauses, each time twice as long, ten minutes at most; a run that was seen
+# to go on twenty times makes up for those before. It gives up after five failures, or where no TPU could be asked for
+# in GIVE_UP seconds: no quota, or no service.
 #
 # Set in the environment: ZONE, TYPE (such as v5litepod-16), VERSION (such as v2-alpha-tpuv5-lite), perhaps PROJECT,
-# SPOT=1, WAIT=90 (the seconds that `stop` gives a run; more than its --grace), POLL=30 (seconds between two looks), and
-# SHARE=HOST:/PATH, an NFS share (Filestore), mounted at /mnt/share on all workers: --out must be on it, or in a bucket
-# (gs://), where there are several workers, and for `keep`, as the disks of a preempted TPU are gone.
-# For several workers gcloud wants its key in ssh-agent: ssh-add ~/.ssh/google_compute_engine
+# SPOT=1, WAIT=90 (the seconds that `stop` gives a run; more than its --grace), POLL=30 (seconds between two looks),
+# GIVE_UP=3600, and
+#   CREATE_FLAGS  of `gcloud compute tpus queued-resources create`, such as '--network ours --subnetwork ours
+#                 --internal-ips --service-account NAME@PROJECT.iam.gserviceaccount.com --reserved'
+#   SSH_FLAGS     of `gcloud compute tpus tpu-vm ssh` and scp; for workers without an external address (they install
+#                 through Cloud NAT) --internal-ip in their network, --tunnel-through-iap (`gcloud alpha`) elsewhere
+#   SHARE         HOST:/PATH, an NFS share (Filestore), mounted at /mnt/share on all workers. The user of ssh must have
+#                 one number on all of them, as OS Login gives:
+#                 gcloud compute project-info add-metadata --metadata enable-oslogin=TRUE
+# Both flags are split at blanks: no quotes. --out must be on the share, or in a bucket (gs://), where there are several
+# workers, and for `keep`, as the disks of a preempted TPU are gone. Otherwise a relative --out is in ~/bertjax of the
+# worker, where `install` leaves it. For several workers gcloud wants its key in ssh-agent:
+# ssh-add ~/.ssh/google_compute_engine
 set -euo pipefail
 
 say() { echo "tpu_vm: $*" >&2 || true; } # a terminal that is closed is no reason to end
@@ -32,6 +45,7 @@ fi
 shift 2
 case "$verb" in
     run | keep) [ $# -gt 0 ] || wrong "give the command: launch/tpu_vm.sh $verb $name bertjax pretrain ..." ;;
+    doctor) ;;
     create | install | logs | stop | delete)
         [ $# -eq 0 ] || wrong "$verb takes a name and no more, not: $* (settings stand before: SPOT=1 launch/tpu_vm.sh ...)"
         ;;
@@ -55,16 +69,25 @@ case "${SPOT:-0}" in
     0 | no | false) spot="" ;;
     *) wrong "SPOT=$SPOT: 1 or 0" ;;
 esac
-poll="${POLL:-30}" patience="${WAIT:-90}"
-[[ "$poll" =~ ^[0-9]+([.][0-9]+)?$ && "$patience" =~ ^[0-9]+$ ]] || wrong "POLL=$poll, WAIT=$patience: seconds, such as 30"
+poll="${POLL:-30}" patience="${WAIT:-90}" give_up="${GIVE_UP:-3600}"
+[[ "$poll" =~ ^[0-9]+([.][0-9]+)?$ && "$patience" =~ ^[0-9]+$ && "$give_up" =~ ^[0-9]+$ ]] ||
+    wrong "POLL=$poll, WAIT=$patience, GIVE_UP=$give_up: seconds, such as 30"
 
 where=(--zone "$ZONE" ${PROJECT:+--project "$PROJECT"})
+kind=(--node-id "$name" --accelerator-type "${TYPE:-}" --runtime-version "${VERSION:-}" ${spot:+"$spot"})
+read -rd '' -a words <<<"${CREATE_FLAGS:-}" || true
+kind+=(${words[@]+"${words[@]}"}) # the bash of macOS calls an empty array unset
+reach=("${where[@]}")
+read -rd '' -a words <<<"${SSH_FLAGS:-}" || true
+reach+=(${words[@]+"${words[@]}"})
+vm=(gcloud compute tpus tpu-vm)
+case " ${reach[*]} " in *" --tunnel-through-iap "*) vm=(gcloud alpha compute tpus tpu-vm) ;; esac
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 
 queued() { gcloud compute tpus queued-resources "$1" "$name" "${where[@]}" "${@:2}"; }
 
-on_all() { gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all --command="$1"; }
+on_all() { "${vm[@]}" ssh "$name" "${reach[@]}" --worker=all --command="$1"; }
 
 # ACTIVE, SUSPENDED, FAILED, ...; MISSING where there is none; UNKNOWN where that cannot be told now.
 state() {
@@ -79,7 +102,7 @@ state() {
     fi
 }
 
-create() { queued create --node-id "$name" --accelerator-type "$TYPE" --runtime-version "$VERSION" ${spot:+"$spot"}; }
+create() { queued create "${kind[@]}"; }
 
 # Suspended and failed ones count against the quota until they are deleted; --force takes the nodes with them.
 delete() { queued delete --force --quiet || [ "$(state)" = MISSING ]; }
@@ -93,33 +116,58 @@ sent() {
 install() {
     sent >"$scratch/sent" || return
     tar -C "$root" --null -T "$scratch/sent" -czf "$scratch/bertjax.tar.gz" || return
-    gcloud compute tpus tpu-vm scp "$scratch/bertjax.tar.gz" "$name:bertjax.tar.gz" "${where[@]}" --worker=all || return
-    local mount="" # not inside of a ${SHARE:+...}, which the brace of the group would end
-    if [ -n "${SHARE:-}" ]; then
-        mount="mountpoint -q /mnt/share || {
-    sudo apt-get install -qq -o DPkg::Lock::Timeout=600 nfs-common
-    sudo mkdir -p /mnt/share
-    sudo mount $(printf '%q' "$SHARE") /mnt/share
-}"
-    fi
-    # The images have a Python that is too old, so uv brings one; in its first minutes a machine updates itself.
+    "${vm[@]}" scp "$scratch/bertjax.tar.gz" "$name:bertjax.tar.gz" "${reach[@]}" --worker=all || return
+    # Modules and recipes that were sent before and are no more are removed, also from what setuptools has built; what runs
+    # have written there stays. The images have a Python that is too old, so uv brings one.
     on_all "set -e
-mkdir -p bertjax && tar -xzf bertjax.tar.gz -C bertjax
+modules() { tar --quoting-style=literal -tzf bertjax.tar.gz | grep '[.]py\$' | LC_ALL=C sort; }
+mkdir -p bertjax
+touch bertjax.sent
+modules | LC_ALL=C comm -13 - bertjax.sent | (cd bertjax && xargs -rd '\n' rm -f --)
+rm -rf bertjax/build/lib
+tar -xzf bertjax.tar.gz -C bertjax
+modules >bertjax.sent
 python3 -m pip install --quiet --user uv
 [ -d venv ] || python3 -m uv venv --quiet --python 3.12 venv
 (cd bertjax && python3 -m uv pip install --quiet --python ../venv --constraint launch/constraints.txt '.[tpu,gcs]')
-$mount"
+${SHARE:+$(mounting)}"
+}
+
+# A new share belongs to root. In its first minutes a machine updates itself, and holds the lock of apt-get update.
+mounting() {
+    echo "mountpoint -q /mnt/share || {
+    sudo apt-get update -qq || sleep 60
+    sudo apt-get install -qq -o DPkg::Lock::Timeout=600 nfs-common
+    sudo mkdir -p /mnt/share
+    sudo mount $(printf '%q' "$SHARE") /mnt/share
+}
+try=/mnt/share/.bertjax-\$(hostname)
+touch \$try 2>/dev/null || sudo chmod 1777 /mnt/share || true
+touch \$try || {
+    echo \"\$USER cannot write \"$(printf '%q' "$SHARE")', nor root allow it: give the share no_root_squash, or chmod 1777 it elsewhere'
+    exit 2
+}
+rm -f \$try"
 }
 
 # shellcheck disable=SC2016 # is for the shell of a worker
 alive='kill -0 $(cat bertjax.pid 2>/dev/null) 2>/dev/null && [ ! -s bertjax.exit ]'
+
+ready='[ -d bertjax ] && [ -d venv ] || { echo "nothing is installed: launch/tpu_vm.sh install '"$name"'"; exit 2; }'
+
+# All workers at once, as it looks at what they are together.
+doctor() {
+    on_all "if $alive; then echo 'a run has the chips: stop it first'; exit 3; fi
+$ready
+cd bertjax && PATH=\$HOME/venv/bin:\$PATH bertjax doctor${*:+$(printf ' %q' "$@")}"
+}
 
 # In the background, as the run must outlive this connection. What was killed leaves the TPU's lock file behind.
 run() {
     local command
     command="$(printf '%q ' "$@"); echo \$? >../bertjax.exit"
     on_all "if $alive; then echo 'it runs already: stop it first'; exit 3; fi
-[ -d bertjax ] && [ -d venv ] || { echo 'nothing is installed: launch/tpu_vm.sh install $name'; exit 2; }
+$ready
 sudo rm -f /tmp/libtpu_lockfile bertjax.exit bertjax.stopped
 echo $(sum_of "$@") >bertjax.command
 (cd bertjax && PATH=\$HOME/venv/bin:\$PATH exec setsid nohup bash -c $(printf '%q' "$command") >>../bertjax.log 2>&1 </dev/null) &
@@ -128,7 +176,7 @@ echo \$! >bertjax.pid"
 
 sum_of() { printf '%q ' "$@" | cksum | tr ' ' '-'; }
 
-logs() { gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker="${WORKER:-0}" --command='tail -n 100 -f bertjax.log'; }
+logs() { "${vm[@]}" ssh "$name" "${reach[@]}" --worker="${WORKER:-0}" --command='tail -n 100 -f bertjax.log'; }
 
 # The wrapper's child is the run itself; a lone worker's signal would do, as the processes tell each other.
 stop() {
@@ -192,34 +240,69 @@ interrupted() {
 fault() {
     faults=$((faults + 1)) started="" well=0
     say "$* ($faults)"
-    [ "$faults" -lt 3 ] || { say "three failures: gives up" && exit 1; }
+    [ "$faults" -lt 5 ] || { say "five failures: gives up" && exit 1; }
+    longer "$faults"
+}
+
+# The pause after this look: twice as long with every failure, ten minutes at most.
+longer() { pause="$(LC_ALL=C awk "BEGIN { s = $poll * 2 ^ $1; print s < 600 ? s : 600 }")"; }
+
+nap() {
+    sleep "$pause" &
+    wait $! # so that a signal is seen at once
+}
+
+# What cannot be had now may be had later; a first request that the service does not understand or allow, never.
+ask() {
+    local code=0
+    create 2>"$scratch/errors" || code=$?
+    if [ "$code" -eq 0 ]; then
+        refused=0 had=yes
+        return
+    fi
+    say "$(cat "$scratch/errors")"
+    if [ -z "$had" ] && { [ "$code" -eq 2 ] || grep -q 'INVALID_ARGUMENT\|PERMISSION_DENIED' "$scratch/errors"; }; then
+        wrong "it cannot be asked for so: mend TYPE, VERSION, ZONE or CREATE_FLAGS, or what the account may do"
+    fi
+    [ "$refused" -gt 0 ] || since=$SECONDS
+    refused=$((refused + 1))
+    if [ $((SECONDS - since)) -ge "$give_up" ]; then say "could not be created in $give_up seconds: gives up" && exit 1; fi
+    longer "$refused"
+    say "could not be created ($refused): tries again in $pause seconds"
+}
+
+renew() {
+    started="" well=0 silent=0
+    until delete; do
+        say "could not be deleted: tries again"
+        nap
+    done
 }
 
 # The workers start what crashes again by themselves (bertjax/supervise.py), as long as it makes new checkpoints.
 keep() {
-    local started="" faults=0 well=0 silent=0 now answer supervised=(python -m bertjax.supervise "$@")
+    local started="" had="" faults=0 refused=0 since=0 well=0 silent=0 pause now answer
+    local supervised=(python -m bertjax.supervise "$@")
     [[ " $* " == *" --out"[\ =]* ]] || wrong "the command has no --out, by which its progress is seen; give one"
     trap interrupted INT TERM HUP
     trap leave EXIT
     while true; do
-        now="$(state)"
+        pause="$poll" now="$(state)"
+        case "$now" in MISSING | UNKNOWN) ;; *) refused=0 had=yes ;; esac
         case "$now" in
             MISSING)
-                started=""
-                create || fault "could not be created"
+                started="" well=0
+                ask
                 ;;
             SUSPENDED | FAILED)
                 say "$now: deletes it and asks again"
-                started=""
                 if [ "$now" = FAILED ]; then fault "failed"; else faults=0; fi
-                delete || say "could not be deleted: tries again"
+                renew
                 ;;
             ACTIVE)
                 answer="$(ended "${supervised[@]}")"
                 if [ "$answer" = unreachable ]; then
-                    silent=$((silent + 1))
-                    say "there, but ssh does not reach all workers: $(tail -n 1 "$scratch/errors")"
-                    if [ $((silent % 20)) -eq 0 ]; then fault "not reached $silent times in a row"; fi
+                    unreached
                 else
                     silent=0
                     looked_after "${supervised[@]}"
@@ -227,9 +310,22 @@ keep() {
                 ;;
             *) say "$now" ;;
         esac
-        sleep "$poll" &
-        wait $! # so that a signal is seen at once
+        nap
     done
+}
+
+# A node may have been preempted while its queued resource is still called ACTIVE: gcloud refuses to connect to it.
+unreached() {
+    silent=$((silent + 1))
+    say "there, but ssh does not reach all workers: $(tail -n 1 "$scratch/errors")"
+    if grep -q 'terminal state' "$scratch/errors"; then
+        fault "was preempted: deletes it and asks again"
+    elif [ "$silent" -eq 20 ]; then
+        fault "not reached $silent times in a row: deletes it and asks again"
+    else
+        return 0
+    fi
+    renew
 }
 
 # One look at a TPU that answers: `answer` is what it said, `started` whether it is we who look after what runs there.
@@ -242,7 +338,7 @@ looked_after() {
         running)
             [ -n "$started" ] || say "it runs: looks after it"
             started=yes well=$((well + 1))
-            if [ "$well" -eq 100 ]; then faults=0; fi
+            if [ "$well" -eq 20 ]; then faults=0; fi
             return
             ;;
     esac
@@ -253,7 +349,11 @@ looked_after() {
             2 | 126 | 127) say "the command is wrong: see its last words" && logs_end && exit 2 ;;
             3) say "the disk is full or broken: see its last words" && logs_end && exit 3 ;;
             stopped) say "was stopped" && exit 42 ;;
-            *) fault "the run has ended: $answer" && logs_end ;;
+            *)
+                logs_end
+                fault "the run has ended: $answer"
+                return # and is started again by the next look
+                ;;
         esac
     fi
     if [ "$answer" = partly ]; then stop || true; fi

@@ -7,9 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 
-# `describe` takes its answers from states.json, the last one again and again. `ssh` runs in a folder for each worker,
-# two of them. `delete` takes what ran there with it, and what was on the disks. `scp` sends to both, and keeps a copy.
-# fails.json says how many of the next calls of each of these fail.
+# `describe` takes its answers from states.json, the last one again and again; DEAD is a queued resource that is ACTIVE
+# while its node was preempted. `ssh` runs in a folder for each worker, two of them, with a share for both. `delete`
+# takes what ran there with it, and what was on the disks. `scp` sends to both, and keeps a copy. fails.json says how
+# many of the next calls of each of these fail, and perhaps with which words.
 GCLOUD = """
 import json, os, shutil, subprocess, sys
 from pathlib import Path
@@ -24,12 +25,15 @@ word = next(word for word in ("create", "describe", "delete", "scp", "ssh") if w
 if fails.get(word, 0):
     fails[word] -= 1
     (here / "fails.json").write_text(json.dumps(fails))
-    sys.exit("ERROR: (gcloud) 503: try again later")
-states = here / "states.json"
+    sys.exit("ERROR: (gcloud) " + fails.get("words", "503: try again later"))
+states, dead = here / "states.json", here / "dead"
 if "describe" in arguments:
     first, *rest = json.loads(states.read_text())
     states.write_text(json.dumps(rest or [first]))
-    sys.exit("ERROR: NOT_FOUND: no such queued resource") if first == "MISSING" else print(first)
+    dead.touch() if first == "DEAD" else dead.unlink(missing_ok=True)
+    if first == "MISSING":
+        sys.exit("ERROR: NOT_FOUND: no such queued resource")
+    print(first.replace("DEAD", "ACTIVE"))
 elif "delete" in arguments:
     for worker in workers:
         if (worker / "bertjax.pid").exists():
@@ -38,9 +42,14 @@ elif "delete" in arguments:
             path.unlink()
 elif "scp" in arguments:
     for folder in (here, *workers):
-        shutil.copy(arguments[4], folder / arguments[5].removeprefix("mine:"))
+        source, target = arguments[arguments.index("scp") + 1 :][:2]
+        shutil.copy(source, folder / target.removeprefix("mine:"))
 elif "ssh" in arguments:
+    if dead.exists():
+        sys.exit('ERROR: (gcloud) This TPU has terminal state "PREEMPTED", so it cannot be used anymore.')
     command = next(a for a in arguments if a.startswith("--command=")).removeprefix("--command=")
+    if "sudo mount " in command:
+        command = command.replace("/mnt/share", str(here / "share"))
     run = [subprocess.run(["bash", "-c", command], cwd=w, env={**os.environ, "HOME": str(w)}) for w in workers]
     sys.exit(max(one.returncode for one in run))
 """
@@ -92,7 +101,7 @@ PYTHONPATH="{ROOT}" exec "{sys.executable}" -m bertjax.supervise --pause 0.01 "$
 def install(folder, *, states=(), exits=(0,), fails=None, **programs):
     """Writes the programs; the environment in which they are found before those of the machine."""
     # `sudo` mounts and installs nothing; `python3` has pip and uv, which find all there.
-    sudo = '#!/bin/sh\ncase "$1" in mount | mkdir | apt-get) exit 0 ;; esac\nexec "$@"\n'
+    sudo = '#!/bin/sh\necho "$*" >>"$STUBS/sudo"\ncase "$1" in mount | apt-get) exit 0 ;; esac\nexec "$@"\n'
     done = "#!/bin/sh\nexit 0\n"
     ours = {"gcloud": GCLOUD, "bertjax": BERTJAX, "sudo": sudo, "python": PYTHON, "python3": done}
     programs = {**ours, **programs}
