@@ -87,9 +87,16 @@ from pathlib import Path
 name = Path(sys.argv[0]).name
 with (Path(os.environ["STUBS"]) / f"{name}.jsonl").open("a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
-if name == "srun":
-    sys.exit(int(os.environ["SRUN_EXIT"]))
 """
+
+# Ends with the highest code of its tasks, SRUN_EXITS, as srun does; keeps what they see as JAX_PLATFORMS.
+SRUN = (
+    RECORD
+    + """
+(Path(os.environ["STUBS"]) / "platforms").write_text(os.environ["JAX_PLATFORMS"])
+sys.exit(max(map(int, os.environ["SRUN_EXITS"].split())))
+"""
+)
 
 # What the launchers start by `python -m bertjax.supervise`, without the pauses.
 PYTHON = f"""#!/bin/sh
