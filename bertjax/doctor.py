@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from bertjax.bucket_lock import holder as bucket_holder
 from bertjax.data.meta import Meta, file_hash
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DevicesError, UserError
+from bertjax.folders import STALE, foreign
 from bertjax.jsonio import read_json
 from bertjax.lock import holder
 from bertjax.paths import as_path, fetched, remote, sizes
@@ -30,10 +32,6 @@ from bertjax.train.mesh import make_mesh
 from bertjax.train.steps import steps_of, unfinished
 from bertjax.use import Doctor
 
-OURS = r"config\.json|metrics\.jsonl|checkpoints|damaged|tokenizer|scores.*\.json|predictions.*|submission"
-OURS += r"|run\.lock|not_trained_on\.json|(null_odds|nbest).*\.json|profile|compiled|report\..*|README\.md|parity\.json"
-OURS += r"|stacks-\d+\.txt"
-STALE = r".*\.tmp|\.shared-.*|.*orbax-checkpoint-tmp.*"
 ENOUGH = 10 << 30  # bytes that a run and its checkpoints should find free, where nothing is known of their size
 
 
@@ -55,8 +53,13 @@ def doctor(config: Doctor, process: HostsConfig) -> None:
     for folder in config.data:
         findings += _data(as_path(folder))
     if not alone:
-        findings += _run(as_path(config.out)) if config.out else []
+        out = as_path(config.out) if config.out else None
+        made = [] if out is None or remote(out) else [path for path in (out, *out.parents) if not path.exists()]
+        findings += _run(out) if out is not None else []
         findings += _of_others(findings)
+        for path in made:  # to try it
+            with suppress(OSError):
+                path.rmdir()
     if alone or hosts.first():
         _show(findings)
     failed = sum(finding.state == "fail" for finding in findings)
@@ -162,20 +165,12 @@ def _run(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "warn", "stale files", ", ".join(found), "of a run that was killed: what is begun anew removes them"
         )
-    others = [entry for entry in sorted(folder.iterdir()) if not re.fullmatch(f"{OURS}|{STALE}", entry.name)]
-    if foreign := [entry.name for entry in others if not _holds_runs(entry)]:
-        yield Finding(
-            "warn", "foreign files", ", ".join(foreign[:5]), "not of a run of bertjax; is it the right folder?"
-        )
+    if others := foreign(folder):
+        state = "warn" if steps_of(folder) else "fail"  # no run begins among files of others
+        cure = "not of a run of bertjax; is it the right folder?"
+        yield Finding(state, "foreign files", ", ".join(others[:5]), cure)
     if not remote(folder):
         yield _space(folder)
-
-
-def _holds_runs(folder: Path) -> bool:
-    """Whether it is one of a suite: a run, those of a task with its seeds, or of the points of a grid with theirs."""
-    if remote(folder):
-        return any(Path(name).name == "config.json" for name in sizes(folder))
-    return any(True for depth in ("", "*/", "*/*/") for _ in folder.glob(f"{depth}config.json"))
 
 
 def _try_to_write(folder: Path) -> None:

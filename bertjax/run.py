@@ -17,6 +17,7 @@ from bertjax.data.mixture import Mixture, Places, shares
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
+from bertjax.folders import check_out
 from bertjax.jsonio import write_json
 from bertjax.paths import as_path, fetched
 from bertjax.saved import SavedRun, head, open_run
@@ -32,6 +33,7 @@ from bertjax.use import Evaluate, Predict
 def pretrain(config: Pretrain) -> None:
     """A prepared corpus -> RUN with checkpoints and metrics."""
     with hosts.together():
+        check_out(as_path(config.out))
         prepared = pretraining(config)
     with hosts.writing(as_path(config.out)):
         session.train(prepared)
@@ -130,11 +132,10 @@ def finetune(config: Finetune) -> None:
     with hosts.together():
         config = replace(config, columns=tasks.resolved(config.task, config.columns, config.data))
         saved, out = open_run(config.source), as_path(config.out)
+        check_out(out)
         task = tasks.with_settings(tasks.find(config.task, config.columns), config.task_settings)
         check_length(config.length, saved.model)
-        rows = {split: task.read(config.data, split) for split in ("train", "dev")}
-        kept, faults = scoring.trainable(task, rows["train"])
-        rows["train"] = scoring.draw(kept, config.train_rows, config.seed)
+        rows, faults = _rows(config, task)
         tfidf = config.baseline == "tfidf"
         baseline = {"baseline": {"tfidf": tfidf_scores(task, rows["train"], rows["dev"])}} if tfidf else {}
         also = {split: task.read(config.data, split) for split in task.also}
@@ -185,6 +186,13 @@ def finetune(config: Finetune) -> None:
             scoring.write_files(out, "", task, predictions, rows["dev"] if predictions else [])
             scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows | also, about | baseline)
         hosts.meet("scores")  # which the rest of a suite reads
+
+
+def _rows(config: Finetune, task: Task) -> tuple[dict[str, list[Any]], list[str]]:
+    """Of a split the rows that are trained or scored on, and the faults of those left out."""
+    kept, faults = scoring.trainable(task, task.read(config.data, "train"))
+    train = scoring.draw(kept, config.train_rows, config.seed)
+    return {"train": train, "dev": task.read(config.data, "dev")}, faults
 
 
 def _score(saved: SavedRun, task: Task, rows: Sequence[Any]) -> dict[str, float]:

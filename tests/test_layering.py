@@ -18,7 +18,7 @@ LEVELS = (
     ("models", "train"),
     ("objectives", "tasks"),
     ("config", "jsonio", "hf", "memory"),
-    ("saved", "resume", "use", "automesh"),
+    ("saved", "resume", "use", "automesh", "folders"),
     ("session", "scoring", "card"),
     ("run", "preparation", "api", "convert", "doctor"),
     ("report", "suite", "plan", "verify"),

@@ -54,10 +54,10 @@ def test_all_is_well(examined, copied, data):
     assert "lastcheckpointofstep16;thesamecommandgoeson" in squeezed(found["run"][1])
 
 
-def test_a_new_folder_is_made_and_nothing_left_in_it(examined, tmp_path):
-    code, found = examined("--out", tmp_path / "new")
+def test_a_new_folder_is_tried_and_not_left_behind(examined, tmp_path):
+    code, found = examined("--out", tmp_path / "new" / "run")
     assert code == 0 and "nothing is begun" in found["run"][1]
-    assert not list((tmp_path / "new").iterdir())
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,11 @@ def test_what_others_left_in_the_folder(examined, copied):
         "17.orbax-checkpoint-tmp" in squeezed(found["stale files"][1]) and "config.json.tmp" in found["stale files"][1]
     )
     assert "holiday.jpg" in found["foreign files"][1]
+
+
+def test_a_folder_of_others_in_which_no_run_begins(examined, data):
+    code, found = examined("--out", data)
+    assert code == 2 and found["foreign files"][0] == "fail" and "meta.json" in found["foreign files"][1]
 
 
 def test_what_is_ours_is_not_foreign(examined, copied):
