@@ -14,9 +14,12 @@ from bertjax.train.steps import Steps, faults_of, folder_of, listed, unlisted
 
 
 def verify(path: str) -> None:
-    """A table of all checkpoints of a run, or of all shards of a corpus; raises where a file is damaged."""
+    """A table of all checkpoints of a run, of all shards of a corpus, or of both; raises where a file is damaged."""
     folder = as_path(path)
-    faults = _corpus(folder) if (folder / "meta.json").is_file() else _run(folder)
+    prepared = (folder / "meta.json").is_file()
+    faults = _corpus(folder) if prepared else []
+    if not prepared or folder_of(folder).is_dir():
+        faults += _run(folder)
     if faults:
         raise DataError(f"{path}: {len(faults):,} files are damaged:\n  {listed(faults)}")
 

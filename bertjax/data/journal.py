@@ -19,6 +19,8 @@ from bertjax.errors import ConfigError, DataError
 from bertjax.parsing import parse
 
 SPLITS = ("train", "valid")
+RUN = ("config.json", "checkpoints")  # of a run, whose tokenizer would be written over
+WRITTEN = ("tokenizer", "train-*", "valid-*", "report.*")
 LEFTOVERS = ("train-*", "valid-*", "report.*", "*.json.new", "tokenizer.new")
 
 
@@ -51,6 +53,12 @@ class Journal:
     def _check_unfinished(self) -> None:
         if (self.out / "meta.json").exists():
             raise ConfigError(f"{self.out}: holds a prepared corpus already; choose another folder or remove this one")
+        taken = RUN if self.file.exists() else RUN + WRITTEN
+        if found := sorted(path.name for name in taken for path in self.out.glob(name)):
+            raise ConfigError(
+                f"{self.out}: holds {', '.join(found[:5])}, not of a preparation, over which one would write; choose a "
+                "new or empty folder. Nothing was changed"
+            )
 
     def _read(self) -> None:
         first, *rest = self.file.read_bytes().split(b"\n")
@@ -90,10 +98,16 @@ class Journal:
             self.file.unlink()
 
     def _begin(self, tokenizer: Tokenizer) -> None:
-        """Save the tokenizer, remove what cannot be taken up, and write down what is."""
+        """Write down what is taken up, remove what cannot be, and save the tokenizer.
+
+        The journal first: what lies in a folder with one may be removed.
+        """
         if tokenizer.hash != self._tokenizer_hash:
             self.entries = []
-        self.file.unlink(missing_ok=True)
+        lines = [json.dumps({"inputs": self.inputs, "tokenizer": tokenizer.hash}), *map(_line, self.entries)]
+        written = self.file.with_name("prepare.json.new")
+        written.write_text("".join(f"{line}\n" for line in lines))
+        os.replace(written, self.file)
         kept = {entry.shard.name for entry in self.entries}
         for path in (path for pattern in LEFTOVERS for path in self.out.glob(pattern) if path.name not in kept):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -101,10 +115,6 @@ class Journal:
         tokenizer.save(new)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new, folder)
-        lines = [json.dumps({"inputs": self.inputs, "tokenizer": tokenizer.hash}), *map(_line, self.entries)]
-        written = self.file.with_name("prepare.json.new")
-        written.write_text("".join(f"{line}\n" for line in lines))
-        os.replace(written, self.file)
 
     def add(self, entry: Entry) -> None:
         """A shard is whole."""

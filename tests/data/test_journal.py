@@ -180,6 +180,34 @@ def test_a_finished_corpus_is_left_alone(text, tokenizer, tmp_path):
         Journal(tmp_path, "these")
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "checkpoints/16/x", "tokenizer/vocab.txt", "train-texts.tsv", "report.txt"]
+)
+def test_nothing_of_others_is_written_over_or_removed(text, tokenizer, tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("of others")
+    with pytest.raises(ConfigError, match=f"holds {name.split('/')[0]}, not of a preparation"):
+        prepare(text, tokenizer, tmp_path)
+    assert contents(tmp_path) == {(tmp_path / name).name: b"of others"}
+
+
+@pytest.mark.parametrize("step", ["rmtree", "replace"])
+def test_killed_while_it_begins(text, tokenizer, tmp_path, undisturbed, monkeypatch, step):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        make = getattr(shutil if step == "rmtree" else os, step)
+
+        def killed(path, *arguments, **options):
+            make(path, *arguments, **options)
+            if "tokenizer" in str(path):
+                raise Killed
+
+        patch.setattr(shutil if step == "rmtree" else os, step, killed)
+        prepare(text, tokenizer, tmp_path)
+    assert (tmp_path / "tokenizer").exists() == (step == "replace")
+    prepare(text, tokenizer, tmp_path)
+    assert contents(tmp_path) == undisturbed
+
+
 def test_two_at_once_do_not_mix(text, tokenizer, tmp_path):
     def meanwhile():
         yield from text[:30]

@@ -49,6 +49,15 @@ def test_every_damaged_file_is_named(bertjax, copied):
         assert line in outcome.err
 
 
+def test_a_folder_that_is_data_and_a_run(bertjax, copied, data):
+    shutil.copytree(data, copied, dirs_exist_ok=True)
+    outcome = bertjax("inspect", "--verify", copied)
+    assert outcome.code == 0 and {"16", "train-00000.array_record"} <= set(verdicts(outcome))
+    flip(largest(copied / "checkpoints/16/encoder"))
+    outcome = bertjax("inspect", "--verify", copied)
+    assert outcome.code == 2 and "checkpoints/16/encoder" in outcome.err
+
+
 @pytest.mark.parametrize("how", ["flip", "part", "score"])
 def test_a_run_goes_on_from_the_last_whole_checkpoint(bertjax, home, data, copied, pretrained, how):
     last = copied / "checkpoints" / "16"
