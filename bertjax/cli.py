@@ -127,6 +127,7 @@ def _verb(verb: str, rest: list[str]) -> int:
         rest = _mesh(rest)
     chosen, process = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
+    use.check_finite(chosen)
     use.check_paths(chosen)
     if verb in stop.VERBS:
         stop.REQUEST.works_on(chosen.out, getattr(chosen, "grace", stop.GRACE))

@@ -17,13 +17,13 @@ import jax
 from rich.table import Table
 
 from bertjax.bucket_lock import holder as bucket_holder
-from bertjax.data.meta import Meta, file_hash
+from bertjax.data.meta import Meta, again, file_hash
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DevicesError, UserError
 from bertjax.folders import STALE, foreign
 from bertjax.jsonio import read_json
 from bertjax.lock import holder
-from bertjax.paths import as_path, fetched, remote, sizes
+from bertjax.paths import as_path, fetched, remote
 from bertjax.storage import writing
 from bertjax.train import hosts
 from bertjax.train.cluster import TPU_LOCK, HostsConfig, cluster, unused_chips
@@ -133,23 +133,21 @@ def _data(folder: Path) -> Iterator[Finding]:
         yield Finding("fail", what, "cannot be used", str(error))
         return
     shards = [shard for files in meta.splits.values() for shard in files]
-    there = sizes(folder) if remote(folder) else None
-    bad = [s.name for s in shards if not (os.access(folder / s.name, os.R_OK) if there is None else s.name in there)]
+    bad = meta.faults(folder)
+    if not remote(folder):
+        bad += [f"{shard.name}: not readable" for shard in shards if not os.access(folder / shard.name, os.R_OK)]
     if tokenizer.hash != meta.tokenizer_hash:
-        yield Finding("fail", what, "another tokenizer than that of its shards", "run `bertjax prepare` again")
+        yield Finding("fail", what, "another tokenizer than that of its shards", again(folder))
     elif bad:
-        yield Finding(
-            "fail", what, f"{len(bad)} of {len(shards)} shards are not there or not readable: {bad[0]}", AGAIN
-        )
+        yield Finding("fail", what, f"not all of {len(shards)} shards can be read: {bad[0]}", again(folder))
     else:
         smallest = min(shards, key=lambda shard: shard.tokens)
         with fetched(folder / smallest.name) as here:
             whole = file_hash(here) == smallest.sha256
         seen = f"{len(shards)} shards, {sum(shard.tokens for shard in shards):,} tokens"
-        yield Finding("ok", what, seen) if whole else Finding("fail", what, f"{smallest.name} is damaged", AGAIN)
-
-
-AGAIN = "copy the folder again, or run `bertjax prepare` again"
+        yield (
+            Finding("ok", what, seen) if whole else Finding("fail", what, f"{smallest.name} is damaged", again(folder))
+        )
 
 
 def _run(folder: Path) -> Iterator[Finding]:

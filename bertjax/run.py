@@ -12,7 +12,7 @@ from bertjax import scoring, session, tasks
 from bertjax.config import Finetune, PhaseConfig, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Compute, Params, Task
 from bertjax.data.masking import Vocab
-from bertjax.data.meta import Meta
+from bertjax.data.meta import Meta, again
 from bertjax.data.mixture import Mixture, Places, shares
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
@@ -27,6 +27,7 @@ from bertjax.train.log import averages, console
 from bertjax.train.loop import Every, Hook, mean_metrics
 from bertjax.train.mesh import local_rows, make_mesh
 from bertjax.train.step import make_eval_step
+from bertjax.train.steps import listed
 from bertjax.use import Evaluate, Predict
 
 
@@ -79,7 +80,10 @@ def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
     with fetched(as_path(first) / "tokenizer") as folder_here:
         tokenizer = Tokenizer.load(folder_here)
     if tokenizer.hash != meta.tokenizer_hash:
-        raise DataError(f"{first}/tokenizer is not the one the data was made with; run `bertjax prepare` again")
+        raise DataError(f"{first}/tokenizer is not the one the data was made with; {again(first)}")
+    for folder in config.data:
+        if faults := Meta.load(folder).faults(as_path(folder)):
+            raise DataError(f"{folder}: shards are missing or damaged; {again(folder)}\n  {listed(faults)}")
     for folder in others:
         if Meta.load(folder).tokenizer_hash != meta.tokenizer_hash:
             raise ConfigError(

@@ -78,6 +78,8 @@ def train(session: Session) -> TrainState:
     config, run = session.config, as_path(session.config.out)
     REQUEST.works_on(config.out, config.grace)
     schedule = config.optimizer.schedule(session.total_steps)
+    if short := schedule.short:
+        console.print(f"{session.command}: {short}")
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
     chosen, found = _agree(session, run, optimizer)
     mesh = chosen.mesh

@@ -1,7 +1,8 @@
 """What is done with a run: one frozen dataclass a verb, as in `config`."""
 
+import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING
 
 from bertjax.config import SPELLED, at_least
@@ -118,6 +119,22 @@ FETCH = {
     "s3": "aws s3 cp --recursive {} FOLDER",
     "file": "drop file://",
 }
+
+
+def check_finite(config: object, prefix: str = "") -> None:
+    """Raises for the first number of a config, or of one that it holds, that is infinite or none."""
+    for f in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            check_finite(value, f"{prefix}{f.name}.")
+        elif bad := [number for number in _floats(value) if not math.isfinite(number)]:
+            raise ConfigError(f"{prefix}{f.name}={bad[0]} is not a finite number; give one")
+
+
+def _floats(value: object) -> list[float]:
+    if isinstance(value, tuple):
+        return [number for item in value for number in _floats(item)]
+    return [value] if isinstance(value, float) else []
 
 
 def check_paths(config: object) -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 
 from bertjax.errors import DataError
 from bertjax.parsing import is_name, parse
-from bertjax.paths import as_path
+from bertjax.paths import as_path, remote, size, sizes
 
 VERSION = 1
-AGAIN = "run `bertjax prepare` again"
+
+
+def again(folder: str | Path) -> str:
+    """How prepared data that cannot be used are mended: `prepare` takes no folder that holds some."""
+    return f"copy {folder} again from where it is whole, or remove it and run `bertjax prepare` again"
 
 
 def is_count(value: object) -> bool:
@@ -36,12 +40,13 @@ class ShardFile:
     sentences: int
     tokens: int
     sha256: str
+    bytes: int = 0  # 0: not known, of corpora prepared before it was written down
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no shard has, as it may come from a file."""
         if not is_name(self.name):
             raise ValueError(f"{self.name!r} is not the name of a file beside it")
-        if not all(is_count(count) for count in (self.documents, self.sentences, self.tokens)):
+        if not all(is_count(count) for count in (self.documents, self.sentences, self.tokens, self.bytes)):
             raise ValueError(f"the numbers of {self.name} are none")
         if not isinstance(self.sha256, str):
             raise ValueError(f"{self.name} has no checksum")
@@ -74,7 +79,7 @@ class Meta:
             data = parse(file.read_bytes(), strict=True)
             version = data["version"]
             if version != VERSION:
-                raise DataError(f"{file}: version {version}, but this bertjax reads {VERSION}; {AGAIN}")
+                raise DataError(f"{file}: version {version}, but this bertjax reads {VERSION}; {again(data_dir)}")
             splits = {split: tuple(ShardFile(**shard) for shard in shards) for split, shards in data["splits"].items()}
             meta = cls(**{**data, "splits": splits})
             if not all(map(is_count, (meta.vocab_size, meta.seed, *meta.counts.values()))):
@@ -83,7 +88,19 @@ class Meta:
                 raise ValueError("no hash of a tokenizer")
             return meta
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{file}: damaged ({error!r}); {AGAIN}") from None
+            raise DataError(f"{file}: damaged ({error!r}); {again(data_dir)}") from None
+
+    def faults(self, folder: Path) -> list[str]:
+        """A line for each shard that is not there, or not as long as it was written; none of them is read."""
+        there = sizes(folder) if remote(folder) else None
+        found = []
+        for shard in (shard for shards in self.splits.values() for shard in shards):
+            length = size(folder / shard.name) if there is None else there.get(shard.name)
+            if length is None:
+                found.append(f"{shard.name}: missing")
+            elif shard.bytes and length != shard.bytes:
+                found.append(f"{shard.name}: {length:,} bytes, {shard.bytes:,} were written")
+        return found
 
     @property
     def content_hash(self) -> str:

@@ -21,11 +21,11 @@ from bertjax.data.blocks import Shard, pack, unpack
 from bertjax.data.encode import Encoded
 from bertjax.data.held_out import split as held_out_split
 from bertjax.data.journal import Entry, Journal
-from bertjax.data.meta import AGAIN, VERSION, Meta, ShardFile, file_hash
+from bertjax.data.meta import VERSION, Meta, ShardFile, again, file_hash
 from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
-from bertjax.paths import fetched, remote
+from bertjax.paths import as_path, fetched, remote
 
 SAMPLES = 12  # sentences shown in the report
 SAMPLE_TOKENS = 64  # of each
@@ -142,11 +142,12 @@ class _SplitWriter:
         for block in pack(documents):
             writer.write(block)
         writer.close()
-        sha256 = file_hash(new)
+        sha256, size = file_hash(new), new.stat().st_size
         os.replace(new, path)
         sentences = sum(len(document.lengths) for document in documents)
         tokens = sum(len(document.tokens) for document in documents)
-        shard, tally = ShardFile(path.name, len(documents), sentences, tokens, sha256), Tally.of(items, self.unk_id)
+        shard = ShardFile(path.name, len(documents), sentences, tokens, sha256, size)
+        tally = Tally.of(items, self.unk_id)
         self._files.append(shard)
         self.tally += tally
         return Entry(self.split, shard, len(items), tally)
@@ -178,4 +179,4 @@ def read_shard(path: str | Path) -> Shard:
             reader.close()
             return unpack(records)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {AGAIN}") from None
+        raise DataError(f"{path}: cannot be read ({error}); {again(as_path(path).parent)}") from None

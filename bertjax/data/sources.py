@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from bertjax.data.masking import Vocab
-from bertjax.data.meta import AGAIN
+from bertjax.data.meta import again
 from bertjax.data.packing import Rows, one_each, pack, sequences_in_row
 from bertjax.data.plan import next_sentence
 from bertjax.data.rows import Sequences, row_batch
@@ -166,7 +166,8 @@ class CorpusSource:
         shards = read_shards([self.paths[number] for number in numbers])
         for shard, number in zip(shards, numbers, strict=True):
             if shard.tokens.max(initial=0) >= self.vocab.size:
-                raise DataError(f"{self.paths[number]}: has tokens beyond the vocabulary of {self.vocab.size}; {AGAIN}")
+                path = self.paths[number]
+                raise DataError(f"{path}: has tokens beyond the vocabulary of {self.vocab.size}; {again(path.parent)}")
         sequences = [
             self.planner(shard, length=self.length, rng=generator(PLAN, *self.seed, epoch, number))
             for shard, number in zip(shards, numbers, strict=True)

@@ -116,6 +116,6 @@ class Watch:
         message = (
             f"{what} in {count} steps running ({first} to {step.number}). Lower --optimizer.peak-lr or raise "
             "--optimizer.warmup; or see metrics.jsonl for their examples, if always the same ones fail; or leave "
-            "their data out: --guard.then rollback. The checkpoints saved before are whole."
+            "their data out: --guard.then rollback. Checkpoints saved before, if there are any, are whole."
         )
         return Diverged(message, first, step.number, step.after)

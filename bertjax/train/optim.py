@@ -85,6 +85,16 @@ class Schedule:
         """f32[3]: peak, warm-up, total; what a compiled step takes as an input."""
         return np.array([self.peak, self.warmup, self.total], np.float32)
 
+    @property
+    def short(self) -> str:
+        """What there is to say of a run that ends before its warm-up does; "" of any other."""
+        if self.warmup < self.total:
+            return ""
+        return (
+            f"optimizer.warmup={self.warmup} but the run has {self.total} steps: its rate rises to "
+            f"{self(self.total - 1):.2g} and never reaches optimizer.peak_lr={self.peak:g}; a warmup below 1 is a share"
+        )
+
     def __call__(self, step: jax.Array | int) -> Any:  # noqa: ANN401 (a number for a number, else f32[])
         """The rate after `step` updates."""
         return _rate(step, self.peak, self.warmup, self.total)

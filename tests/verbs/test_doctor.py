@@ -64,7 +64,7 @@ def test_a_new_folder_is_tried_and_not_left_behind(examined, tmp_path):
     ("spoil", "told"),
     [
         (lambda folder: (folder / "meta.json").unlink(), "not a prepared corpus"),
-        (lambda folder: next(folder.glob("*.array_record")).unlink(), "not there or not readable"),
+        (lambda folder: next(folder.glob("*.array_record")).unlink(), "array_record: missing"),
         (lambda folder: [damage(path) for path in folder.glob("*.array_record")], "is damaged"),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer"),
     ],

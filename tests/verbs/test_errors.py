@@ -9,6 +9,8 @@ import pytest
 
 from bertjax import api
 from bertjax.config import Prepare
+from bertjax.data import shards
+from bertjax.data.meta import Meta
 from bertjax.lock import held
 from bertjax.preparation import prepare
 
@@ -43,6 +45,14 @@ OPTIONS = [
     (PRETRAIN + " --length 64", ["length=64", "model.max_length=40"]),
     (PRETRAIN + " --data-weights 1 2", ["data_weights=1 2", "for each of the 1 folders"]),
     (PRETRAIN + " --data-weights 0", ["data_weights=0", "above 0"]),
+    (PRETRAIN + " --data-weights nan", ["data_weights=nan is not a finite number"]),
+    (PRETRAIN + " --optimizer.peak-lr nan", ["optimizer.peak_lr=nan is not a finite number"]),
+    (PRETRAIN + " --optimizer.warmup nan", ["optimizer.warmup=nan is not"]),
+    (PRETRAIN + " --optimizer.clip-norm inf", ["optimizer.clip_norm=inf is not"]),
+    (PRETRAIN + " --model.norm-epsilon nan", ["model.norm_epsilon=nan is not"]),
+    (PRETRAIN + " --guard.spike nan", ["guard.spike=nan is not"]),
+    (PRETRAIN + " --objective.masking.mask-share nan", ["objective.masking.mask_share=nan is not"]),
+    (FINETUNE + " --optimizer.weight-decay inf", ["optimizer.weight_decay=inf is not"]),
     (PRETRAIN + " --steps 0", ["steps=0", "at least 1"]),
     (PRETRAIN + " --profile 15:10", ["profile=15:10", "as 10:15"]),
     (PRETRAIN + " --profile 10", ["profile=10", "as 10:15"]),
@@ -199,6 +209,30 @@ def test_corpora(refused, tmp_path, content, fragments):
     (tmp_path / "corpus.txt").write_bytes(content)
     refused(PREPARE + " {tmp}/corpus.txt", fragments)
     assert not (tmp_path / "new" / "meta.json").exists()
+
+
+@pytest.mark.parametrize("how", ["missing", "cut off"])
+def test_shards_are_looked_for_before_anything_is_computed(refused, data, tmp_path, monkeypatch, how):
+    shard = shutil.copytree(data, tmp_path / "copied") / Meta.load(data).splits["train"][-1].name
+    size = shard.stat().st_size
+    if how == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-1])
+    told = f"{shard.name}: missing" if how == "missing" else f"{shard.name}: {size - 1:,} bytes, {size:,} were written"
+    monkeypatch.setattr(shards, "read_shard", None)
+    cure = f"copy {tmp_path}/copied again from where it is whole, or remove it and run `bertjax prepare` again"
+    outcome = refused(PRETRAIN + " --data {tmp}/copied", [told, cure])
+    assert "compiling" not in outcome.err and not (tmp_path / "new").exists()
+
+
+def test_a_warm_up_that_does_not_end_is_told(bertjax, home, data, tmp_path):
+    options = ["--data", data, "--steps", 4, "--eval-batches", 1, "--out"]
+    outcome = bertjax("pretrain", home / "pretrain.py", *options, tmp_path / "a", "--optimizer.warmup", 50)
+    assert outcome.code == 0
+    told = "optimizer.warmup=50 but the run has 4 steps: its rate rises to 0.00018 and never reaches"
+    assert told in " ".join(outcome.err.split()), outcome.err
+    assert "never reaches" not in bertjax("pretrain", home / "pretrain.py", *options, tmp_path / "b").err
 
 
 def test_after_a_bad_corpus_the_same_folder_can_be_prepared(refused, bertjax, home, tmp_path):
