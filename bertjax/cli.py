@@ -3,12 +3,12 @@
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import field, fields, make_dataclass
 from typing import Annotated, Any
 
 from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest, redacted
 from bertjax.heap import collect_seldom, keep_freed
-from bertjax.look import look
+from bertjax.look import look, taken
 from bertjax.recipe import load_recipe
 from bertjax.storage import fault_of, told
 from bertjax.train import stop
@@ -33,6 +33,12 @@ USAGE = (
     + "".join(f"  {verb:<10}{text}\n" for verb, text in VERBS.items())
 )
 CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.py) are in configs/.\n"
+
+ELSEWHERE = {  # what others call a verb, or what is none
+    "supervise": "; it is a program of its own: python -m bertjax.supervise bertjax pretrain ... --out RUN",
+    "export": "; `bertjax convert --from RUN --to DIR` writes a Hugging Face directory",
+    "resume": "; the command that began a run goes on with it when it is given again",
+}
 
 
 def main() -> None:
@@ -63,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     verb, *rest = arguments
     try:
         if verb not in VERBS:
-            raise ConfigError(f"there is no command {verb!r}{closest(verb, VERBS)}")
+            raise ConfigError(f"there is no command {verb!r}{ELSEWHERE.get(verb) or closest(verb, VERBS)}")
         return _verb(verb, rest)
     except UserError as error:
         return _tell(verb, str(error), error.code)
@@ -122,7 +128,8 @@ def _verb(verb: str, rest: list[str]) -> int:
     elif verb in RECIPES and not {"-h", "--help"} & set(rest):
         raise ConfigError(f"the first argument is a recipe: bertjax {verb} configs/NAME.py ...")
     if verb in ("pretrain", "plan"):
-        default, rest = _preset(default, rest)
+        name, rest = taken("--preset", rest)
+        default = default if name is None else use.with_preset(default, name)
     if verb in RECIPES:
         rest = _mesh(rest)
     chosen, process = _parse(kind, default, rest, verb)
@@ -178,19 +185,9 @@ def _recipe(path: str, kind: type[Any]) -> Any:  # noqa: ANN401 (a config datacl
     return Plan(**{**{f.name: getattr(recipe, f.name) for f in fields(Pretrain)}, "out": ""})
 
 
-def _taken(option: str, rest: list[str]) -> tuple[str | None, list[str]]:
-    """The value of an option of ours, None where it is not given, and the other arguments."""
-    at = next((i for i, argument in enumerate(rest) if argument.partition("=")[0] == option), None)
-    if at is None:
-        return None, rest
-    _, equals, value = rest[at].partition("=")
-    value, end = (value, at + 1) if equals else (" ".join(rest[at + 1 : at + 2]), at + 2)
-    return value, rest[:at] + rest[end:]
-
-
 def _mesh(rest: list[str]) -> list[str]:
     """`--mesh data=64,fsdp=4` as `--mesh.data 64 --mesh.fsdp 4`."""
-    sizes, rest = _taken("--mesh", rest)
+    sizes, rest = taken("--mesh", rest)
     if sizes is None:
         return rest
     each = [size.partition("=") for size in sizes.split(",")]
@@ -200,19 +197,6 @@ def _mesh(rest: list[str]) -> list[str]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"--mesh {sizes}: {', '.join(twice)} given more than once")
     return [f"--mesh.{name}={value}" for name, _, value in each] + rest
-
-
-def _preset(default: Any, rest: list[str]) -> tuple[Any, list[str]]:  # noqa: ANN401 (a Pretrain)
-    """`--preset NAME` puts a published size in the place of the recipe's model."""
-    name, rest = _taken("--preset", rest)
-    if name is None:
-        return default, rest
-    from bertjax import registry
-
-    presets = registry.find("models", registry.name_of("models", default.model)).PRESETS
-    if name not in presets:
-        raise ConfigError(f"--preset {name}: there is no such size{closest(name, presets)}")
-    return replace(default, model=presets[name]), rest
 
 
 def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[Any, Any]:  # noqa: ANN401 (a dataclass)

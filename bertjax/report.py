@@ -29,14 +29,18 @@ from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, mak
 from bertjax.train.optim import decayed
 from bertjax.train.padding import held_shape
 from bertjax.train.state import TrainState, param_shapes, planned_state
+from bertjax.use import with_preset
 
 
-def inspect(path: str) -> None:
-    """The parameters of a run, or of the model a recipe describes."""
+def inspect(path: str, preset: str | None = None) -> None:
+    """The parameters of a run, or of the model a recipe describes, perhaps in a published size."""
     if Path(path).suffix == ".py":
         recipe = load_recipe(path, Pretrain)
+        recipe = recipe if preset is None else with_preset(recipe, preset)
         model, objective, mesh, length = recipe.model, recipe.objective, recipe.mesh, recipe.length
     else:
+        if preset is not None:
+            raise ConfigError(f"--preset {preset} is for a recipe (CONFIG.py); {path} has its size")
         saved = open_run(path)
         answers.print(f"{path}: a {saved.command} run, best checkpoint {saved.step}: {describe(saved.figures)}")
         model, objective, mesh, length = saved.model, saved.trained_for(), saved.config.mesh, saved.config.length

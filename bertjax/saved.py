@@ -15,6 +15,7 @@ from bertjax import registry, tasks
 from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import ModelConfig, Objective, ObjectiveConfig, Params, Task
 from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.vocabulary_files import hub_hint
 from bertjax.errors import ConfigError, DataError
 from bertjax.hf import read as hf
 from bertjax.hf.tf1 import prefix_of
@@ -148,7 +149,8 @@ def open_run(path: str | Path, command: str = "") -> SavedRun:
     if remote(folder):
         return _of_kind(_in_bucket(folder, command), command)
     if not folder.is_dir() and not prefix_of(folder):
-        raise DataError(f"{folder}: no such run; give the --out folder of `bertjax {command or 'pretrain'}`")
+        made = f"give the --out folder of `bertjax {command or 'pretrain'}`"
+        raise DataError(f"{folder}: no such run; {made}{hub_hint(folder)}")
     return _of_kind(_imported(folder) if hf.is_directory(folder) else _best(folder), command)
 
 

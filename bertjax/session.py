@@ -255,7 +255,8 @@ def _resume(session: Session, run: Path, found: Step) -> dict[str, Any]:
     of_run = fingerprint(tokenizer, model, extra["data_hash"], extra.get("versions", {}))
     of_this = fingerprint(session.tokenizer, session.model, session.data_hash, computed_by())
     said += check_fingerprint(of_run, of_this, run)
-    console.print(f"{session.command}: {run} resumes after step {found.number} of {session.total_steps}")
+    done = ": it is done, there is nothing to train" if found.number == session.total_steps else ""
+    console.print(f"{session.command}: {run} resumes after step {found.number} of {session.total_steps}{done}")
     for text in said:
         console.print(f"{session.command}: {text}")
     return extra

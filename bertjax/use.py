@@ -2,11 +2,13 @@
 
 import math
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING
 
-from bertjax.config import SPELLED, at_least
-from bertjax.errors import ConfigError, UserError
+from bertjax import registry
+from bertjax.config import SPELLED, Pretrain, at_least
+from bertjax.contracts import ModelConfig
+from bertjax.errors import ConfigError, UserError, closest
 from bertjax.nn.heads import Features, Pooling
 from bertjax.paths import as_path, remote
 from bertjax.storage import AWAY, fault_of, told, what
@@ -119,6 +121,14 @@ FETCH = {
     "s3": "aws s3 cp --recursive {} FOLDER",
     "file": "drop file://",
 }
+
+
+def with_preset(config: Pretrain, name: str) -> Pretrain:
+    """The config with a published size in the place of its model."""
+    presets: dict[str, ModelConfig] = registry.find("models", registry.name_of("models", config.model)).PRESETS
+    if name not in presets:
+        raise ConfigError(f"--preset {name}: there is no such size{closest(name, presets)}")
+    return replace(config, model=presets[name])
 
 
 def check_finite(config: object, prefix: str = "") -> None:

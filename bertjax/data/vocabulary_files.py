@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,23 @@ from bertjax.parsing import parse
 MAX_BYTES = 64 << 20
 SMALL = 4 << 20  # bytes that a file of settings may have
 CONFIG = "tokenizer_config.json"
+ENDINGS = (".txt", ".json", ".model")
+
+
+def hub_hint(path: str | Path) -> str:
+    """What there is to add where a path that may be meant as a name of the Hugging Face Hub is not there, or ""."""
+    text = str(path)
+    owner, slash, _ = text.partition("/")
+    is_path = Path(text).suffix in ENDINGS or (slash and Path(owner).is_dir())
+    if is_path or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", text):
+        return ""
+    return f". Names of the Hugging Face Hub are not fetched: `hf download {text} --local-dir DIR` first, and give DIR"
 
 
 def read_bytes(file: Path, what: str, most: int = MAX_BYTES) -> bytes:
     """A file of a size that a vocabulary may have."""
     if not file.is_file():
-        raise DataError(f"{file}: no such vocabulary; give a {what} or a folder that has one")
+        raise DataError(f"{file}: no such vocabulary; give a {what} or a folder that has one{hub_hint(file)}")
     if file.stat().st_size > most:
         raise DataError(f"{file}: over {most >> 20} MB, so not a {what}")
     return file.read_bytes()

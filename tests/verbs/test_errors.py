@@ -11,6 +11,7 @@ from bertjax import api
 from bertjax.config import Prepare
 from bertjax.data import shards
 from bertjax.data.meta import Meta
+from bertjax.data.vocabulary_files import hub_hint
 from bertjax.lock import held
 from bertjax.preparation import prepare
 
@@ -89,8 +90,14 @@ OPTIONS = [
     ("predict {finetuned}", ["missing: --input, --out"]),
     ("list task", ["'task'", "did you mean 'tasks'?"]),
     ("list --all", ["--all", "bertjax list --help"]),
-    ("inspect", ["bertjax inspect --help"]),
-    ("report", ["bertjax report --help"]),
+    ("inspect", ["missing: CONFIG.py or RUN", "bertjax inspect --help"]),
+    ("inspect {home}/pretrain.py --preset tinny", ["--preset tinny", "did you mean 'tiny'?"]),
+    ("inspect {home}/pretrain.py --preset", ["missing: what --preset is to be"]),
+    ("inspect {pretrained} --preset tiny", ["--preset tiny is for a recipe"]),
+    ("report", ["missing: RUN", "bertjax report --help"]),
+    ("report {pretrained} --verify", ["--verify is not what it takes", "bertjax report --help"]),
+    ("supervise", ["python -m bertjax.supervise bertjax pretrain"]),
+    ("export {pretrained}", ["bertjax convert --from RUN --to DIR"]),
 ]
 
 FOLDERS = [
@@ -102,6 +109,12 @@ FOLDERS = [
     ("pretrain {home}/pretrain.py --data {data} --out {finetuned}", ["is a finetune run", "another --out"]),
     ("pretrain {home}/pretrain.py --data {data} --out {home}/dev.tsv", ["dev.tsv"]),
     (FINETUNE + " --from {home}/nowhere", ["nowhere", "no such run", "bertjax pretrain"]),
+    (
+        FINETUNE + " --from bert-base-uncased",
+        ["no such run", "`hf download bert-base-uncased --local-dir DIR`"],
+    ),
+    (FINETUNE + " --from google/bert_small", ["no such run", "`hf download google/bert_small --local-dir DIR`"]),
+    (PREPARE + " {home}/corpus.txt --tokenizer bert-base", ["no such vocabulary", "hf download bert-base --local-dir"]),
     (FINETUNE + " --from {data}", ["no checkpoints/", "--out folder"]),
     (FINETUNE + " --out {pretrained}", ["is a pretrain run", "another --out"]),
     (FINETUNE + " --data {data}", ["train.tsv", "sms_spam/"]),
@@ -224,6 +237,13 @@ def test_shards_are_looked_for_before_anything_is_computed(refused, data, tmp_pa
     cure = f"copy {tmp_path}/copied again from where it is whole, or remove it and run `bertjax prepare` again"
     outcome = refused(PRETRAIN + " --data {tmp}/copied", [told, cure])
     assert "compiling" not in outcome.err and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("path", ["vocab.txt", "taken/name", "/a/b", "./a", "a/b/c", "../a"])
+def test_a_path_is_no_name_of_the_hub(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    assert hub_hint(path) == ""
 
 
 def test_a_warm_up_that_does_not_end_is_told(bertjax, home, data, tmp_path):

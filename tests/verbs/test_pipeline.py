@@ -287,6 +287,11 @@ def test_inspect_shows_every_parameter(bertjax, home, finetuned, what):
         assert f"best checkpoint {saved.step}" in outcome.out
 
 
+def test_inspect_shows_a_published_size(bertjax, home):
+    outcome = bertjax("inspect", home / "pretrain.py", "--preset", "tiny")
+    assert outcome.code == 0 and "(30522, 128)" in outcome.out and "encoder/layer_1/attn/query/kernel" in outcome.out
+
+
 def test_list_names_all_there_is(bertjax):
     outcome = bertjax("list")
     for name in ("bert", "mlm", "supervised", "cola", "sst2", "mrpc", "stsb", "rte", "sms_spam", "bert large"):

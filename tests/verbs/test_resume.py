@@ -135,10 +135,11 @@ def test_packed_rows_and_a_schedule_of_masking_go_on_where_they_stopped(stop_at,
     equal_runs(tmp_path / "alone", tmp_path / "stopped")
 
 
-def test_resuming_a_finished_run_changes_nothing(pretrained, tiny, tmp_path):
+def test_resuming_a_finished_run_changes_nothing_and_says_so(pretrained, tiny, tmp_path, capsys):
     copied = shutil.copytree(pretrained, tmp_path / "copied")
     run.pretrain(replace(tiny, out=str(copied)))
     equal_runs(pretrained, copied)
+    assert "resumes after step 16 of 16: it is done" in capsys.readouterr().err
 
 
 def test_another_number_of_cores_is_told(pretrained, tiny, tmp_path, monkeypatch, capsys):
