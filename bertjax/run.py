@@ -183,7 +183,8 @@ def finetune(config: Finetune) -> None:
             "also": {name: _score(best, task, part) for name, part in also.items()},
             **{"epoch": best.step / steps, "encoder": config.encoder, "from": config.source, "seed": config.seed},
         }
-        predictions = scorer(mesh).predictions(best.params(objective, mesh), best.figures) if task.writes else []
+        of_best = (best.step, partial(best.params, objective, mesh), best.figures)
+        predictions = scorer(mesh).predictions_at(*of_best) if task.writes else []
         if hosts.first():
             if faults:
                 write_json(out / scoring.NOT_TRAINED_ON, faults)

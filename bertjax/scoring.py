@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from bertjax.train.state import TrainState
 
 NOT_TRAINED_ON = "not_trained_on.json"  # in the folder of a run
 ROWS = 64  # of a batch that is scored, not trained on
+OFTEN = 15.0  # seconds between two lines that tell how far it is
 
 
 def trainable(task: Task, rows: Sequence[Any]) -> tuple[list[Any], list[str]]:
@@ -120,10 +122,13 @@ class Scorer:
             objective.model.forward_flops(length) * len(self._examples),
             out_shardings=NamedSharding(mesh, PartitionSpec()),  # every process has them all
         )
+        self._last: tuple[int, list[Output]] = (-1, [])  # evaluated step, and what it gave, of a task that writes files
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """The metrics, and what is tuned on these rows."""
         outputs = self._outputs(state.params)
+        if self._task.writes:
+            self._last = int(state.step), outputs
         predictions = self._decode(outputs, {})
         tuned = self._task.tune(predictions, self._rows)
         return self._task.score(self._decode(outputs, tuned) if tuned else predictions, self._rows) | tuned
@@ -132,13 +137,21 @@ class Scorer:
         """Of all rows, with what was tuned on others."""
         return self._decode(self._outputs(params), tuned)
 
+    def predictions_at(self, step: int, params: Callable[[], Params], tuned: Mapping[str, float]) -> list[Prediction]:
+        """The same of a step of the run, whose parameters are not read where it was the last to be evaluated."""
+        last, outputs = self._last
+        return self._decode(outputs, tuned) if last == step else self.predictions(params(), tuned)
+
     def _decode(self, outputs: Sequence[Output], tuned: Mapping[str, float]) -> list[Prediction]:
         return self._task.decode(outputs, self._examples, self._rows, tuned)
 
     def _outputs(self, params: Params) -> list[Output]:
         """The logits of every example, in their order whatever the order of the batches."""
-        batches = (self._source.batch(Position(0, 0, i), self._own) for i in range(self._source.batches(0, 0)))
-        made = (row for batch in batches for row in self._logits(params, batch))
+        made: list[np.ndarray] = []
+        tell = _Progress(len(self._examples))
+        for number in range(self._source.batches(0, 0)):
+            made.extend(self._logits(params, self._source.batch(Position(0, 0, number), self._own)))
+            tell(len(made))
         outputs = dict(zip(self._source.order(0).tolist(), made, strict=False))  # rows of weight 0 come last
         return [outputs[number] for number in range(len(self._examples))]
 
@@ -146,6 +159,22 @@ class Scorer:
         made = np.asarray(self._step(params, put_batch(batch, self._mesh)))
         moved()
         return made
+
+
+class _Progress:
+    """Tells now and then how far it is, of what takes longer."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._began = total, time.monotonic()
+        self._told = self._began
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now < self._told + OFTEN or done >= self._total:
+            return
+        self._told = now
+        left = (now - self._began) / done * (self._total - done)
+        console.print(f"scored {done:,} of {self._total:,} examples; {left:.0f} s to go")
 
 
 def predictions_of(saved: SavedRun, task: Task, rows: Sequence[Any], batch_size: int) -> list[Prediction]:
@@ -169,7 +198,8 @@ def write_scores(
     metrics = {name: figures[name] for name in task.metrics if name in figures}
     scores = {"task": task.name, "split": split, "metrics": metrics, **about, "data": data, "versions": versions()}
     write_json(path, scores)
-    table = Table(title=f"{task.name} {split}", title_justify="left")
+    of = f", checkpoint of epoch {about['epoch']:g}, the best" if "epoch" in about else ""
+    table = Table(title=f"{task.name} {split}{of}", title_justify="left")
     table.add_column("model")
     for name in metrics:
         table.add_column(name, justify="right")
