@@ -16,6 +16,7 @@ from bertjax.data.examples import ExampleSource
 from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
+from bertjax.folders import check_file
 from bertjax.nn.heads import POOLINGS, Features, Pooling
 from bertjax.nn.heads import features as features_of
 from bertjax.objectives import mlm
@@ -189,12 +190,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def embed(config: Embed) -> None:
     """A text file -> a .npy file with a vector for each of its lines."""
+    out = Path(config.out)
     texts = [line.text for line in lines(Path(config.input))]
+    check_file(out)
     vectors = load(config.run).embed(
         texts, pooling=config.pooling, features=config.features, batch_size=config.batch_size
     )
-    out = Path(config.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("wb") as file:  # np.save would add .npy to another name
-        np.save(file, vectors)
+    np.save(out, vectors)
     console.print(f"embed: {len(vectors):,} vectors of {vectors.shape[1]} numbers in {out}")

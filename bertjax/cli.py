@@ -1,9 +1,14 @@
 """The command line: `bertjax VERB ...` -> run.py. Importing this module does not import jax."""
 
+import ast
+import inspect
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import field, fields, make_dataclass
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest, redacted
@@ -218,6 +223,34 @@ def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[A
         ours.append(("hosts", HostsConfig, field(default_factory=HostsConfig)))
     command = make_dataclass(kind.__name__, ours, bases=(kind,), frozen=True)
     values = {f.name: getattr(default, f.name) for f in fields(kind)}
-    about = (kind.__doc__ or "") + ABOUT.get(verb, "")
+    if {"-h", "--help"} & set(rest):
+        _unwrap(command(**values))
+    about = inspect.cleandoc(kind.__doc__ or "") + ABOUT.get(verb, "")
     parsed = tyro.cli(command, args=rest, default=command(**values), prog=f"bertjax {verb}", description=about)
     return kind(**{name: getattr(parsed, name) for name in values}), parsed.hosts if several else None
+
+
+def _unwrap(config: Any) -> None:  # noqa: ANN401 (a config dataclass)
+    """What stands below the fields of a config, and of those it holds, in one line each: tyro keeps line breaks."""
+    docs: dict[str, str] = {}
+    for kind in type(config).__mro__:
+        docs = _below_fields(kind) | docs
+    for f in fields(config):
+        if f.name in docs:
+            f.metadata = MappingProxyType({**f.metadata, "help": docs[f.name]})
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            _unwrap(value)
+
+
+def _below_fields(kind: type[Any]) -> dict[str, str]:
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    except (OSError, TypeError):  # of a class that no file has
+        return {}
+    return {
+        entry.target.id: " ".join(doc.value.value.split())
+        for entry, doc in pairwise(getattr(body, "body", ()))
+        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name)
+        if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str)
+    }

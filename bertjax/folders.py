@@ -1,4 +1,4 @@
-"""What lies in a folder that a run is to be written in, and what of it is not of a run."""
+"""Where a command is to write: what lies in the folder of a run that is not of one, and whether a file can be there."""
 
 import re
 from pathlib import Path
@@ -52,3 +52,12 @@ def check_out(folder: Path) -> None:
         f"{folder} holds no run, but {', '.join(found[:SHOWN])}{more}: a run would write its own files among them; "
         "give --out a new or empty folder, or remove these. Nothing was changed"
     )
+
+
+def check_file(path: Path) -> None:
+    """Raises where a file cannot be written, before it is computed; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = path.exists()
+    path.open("ab").close()
+    if not there:
+        path.unlink()

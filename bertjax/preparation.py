@@ -74,7 +74,8 @@ def prepare(config: Prepare) -> None:
     for split in meta.splits:
         done, tokens = meta.total(split, "documents"), meta.total(split, "tokens")
         console.print(f"prepare: {config.out} {split}: {done:,} documents, {tokens:,} tokens")
-    console.print(f"prepare: vocabulary of {meta.vocab_size:,}; what is in the corpus: {config.out}/report.html")
+    few = "" if given or meta.vocab_size >= config.vocab_size else f", all that the text gives of {config.vocab_size:,}"
+    console.print(f"prepare: vocabulary of {meta.vocab_size:,}{few}; what is in the corpus: {config.out}/report.html")
     for reason, count in sorted(counts.items()):
         console.print(f"prepare: {reason}: {count:,}")
 

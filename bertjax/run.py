@@ -17,7 +17,7 @@ from bertjax.data.mixture import Mixture, Places, shares
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
-from bertjax.folders import check_out
+from bertjax.folders import check_file, check_out
 from bertjax.jsonio import write_json
 from bertjax.paths import as_path, fetched
 from bertjax.saved import SavedRun, head, open_run
@@ -229,6 +229,10 @@ def predict(config: Predict) -> None:
         saved = open_run(config.run, "finetune")
         task = saved.task(config.task)
         rows = task.read_inputs(config.input)
+        if config.top and task.head == "span" and not config.out.endswith(".jsonl"):
+            raise ConfigError(f"top={config.top}: TSV has the best answer alone; give --out NAME.jsonl")
+        if hosts.first():
+            check_file(as_path(config.out))
     predictions = scoring.predictions_of(saved, task, rows, config.batch_size)
     if config.top:
         predictions = scoring.shortened(predictions, config.top, task.name)

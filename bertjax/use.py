@@ -61,6 +61,7 @@ class Predict:
     def __post_init__(self) -> None:
         at_least(1, self, "batch_size")
         at_least(0, self, "top")
+        _check_ending(self.out, ".tsv", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Embed:
 
     def __post_init__(self) -> None:
         at_least(1, self, "batch_size")
+        _check_ending(self.out, ".npy")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ class Doctor:
     data: tuple[str, ...] = ()
     """folders made by prepare"""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+def _check_ending(out: str, *known: str) -> None:
+    if out and not out.endswith(known):
+        raise ConfigError(f"--out {out}: {' or '.join(known)} is what is written; give a name that ends so")
 
 
 IN_BUCKETS = {  # the options that take gs://

@@ -272,14 +272,17 @@ def _without_cudnn(compute: Compute, head_width: int, dtype: jnp.dtype, dropped:
 
 
 def _without_splash(compute: Compute, length: int, dropped: bool, window: Window, some: bool) -> str:
-    if platform_of(compute.mesh) not in ("tpu", "cpu") or compute.mesh is None:
+    platform = platform_of(compute.mesh)
+    if platform not in ("tpu", "cpu") or compute.mesh is None:
         return "needs TPUs"
+    obstacle = _DROPPED if dropped else ""
     seq = compute.mesh.shape.get("seq", 1)
-    if length % (BLOCK * seq):
-        return f"needs a length that is a multiple of {BLOCK * seq}, is {length}"
     if window is not None and (seq > 1 or some):
-        return "has no windows on a mesh with seq above 1, nor for some of the places"
-    return _DROPPED if dropped else ""
+        obstacle = "has no windows on a mesh with seq above 1, nor for some of the places"
+    if length % (BLOCK * seq):
+        obstacle = f"needs a length that is a multiple of {BLOCK * seq}, is {length}"
+    on_cpu = obstacle and platform == "cpu"  # where the kernel is only to be tried
+    return f"is for TPUs, here is a CPU; {obstacle}" if on_cpu else obstacle
 
 
 _DROPPED = "cannot drop attention probabilities: set --model.attention-dropout 0"

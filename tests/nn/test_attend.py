@@ -239,6 +239,8 @@ def test_what_suits_the_machine(where, change, way):
         ("splash", TPU, {"dropped": True}, "set --model.attention-dropout 0"),
         ("splash", TPU, {"length": 500}, "a multiple of 128, is 500"),
         ("splash", None, {}, "needs TPUs"),
+        ("splash", CPU, {"length": 500}, "is for TPUs, here is a CPU; needs a length that is a multiple of 128"),
+        ("splash", CPU, {"dropped": True}, "is for TPUs, here is a CPU; .* --model.attention-dropout 0"),
     ],
 )
 def test_what_cannot_be_done_is_told(kind, where, change, message):

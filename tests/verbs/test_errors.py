@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from bertjax import api
+from bertjax import api, scoring
 from bertjax.config import Prepare
 from bertjax.data import shards
 from bertjax.data.meta import Meta
 from bertjax.data.vocabulary_files import hub_hint
+from bertjax.folders import check_file
 from bertjax.lock import held
 from bertjax.preparation import prepare
 
@@ -88,6 +89,8 @@ OPTIONS = [
     ("evaluate {finetuned} --data {home} --split devv", ["'devv'", "did you mean 'dev'?"]),
     ("evaluate {finetuned} --data {home} --batch-size 0", ["batch_size=0"]),
     ("predict {finetuned}", ["missing: --input, --out"]),
+    ("predict {finetuned} --input x --out {tmp}/p.csv", ["p.csv: .tsv or .jsonl is what is written"]),
+    ("embed {finetuned} --input x --out {tmp}/p.txt", ["p.txt: .npy is what is written"]),
     ("list task", ["'task'", "did you mean 'tasks'?"]),
     ("list --all", ["--all", "bertjax list --help"]),
     ("inspect", ["missing: CONFIG.py or RUN", "bertjax inspect --help"]),
@@ -237,6 +240,24 @@ def test_shards_are_looked_for_before_anything_is_computed(refused, data, tmp_pa
     cure = f"copy {tmp_path}/copied again from where it is whole, or remove it and run `bertjax prepare` again"
     outcome = refused(PRETRAIN + " --data {tmp}/copied", [told, cure])
     assert "compiling" not in outcome.err and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("verb", ["embed", "predict"])
+def test_an_output_is_tried_before_it_is_computed(refused, tmp_path, monkeypatch, verb):
+    (tmp_path / "texts.tsv").write_text("text\na cat\n")
+    name = {"embed": "o.npy", "predict": "o.tsv"}[verb]
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(api, "load", None)
+    monkeypatch.setattr(scoring, "predictions_of", None)
+    refused(f"{verb} {{finetuned}} --input {{tmp}}/texts.tsv --out {{tmp}}/{name}", [name, "give another path"])
+
+
+def test_an_output_that_can_be_written_is_not_touched_before(tmp_path):
+    check_file(tmp_path / "new" / "o.tsv")
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "o.tsv").write_text("as it was")
+    check_file(tmp_path / "o.tsv")
+    assert (tmp_path / "o.tsv").read_text() == "as it was"
 
 
 @pytest.mark.parametrize("path", ["vocab.txt", "taken/name", "/a/b", "./a", "a/b/c", "../a"])

@@ -98,6 +98,8 @@ def test_squad(bertjax, verbs, tmp_path, task, version):
     command = ["predict", run, "--input", tmp_path / f"dev-{version}.json", "--out", tmp_path / "2.jsonl", "--top", 2]
     assert bertjax(*command).code == 0
     assert [row["best"] for row in lines(tmp_path / "2.jsonl")] == [row["best"][:2] for row in answers]
+    outcome = bertjax(*command[:-4], "--out", tmp_path / "2.tsv", "--top", 2)
+    assert outcome.code == 2 and "top=2: TSV has the best answer alone; give --out NAME.jsonl" in outcome.err
 
 
 def test_spans_need_a_tokenizer_with_offsets(bertjax, home, tmp_path):

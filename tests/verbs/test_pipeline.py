@@ -72,6 +72,11 @@ def test_every_verb_has_help(bertjax, verb, flag):
     assert max(map(len, outcome.out.split("\n"))) <= 120
 
 
+def test_help_breaks_lines_where_they_are_full(bertjax):
+    text = bertjax("prepare", "--help").out
+    assert "100 million (bpe)" in text  # between the two is a line break of the source
+
+
 def test_help_names_every_option(bertjax):
     text = bertjax("pretrain", "--help").out
     for option in ("--data", "--micro-batches", "--model.width", "--optimizer.kind", "--mesh.fsdp", "--dry-run"):

@@ -74,6 +74,14 @@ def test_a_vocabulary_of_a_sample(bertjax, home, data, tmp_path):
     assert outcome.code == 2 and "sample_characters=-1 must be at least 0" in outcome.err
 
 
+def test_a_text_that_gives_fewer_pieces_says_so(bertjax, home, tmp_path):
+    options = ["--corpus", home / "corpus.txt", "--vocab-size"]
+    outcome = bertjax("prepare", *options, 9000, "--out", tmp_path / "o")
+    size = Meta.load(tmp_path / "o").vocab_size
+    assert size < 9000 and f"vocabulary of {size:,}, all that the text gives of 9,000;" in outcome.err
+    assert "all that" not in bertjax("prepare", *options, 60, "--out", tmp_path / "p").err
+
+
 def test_a_data_set_of_tfds(bertjax, home, tmp_path):
     texts = (home / "corpus.txt").read_text().split("\n\n")
     prepare_tfds(tmp_path / "tfds", {"train": texts[:30], "rest": texts[30:]})
