@@ -1,4 +1,4 @@
-"""What bench/gpu.py runs of bertjax: a model learns the words of two novels; a JSON object a line."""
+"""What bench/gpu.py runs of bertjax: a model learns the words of two novels; a JSON object a line, the last of all."""
 
 import gzip
 import math
@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from gpu_shared import asked, say
+from gpu_shared import NO_TIME, asked, say
 from gpu_speed import BELOW, synthetic
 
 from bertjax.contracts import Compute
@@ -24,8 +25,10 @@ from bertjax.train.state import init_state
 from bertjax.train.step import make_eval_step, make_train_step
 
 NOVELS = Path(__file__).parents[2] / "sample_data" / "novels.txt.gz"
-MOST = 300  # seconds of training
+MOST = 150  # seconds of training
 BLOCK = 5  # seconds between two lines
+PATIENCE = 5  # lines in which the held-out loss was not lower, after which training ends
+LESS = 0.5  # that the best held-out loss has to be below the first: 10 steps give about ln(16,384) = 9.7
 
 
 def pretraining(until: float, toy: bool) -> None:
@@ -54,24 +57,59 @@ def pretraining(until: float, toy: bool) -> None:
         seen = jax.device_get([evaluate(state.params, batch)["mlm_loss"] for batch in valid])
         return {"loss": float(total / weight), "held_out": float(sum(t for t, _ in seen) / sum(w for _, w in seen))}
 
-    learn(train, min(until, time.time() + MOST), 0.5 if toy else BLOCK, 60 if toy else math.inf)
+    why, seen = learn(train, min(until, time.time() + MOST), 0.5 if toy else BLOCK, 60 if toy else math.inf)
+    say(**summary(seen), ended=why)
 
 
-def learn(train: Callable[[int], dict[str, float]], until: float, block: float, enough: float) -> None:
-    """Says what `train`, which takes so many steps, gives every `block` seconds, until another would not fit.
+class Seen(NamedTuple):
+    """The losses after so many steps."""
 
-    How many steps a block has follows from how long one took in the block before; `enough` steps are also an end.
+    step: int
+    loss: float
+    held_out: float
+
+
+def learn(
+    train: Callable[[int], dict[str, float]], until: float, block: float, enough: float
+) -> tuple[str, list[Seen]]:
+    """Says what `train`, which takes so many steps, gives every `block` seconds; why it ended, and what was seen.
+
+    It ends where another block would not fit, where the held-out loss has not been lower for PATIENCE blocks, and after
+    `enough` steps. How many steps a block has follows from how long one took in the block before.
     """
-    began, done, count = time.time(), 0, 10
+    began, done, count, seen = time.time(), 0, 10, list[Seen]()
     while done < enough:
         before = time.time()
         losses = train(count)
         done += count
+        seen.append(Seen(done, **losses))
         say(step=done, seconds=round(time.time() - began, 1), **{name: round(x, 4) for name, x in losses.items()})
+        if len(seen) - 1 - seen.index(best(seen)) >= PATIENCE:
+            return f"held-out loss not lower for {PATIENCE} lines", seen
         one = max(time.time() - before, 1e-6) / count
         count = max(1, round(block / one))
         if time.time() + 1.1 * count * one > until:
-            break
+            return "its time was over", seen
+    return f"{done} steps were enough", seen
+
+
+def best(seen: list[Seen]) -> Seen:
+    """The lowest held-out loss, the first where there are several; one that is no number is not low."""
+    return min(seen, key=lambda each: each.held_out if math.isfinite(each.held_out) else math.inf)
+
+
+def summary(seen: list[Seen]) -> dict[str, Any]:
+    """The last losses and the best held-out one, and whether all are finite and that is LESS than the first."""
+    if len(seen) < 2:
+        return {"left_out": NO_TIME}
+    lowest = best(seen)
+    finite = all(math.isfinite(each.loss) and math.isfinite(each.held_out) for each in seen)
+    return {
+        "step": seen[-1].step,
+        "best_step": lowest.step,
+        "best_held_out": round(lowest.held_out, 4),
+        "right": finite and lowest.held_out < seen[0].held_out - LESS,
+    }
 
 
 def words(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import json
+import math
 import statistics
 import time
 import traceback
@@ -45,8 +46,9 @@ def asked() -> argparse.Namespace:
 
 
 def say(**line: object) -> None:
-    """One line of JSON."""
-    print(json.dumps(line), flush=True)
+    """One line of JSON; a number that is none, for which JSON has no word, is told as a text."""
+    odd = {name: str(x) for name, x in line.items() if isinstance(x, float) and not math.isfinite(x)}
+    print(json.dumps(line | odd), flush=True)
 
 
 def told(error: Exception) -> str:
@@ -91,7 +93,7 @@ def _said(
     return True
 
 
-def timed(steps: Callable[[int], None], *, toy: bool) -> tuple[float, float]:
+def timed(steps: Callable[[int], object], *, toy: bool) -> tuple[float, float]:
     """Seconds a step: the median of some windows, and how far apart these are, as a share of it.
 
     `steps` takes so many and waits until the device has done them. Three, which warm up, say how many fill a window.
@@ -108,8 +110,33 @@ def timed(steps: Callable[[int], None], *, toy: bool) -> tuple[float, float]:
     return middle, (max(windows) - min(windows)) / middle
 
 
-def rates(size: Size, seconds: float, spread: float, flops: float, device: str) -> dict[str, Any]:
-    """What tables say of a step that takes `seconds`, does `flops` a token, and runs on a device that is called so."""
+def rates(
+    size: Size, seconds: float, spread: float, flops: float, device: str, *, ours: float | None = None
+) -> dict[str, Any]:
+    """What tables say of a step that takes `seconds`, does `flops` a token, and runs on a device that is called so.
+
+    `ours` are the FLOPs of bertjax for a token, where they are others.
+    """
     rate, chip = size.rows * size.length / seconds, chip_of(device)
-    work = {"mfu": round(rate * flops / chip.flops, 3)} if chip else {"tflops_per_second": float(f"{rate * flops / 1e12:.3g}")}  # fmt: skip  # noqa: E501
+
+    def share(flops: float) -> float:
+        return round(rate * flops / chip.flops, 3) if chip else float(f"{rate * flops / 1e12:.3g}")
+
+    work = {"mfu" if chip else "tflops_per_second": share(flops)}
+    work |= {} if ours is None else {"mfu_by_ours" if chip else "tflops_by_ours": share(ours)}
     return {"tokens_per_second": round(rate), **work, "spread": f"{spread:.1%}"}
+
+
+def flops_per_token(layers: int, width: int, vocab: int, length: int, masked: float, read: float = 1.0) -> float:
+    """As in bertjax.models.bert, without the pooler.
+
+    A share `masked` of the tokens goes through the head, and `read` through the last layer, but for keys and values.
+    """
+    layer, keys_and_values = 24 * width**2 + 4 * length * width, 4 * width**2
+    last = keys_and_values + read * (layer - keys_and_values)
+    return 3.0 * ((layers - 1) * layer + last + masked * 2 * (width**2 + width * vocab))
+
+
+def slots(length: int) -> int:
+    """Masked positions of a row, as bertjax has them."""
+    return math.ceil(0.15 * length)

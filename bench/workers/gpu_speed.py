@@ -1,5 +1,6 @@
 """What bench/gpu.py runs of bertjax: training steps of given sizes; a JSON object a line."""
 
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ from bertjax.train.mesh import MeshConfig, abstract_batch, make_mesh, put, put_b
 from bertjax.train.optim import Optimizer
 from bertjax.train.padding import held
 from bertjax.train.state import TrainState, init_state, planned_state
-from bertjax.train.step import make_train_step
+from bertjax.train.step import WATCHED, make_train_step
 
 BELOW = 5  # ids below are special: 0 padding, 1 unknown, 4 mask
 TOGETHER = 4  # programs that are compiled at once, each by several threads
@@ -88,26 +89,34 @@ def measure(size: Size, ahead: dict[Size, Future[Compiled]], until: float, toy: 
     else:
         step, compiled = _compiled(lowered(size, toy))
     model, batch = _model(size.model, toy), put_batch(_rows(size, toy), make_mesh(MeshConfig(data=1)))
-    first = jax.device_get(_after(3, step, _fresh(size.model, toy), batch).params)
-    state = _after(3, step, _fresh(size.model, toy), batch)
-    same = jax.tree.all(jax.tree.map(np.array_equal, first, jax.device_get(state.params)))
+    first = jax.device_get(_after(3, step, _fresh(size.model, toy), batch)[0].params)
+    state, watched = _after(3, step, _fresh(size.model, toy), batch)
+    same = bool(jax.tree.all(jax.tree.map(np.array_equal, first, jax.device_get(state.params))))
 
     def steps(count: int) -> None:
         nonlocal state
-        state = _after(count, step, state, batch)
+        state, _ = _after(count, step, state, batch)
 
     seconds, spread = timed(steps, toy=toy)
     found = rates(size, seconds, spread, CONFIG.flops_per_token(model, size.length), jax.devices()[0].device_kind)
     dtype, width = jnp.dtype(model.dtype), model.width // model.heads
     way = attend.choose(_compute(size), length=size.length, head_width=width, dtype=dtype, dropped=False)
-    how = {"attention": way, "repeatable": size.repeatable, "same_twice": bool(same)}
-    return how | found | {"compile_seconds": round(compiled, 1)}
+    how = {"attention": way, "repeatable": size.repeatable}
+    return how | judged(size.repeatable, same, *watched) | found | {"compile_seconds": round(compiled, 1)}
 
 
-def _after(count: int, step: Step, state: TrainState, batch: Batch) -> TrainState:
+def judged(repeatable: bool, same: bool, loss: float, norm: float) -> dict[str, Any]:
+    """Whether steps are as they have to be: finite, and the same twice where they are compiled to be."""
+    fine = math.isfinite(loss) and math.isfinite(norm) and (same or not repeatable)
+    return {"loss": round(loss, 3), "same_twice": same, "right": fine}
+
+
+def _after(count: int, step: Step, state: TrainState, batch: Batch) -> tuple[TrainState, tuple[float, float]]:
+    """The state after so many steps, with the loss and the norm of the gradient of the last."""
     for _ in range(count):
-        state, _ = step(state, batch, None)
-    return jax.block_until_ready(state)
+        state, metrics = step(state, batch, None)
+    loss, norm = jax.device_get(metrics[WATCHED])
+    return jax.block_until_ready(state), (float(loss), float(norm))
 
 
 def _model(preset: str, toy: bool) -> bert.Config:

@@ -4,11 +4,12 @@ The parts of the model are compiled one by one, and all layers by one program (t
 a fraction of the time that the whole model does, of which a size with `whole` says what else it gives.
 """
 
+import math
 import sys
 import time
 from typing import Any
 
-from gpu_shared import Size, asked, each, rates, say, timed
+from gpu_shared import Size, asked, each, flops_per_token, rates, say, slots, timed
 
 try:
     import torch
@@ -99,33 +100,36 @@ def measure(size: Size, toy: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     torch._dynamo.reset()  # else it takes the sizes of a program that it has met twice for variables
     layers, width, _ = SIZES[size.model]
-    vocab, slots = 512 if toy else 30_522, round(0.15 * size.length) + 1
+    vocab = 512 if toy else 30_522
     with torch.device(DEVICE):
-        model, batch = Bert(size.model, vocab), inputs(size, vocab, slots)
+        model, batch = Bert(size.model, vocab), inputs(size, vocab)
     for part in (model,) if size.whole else (model.embed, *model.layers, model.head):
         part.compile(dynamic=False, fullgraph=True, backend="aot_eager" if toy else "inductor")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
-    def steps(count: int) -> None:
+    def steps(count: int) -> float:
         for _ in range(count):
             with torch.autocast(DEVICE, torch.bfloat16):
                 loss = model(*batch)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        if CUDA:
-            torch.cuda.synchronize()
+        return loss.item()  # which waits for the device
 
     began = time.perf_counter()
-    steps(1)
+    loss = steps(1)
     compiled = time.perf_counter() - began
     seconds, spread = timed(steps, toy=toy)
-    flops = flops_per_token(layers, width, vocab, size.length, slots / size.length)
-    rate = rates(size, seconds, spread, flops, NAME)
-    return {"whole": size.whole} | rate | {"compile_seconds": round(compiled, 1)}
+    sizes, read = (
+        (layers, width, vocab, size.length, slots(size.length) / size.length),
+        slots(size.length) / size.length,
+    )
+    rate = rates(size, seconds, spread, flops_per_token(*sizes), NAME, ours=flops_per_token(*sizes, read))
+    how = {"whole": size.whole, "loss": round(loss, 3), "right": math.isfinite(loss)}
+    return how | rate | {"compile_seconds": round(compiled, 1)}
 
 
-def inputs(size: Size, vocab: int, slots: int) -> tuple[torch.Tensor | None, ...]:
+def inputs(size: Size, vocab: int) -> tuple[torch.Tensor | None, ...]:
     """A batch of random tokens, all real: ids, places, mask, masked, targets."""
     place = torch.arange(size.length)
     sequence = place // (size.length // size.sequences)
@@ -133,14 +137,9 @@ def inputs(size: Size, vocab: int, slots: int) -> tuple[torch.Tensor | None, ...
         torch.randint(vocab, (size.rows, size.length)),
         (place % (size.length // size.sequences)).expand(size.rows, -1),
         (sequence[:, None] == sequence)[None, None] if size.sequences > 1 else None,
-        torch.randint(size.length, (size.rows, slots)),
-        torch.randint(vocab, (size.rows, slots)),
+        torch.randint(size.length, (size.rows, slots(size.length))),
+        torch.randint(vocab, (size.rows, slots(size.length))),
     )
-
-
-def flops_per_token(layers: int, width: int, vocab: int, length: int, masked: float) -> float:
-    """As in bertjax.models.bert, without the pooler."""
-    return 3.0 * (layers * (24 * width**2 + 4 * length * width) + masked * 2 * (width**2 + width * vocab))
 
 
 def too_large(error: Exception) -> bool:
