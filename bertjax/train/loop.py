@@ -1,8 +1,8 @@
 """The loop: batches in, a trained state out; what happens now and then is a hook."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,8 +91,10 @@ def fit(
     with StopSignal() as stop, late, run.profiler:
         ahead = _on_devices(batches, run.mesh, run.total_steps - done)
         before = batches.places
+        compiled = set[tuple[int, ...]]()
         for number, (batch, places) in enumerate(ahead, start=done + 1):
-            with run.profiler.before(number - done):
+            shape = batch["tokens"].shape
+            with run.profiler.before(number - done), _compiling(shape, compiled, state, late, window):
                 state, metrics = run.step(state, batch)
             moved()
             run.profiler.after(number - done, state)
@@ -100,7 +102,7 @@ def fit(
             watch.add(number, metrics.pop(WATCHED), before, places)
             before = places
             tokens, _ = metrics.pop(TOKENS)
-            window.add(metrics, tokens, run.flops_per_token(batch["tokens"].shape[-1]))
+            window.add(metrics, tokens, run.flops_per_token(shape[-1]))
             last, figures = number == run.total_steps, None
             if last or number % run.every.log == 0:
                 window = late.put(number, window)
@@ -112,11 +114,12 @@ def fit(
             if last or figures or stopped_by or number % run.every.save == 0:
                 late.flush(window)
                 watch.settle()
-                if not _finite(state.params):
-                    raise DataError(f"the parameters after step {number} are not finite; lower --optimizer.peak-lr")
-                log = {"window": window.to_json(), "watch": watch.to_json()}
-                writer.flush()
-                saver.save(state, loader=places, log=log, figures=figures)
+                with window.apart(state.step):
+                    if not _finite(state.params):
+                        raise DataError(f"the parameters after step {number} are not finite; lower --optimizer.peak-lr")
+                    log = {"window": window.to_json(), "watch": watch.to_json()}
+                    writer.flush()
+                    saver.save(state, loader=places, log=log, figures=figures)
                 moved()
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
@@ -134,6 +137,17 @@ def _stale(run: Fit, saver: Saver, number: int) -> bool:
     return bool(run.patience and saver.leader) and number - saver.leader[0] >= run.patience * run.every.evaluate
 
 
+def _compiling(
+    shape: tuple[int, ...], compiled: set[tuple[int, ...]], state: TrainState, late: LateLog, window: Window
+) -> AbstractContextManager[None]:
+    """What a step is called in: the first with a batch of its shape compiles, which is no training."""
+    if shape in compiled:
+        return nullcontext()
+    compiled.add(shape)
+    late.flush(window)
+    return window.apart(state.step)
+
+
 def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[Batch, Places]]:
     """`count` batches, and the places after them; one more is on its way to the devices."""
     queue: deque[tuple[Batch, Places]] = deque()
@@ -146,11 +160,9 @@ def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[Batc
 
 
 def _evaluate(run: Fit, state: TrainState, number: int, writer: Writer, window: Window) -> dict[str, float]:
-    jax.block_until_ready(state.step)
-    began = time.perf_counter()
-    figures = run.evaluate(state)
-    writer.write(number, figures, split="dev")
-    window.seconds += time.perf_counter() - began
+    with window.apart(state.step):
+        figures = run.evaluate(state)
+        writer.write(number, figures, split="dev")
     return figures
 
 

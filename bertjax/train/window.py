@@ -1,7 +1,8 @@
 """What is said of the steps since the last line of the log, without making a device wait for it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,14 @@ class Window:
         """One more step; nothing is fetched from the device."""
         self.metrics = sum_metrics(self.metrics, metrics) if self.metrics else metrics
         self.work.append((tokens, flops_per_token))
+
+    @contextmanager
+    def apart(self, state: Any) -> Iterator[None]:  # noqa: ANN401 (any pytree)
+        """What is done in here is no training; it begins when the devices have made `state`."""
+        jax.block_until_ready(state)
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
 
     def to_json(self) -> dict[str, list[float]]:
         """Exact: float32 survives JSON."""

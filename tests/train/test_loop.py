@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from helpers import DROPOUT, abstract_state, make_batch, parts
 
 from bertjax.errors import DataError, StorageError
-from bertjax.train import manifest
+from bertjax.train import manifest, window
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.guard import Diverged, Guard
 from bertjax.train.log import Writer, averages, read_metrics
@@ -21,7 +22,7 @@ from bertjax.train.loop import Every, Fit, fit, mean_metrics
 from bertjax.train.optim import Optimizer
 from bertjax.train.profile import Profiler
 from bertjax.train.saver import Saver
-from bertjax.train.step import make_eval_step
+from bertjax.train.step import TOKENS, WATCHED, make_eval_step
 from bertjax.train.stop import Interrupted
 from bertjax.train.window import Rates
 
@@ -275,6 +276,30 @@ def test_steps_wait_for_no_device_and_move_nothing_unasked(tmp_path, train, run,
     # the end the last window, and the empty one that is saved.
     assert fetched == [6] * 3 + [11] * 3 + [12] * 4  # each time what is watched, the means, and the tokens
     assert run.step._program._cache_size() == max(1, compiled)
+
+
+def test_compiling_evaluating_and_saving_are_not_in_the_tokens_a_second(tmp_path, train, monkeypatch):
+    now, met = [0.0], set()
+
+    def passes(seconds, returned=None):
+        now[0] += seconds
+        return returned
+
+    def step(state, batch):  # the first of a shape compiles
+        passes(0 if batch["tokens"].shape in met else 100)
+        met.add(batch["tokens"].shape)
+        one = np.ones((), np.float32)
+        metrics = {"mlm_loss": (one, one), "nsp_loss": (one, one), WATCHED: (one, one), TOKENS: (10 * one, 10 * one)}
+        return replace(state, step=state.step + 1), metrics
+
+    monkeypatch.setattr(window, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Saver, "save", lambda *_, **about: passes(1_000))
+    short = lambda number, batch: {**batch, "tokens": batch["tokens"][:, : 8 if number >= 7 else 16]}  # noqa: E731
+    evaluates = lambda state: passes(10_000, {"loss": 1.0})  # noqa: E731
+    train(tmp_path, step=step, hook=evaluates, change=short, before=lambda number: passes(1))  # batches alone take time
+    rates = [line["tokens_per_second"] for line in read_metrics(tmp_path) if line["split"] == "train"]
+    # A window is written with the next batch but one at hand: 5 steps in 7 s; then 5 in 5, 4 in 2.
+    assert met == {(16, 16), (16, 8)} and rates == pytest.approx([50 / 7, 10, 40 / 2], abs=0.1)
 
 
 def test_a_line_that_waits_is_written_when_the_data_fail(tmp_path, train):

@@ -2,11 +2,13 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from bertjax.train import window as module
 from bertjax.train.guard import Guard, Watch
 from bertjax.train.log import Writer, read_metrics
 from bertjax.train.window import LateLog, Rates, Window
@@ -41,6 +43,16 @@ def test_rates_leave_out_what_is_no_training():
     assert figures["lr"] == 0.4
     assert figures["tokens_per_second"] == pytest.approx(100, rel=0.01)
     assert figures["mfu"] == pytest.approx(0.5, rel=0.01) and "gflops_per_second" not in figures
+
+
+def test_what_is_done_apart_is_left_out_once_the_devices_have_made_what_was_asked_of_them(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(module.jax, "block_until_ready", lambda made: now.__setitem__(0, now[0] + made))
+    spent = window(work=[(np.float32(100), 1e9)])
+    with spent.apart(2.0):
+        now[0] += 50
+    assert spent.seconds == 50 and Rates(lambda step: 0.0, peak_flops=0).figures(spent, 0)["tokens_per_second"] == 50
 
 
 def test_without_a_known_peak_there_is_no_mfu():
