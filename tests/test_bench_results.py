@@ -6,11 +6,21 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
+import host_overhead
+import jax
 import results
+from batches import random_batch
+
+from bertjax.models.bert import PRESETS
+from bertjax.objectives import mlm
+from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
+from bertjax.train.optim import Optimizer
+from bertjax.train.state import init_state
 
 ROOT = results.ROOT
 TABLES = sorted(path for path in (ROOT / "bench/results").rglob("*.md") if path.name != "README.md")
@@ -54,6 +64,16 @@ def test_figures_and_table_say_how_they_came(monkeypatch, cores, tmp_path, capsy
     assert re.match(r"\d{4}-\d\d-\d\d$", kept["date"]) and kept["commit"]
     assert text.startswith("# some\n\na line\n\n- `python bench/some.py --rounds 2`; 20") and "jaxlib" in text
     assert capsys.readouterr().out == text
+
+
+def test_the_loop_is_measured_with_as_many_arrays_as_a_step_has_and_the_old_ones_are_given_up():
+    mesh = make_mesh(MeshConfig(data=1))
+    idle, batch = host_overhead.Idle.of("tiny", mesh), random_batch([[16]] * 2, 16, 512, np.random.default_rng(0))
+    begin, real = idle.state(), init_state(mlm.Config().build(PRESETS["tiny"]), Optimizer().build(9), seed=0, mesh=mesh)
+    after, metrics = idle.step(begin, put_batch(batch, mesh))
+    assert jax.tree.structure(after) == jax.tree.structure(real) and "mlm_loss" in metrics
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(begin))
+    assert idle.calls(2, batch) > 0 and idle.loop(2, batch) > 0
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
