@@ -3,14 +3,17 @@
     python bench/peers.py TABLE [--torch PYTHON] [--flax PYTHON] [--keras PYTHON] [--rounds 5] [--out bench/results]
 
 TABLE is one of: train-mini (8 x 128), train-base (8 x 128), inference-base (32 x 128), packed-mini (paragraphs
-of novels: ours packed, theirs padded), start-mini (cold and with the compilation cache). Each PYTHON is one of an
-environment of its own: torch with transformers; transformers 4.57 or older, the last with Flax models, with flax below
-0.11 and jax below 0.7; keras-hub on jax. The table names their versions. A program that is not given is left out.
+of novels: ours packed and padded, theirs padded), start-mini (cold and with the compilation cache). Each PYTHON is one
+of an environment of its own: torch with transformers; transformers 4.57 or older, the last with Flax models, with flax
+below 0.11 and jax below 0.7; keras-hub on jax. The table names their versions. A program that is not given is left out.
 
 Each worker is a process with one core and one thread. They take turns (A B C C B A ...), so that what else the machine
 does falls on all alike; medians of the CPU-seconds of a step are compared with `torch eager`, or else with bertjax.
 None finds what an earlier start has compiled, but where that is said; the first step is counted from the start of the
 process, with the processes that compile for it. The table goes to OUT/TABLE.md, all figures to OUT/TABLE.json.
+
+"Freed memory kept" tells glibc what bertjax tells it by itself. "Masked positions gathered" has the same model and
+weights, with the MLM head where tokens are masked, as bertjax and keras-hub have it.
 """
 
 import argparse
@@ -22,8 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,27 +43,36 @@ WORKERS = Path(__file__).parent / "workers"
 
 
 class Peer(NamedTuple):
-    """A program: the option that gives its python, its worker, whether what runs eagerly is compiled, and flags."""
+    """A program: the option that gives its python, its worker, and how it is run."""
 
     option: str
     worker: str
-    compiled: bool = False
+    how: Mapping[str, Any] = MappingProxyType({})  # what the worker is told besides
     flags: str = ""  # XLA's
     memory: tuple[tuple[str, str], ...] = ()  # what glibc is told by the environment
+    gathers: bool = False  # computes the logits of masked positions alone, where others have those of all
 
 
 ONEDNN = (  # as in the README
     "--xla_cpu_use_onednn=true --xla_cpu_experimental_onednn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 )
 KEPT = (("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", str(1 << 62)))  # as heap.py
+OURS, TORCH = Peer("", "with_bertjax.py", gathers=True), Peer("torch", "with_torch.py")
+FLAX, KERAS = Peer("flax", "with_flax.py"), Peer("keras", "with_keras.py", gathers=True)
+GATHERED = TORCH._replace(how={"gathered": True}, memory=KEPT, gathers=True)
 PEERS = {
-    "bertjax": Peer("", "with_bertjax.py"),
-    "bertjax with oneDNN": Peer("", "with_bertjax.py", flags=ONEDNN),
-    "torch eager": Peer("torch", "with_torch.py"),
-    "torch eager, freed memory kept": Peer("torch", "with_torch.py", memory=KEPT),
-    "torch compiled": Peer("torch", "with_torch.py", compiled=True),
-    "transformers Flax": Peer("flax", "with_flax.py"),
-    "keras-hub on JAX": Peer("keras", "with_keras.py"),
+    "bertjax": OURS,
+    "bertjax padded": OURS._replace(how={"packed": ""}),
+    "bertjax with oneDNN": OURS._replace(flags=ONEDNN),
+    "bertjax without oneDNN": OURS._replace(how={"flops": 0.0}),
+    "torch eager": TORCH,
+    "torch eager, freed memory kept": TORCH._replace(memory=KEPT),
+    "torch eager, freed memory kept, masked positions gathered": GATHERED,
+    "torch compiled": TORCH._replace(how={"compiled": True}),
+    "transformers Flax": FLAX,
+    "transformers Flax, freed memory kept": FLAX._replace(memory=KEPT),
+    "keras-hub on JAX": KERAS,
+    "keras-hub on JAX, freed memory kept": KERAS._replace(memory=KEPT),
 }
 
 
@@ -74,14 +88,17 @@ class Table(NamedTuple):
     packed: bool = False
 
 
-ALL = tuple(PEERS)
-OURS, TORCH = ALL[:2], ALL[2:4]
+EAGER = ("torch eager", "torch eager, freed memory kept")
+TRAINING = ("bertjax", "bertjax with oneDNN", *EAGER, f"{EAGER[1]}, masked positions gathered")
+KERAS_BOTH = ("keras-hub on JAX", "keras-hub on JAX, freed memory kept")
+OTHERS = ("torch compiled", "transformers Flax", "transformers Flax, freed memory kept", *KERAS_BOTH)
+INFERENCE = ("bertjax", "bertjax without oneDNN", *EAGER, *KERAS_BOTH)  # bertjax takes oneDNN by itself there
 TABLES = {
-    "train-mini": Table("mini", 8, 128, "training", 4, ALL),
-    "train-base": Table("base", 8, 128, "training", 1, (*OURS, *TORCH)),
-    "inference-base": Table("base", 32, 128, "inference", 1, (OURS[0], *TORCH, "keras-hub on JAX")),  # oneDNN's already
-    "packed-mini": Table("mini", 32, 128, "training", 2, (*OURS, *TORCH), packed=True),
-    "start-mini": Table("mini", 8, 128, "training", 1, ("bertjax", "torch eager")),
+    "train-mini": Table("mini", 8, 128, "training", 4, (*TRAINING, *OTHERS)),
+    "train-base": Table("base", 8, 128, "training", 1, TRAINING),
+    "inference-base": Table("base", 32, 128, "inference", 1, INFERENCE),
+    "packed-mini": Table("mini", 32, 128, "training", 2, ("bertjax", "bertjax padded", *TRAINING[1:]), packed=True),
+    "start-mini": Table("mini", 8, 128, "training", 1, ("bertjax", EAGER[0])),
 }
 
 
@@ -101,6 +118,7 @@ def main() -> None:
             found = alternate(there, pythons, spec, table.steps, arguments.rounds)
     versions = {name: results.versions(pythons[PEERS[name].option]) for name in there}
     lines = start_table(found) if starts else step_table(found, real)
+    lines += remarks(there, table)
     results.write(arguments.out, arguments.table, lines, {"real_tokens": real, "peers": found}, versions)
 
 
@@ -144,7 +162,7 @@ class Worker:
 
     def __init__(self, name: str, python: str, spec: dict[str, Any]) -> None:
         peer = PEERS[name]
-        about = {**spec, "compiled": peer.compiled, "cores": [os.cpu_count() - 1], "began": time.time()}
+        about = {**spec, **peer.how, "cores": [os.cpu_count() - 1], "began": time.time()}
         command = [python, str(WORKERS / peer.worker), json.dumps(about)]
         threads = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=false {peer.flags}"}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
@@ -176,9 +194,8 @@ class Worker:
 
     def stop(self) -> None:
         """Ends the process."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()
+        self._errors.close()
 
 
 def alternate(
@@ -220,25 +237,40 @@ def step_table(found: dict[str, Any], real: int) -> list[str]:
         step = _median(about)
         peak = max(turn["peak_mib"] for turn in about["turns"])
         rows.append((*_row(found, name), f"{real / step:,.0f}", f"{peak:,.0f}", f"{about['first']['cpu']:.1f}"))
-    head = ("program", "CPU-s, median (range)", "times as fast", "real tokens/CPU-s", "peak MiB", "first step, CPU-s")
+    head = (*HEAD, "real tokens/CPU-s", "peak MiB", "first step, CPU-s")
     return results.table(head, rows)
 
 
 def start_table(found: dict[str, Any]) -> list[str]:
     """Of starts to the end of the first step."""
     peaks = {name: max(turn["peak_mib"] for turn in about["turns"]) for name, about in found.items()}
-    head = ("program", "CPU-s, median (range)", "times as fast", "peak MiB")
-    return results.table(head, [(*_row(found, name), f"{peak:,.0f}") for name, peak in peaks.items()])
+    return results.table((*HEAD, "peak MiB"), [(*_row(found, name), f"{peak:,.0f}") for name, peak in peaks.items()])
 
 
-def _row(found: dict[str, Any], name: str) -> tuple[str, str, str]:
-    base = _median(found["torch eager" if "torch eager" in found else "bertjax"])
+def remarks(names: list[str], table: Table) -> list[str]:
+    """What makes programs of a table unlike."""
+    if table.what == "inference":
+        return ["", "All compute the encoder at every position and no head; keras-hub the pooler, too."]
+    gather = [name for name in names if PEERS[name].gathers]
+    others = [name for name in names if name not in gather]
+    lines = ["", f"Logits at masked positions alone: {'; '.join(gather)}."]
+    lines += [f"At all positions: {'; '.join(others)}."] if others else []
+    lines += ["bertjax alone computes the last layer only where heads read."]
+    lines += ["keras-hub has no NSP."] * any("keras" in name for name in names)
+    return lines + ["Packed rows: bertjax and bertjax with oneDNN; all others are padded."] * table.packed
+
+
+HEAD = ("program", "CPU-s, median (range)", "wall-s, median", "times as fast")
+
+
+def _row(found: dict[str, Any], name: str) -> tuple[str, str, str, str]:
+    base = _median(found[EAGER[0] if EAGER[0] in found else "bertjax"])
     spread = results.spread(turn["cpu"] for turn in found[name]["turns"])
-    return name, spread, f"{base / _median(found[name]):.2f}"
+    return name, spread, f"{_median(found[name], 'wall'):.3f}", f"{base / _median(found[name]):.2f}"
 
 
-def _median(about: dict[str, Any]) -> float:
-    return statistics.median(turn["cpu"] for turn in about["turns"])
+def _median(about: dict[str, Any], clock: str = "cpu") -> float:
+    return statistics.median(turn[clock] for turn in about["turns"])
 
 
 if __name__ == "__main__":

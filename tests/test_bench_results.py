@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import host_overhead
 import jax
+import peers
 import results
 from batches import random_batch
 
@@ -74,6 +75,45 @@ def test_the_loop_is_measured_with_as_many_arrays_as_a_step_has_and_the_old_ones
     assert jax.tree.structure(after) == jax.tree.structure(real) and "mlm_loss" in metrics
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(begin))
     assert idle.calls(2, batch) > 0 and idle.loop(2, batch) > 0
+
+
+ECHO = """
+import json, os, sys
+told = json.loads(sys.argv[1]) | {name: os.environ.get(name, "") for name in ("MALLOC_ARENA_MAX", "XLA_FLAGS")}
+print(json.dumps(told), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_programs_are_told_what_their_names_say(monkeypatch, tmp_path):
+    monkeypatch.setattr(peers, "WORKERS", tmp_path)
+    told = {}
+    for name, peer in peers.PEERS.items():
+        (tmp_path / peer.worker).write_text(ECHO)
+        worker = peers.Worker(name, sys.executable, {"packed": "FILE", "env": {}})
+        worker.stop()
+        told[name] = worker.first
+    assert {name for name in told if not told[name]["packed"]} == {"bertjax padded"}
+    assert {name for name in told if "onednn" in told[name]["XLA_FLAGS"]} == {"bertjax with oneDNN"}
+    assert {name for name in told if told[name].get("flops") == 0} == {"bertjax without oneDNN"}
+    assert {name for name in told if told[name].get("compiled")} == {"torch compiled"}
+    for word, name in (("MALLOC_ARENA_MAX", "freed memory kept"), ("gathered", "masked positions gathered")):
+        assert {n for n in told if told[n].get(word)} == {n for n in told if name in n} != set()
+
+
+@pytest.mark.parametrize("table", peers.TABLES.values(), ids=peers.TABLES)
+def test_a_table_of_programs_has_the_wall_clock_and_says_who_gathers(table):
+    turns = [{"cpu": cpu, "wall": 2 * cpu, "peak_mib": 1.0} for cpu in (0.5, 1.0, 1.5)]
+    found = {name: {"first": turns[0], "turns": turns} for name in table.peers}
+    for lines in (peers.step_table(found, 1024), peers.start_table(found)):
+        head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        assert [row[0] for row in rows] == list(table.peers) and all(len(row) == len(head) for row in rows)
+        assert all(row[head.index("wall-s, median")] == "2.000" for row in rows)
+    said = "\n".join(peers.remarks(list(table.peers), table))
+    assert table.what == "inference" or (
+        "masked positions alone: bertjax" in said and "At all positions: torch" in said
+    )
+    assert ("are padded" in said) == table.packed
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)

@@ -34,8 +34,8 @@ def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
     placed = put_batch(batch, mesh)
     if spec["what"] == "inference":
         params = jax.device_put(init_params(objective, seed=0))
-        much = float("inf")  # as for a file of many texts
-        encode = inference(lambda p, b: objective.apply({"params": p}, b, method="encode")[0].hidden, much)
+        flops = spec.get("flops", float("inf"))  # by itself, as for a file of many texts
+        encode = inference(lambda p, b: objective.apply({"params": p}, b, method="encode")[0].hidden, flops)
         return lambda: jax.block_until_ready(encode(params, placed))
     return partial(Training(objective, mesh).step, placed)
 

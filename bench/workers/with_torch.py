@@ -7,6 +7,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 import numpy as np
 import torch
 from serve import Spec, serve, their_sizes
+from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForPreTraining, BertModel
 
 
@@ -19,7 +20,7 @@ def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
     inputs = {theirs: torch.from_numpy(batch[ours]).long() for theirs, ours in given.items()}
     if spec["what"] == "inference":
         encoder = BertModel(config, add_pooling_layer=False).eval()
-        encoder = torch.compile(encoder) if spec["compiled"] else encoder
+        encoder = torch.compile(encoder) if spec.get("compiled") else encoder
 
         def encode() -> None:
             with torch.no_grad():
@@ -28,17 +29,26 @@ def make(spec: Spec):  # noqa: ANN201 (a function without arguments)
         return encode
     model = BertForPreTraining(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
-    forward = torch.compile(model) if spec["compiled"] else model
-    labels = np.full(batch["tokens"].shape, -100)
+    forward = torch.compile(model) if spec.get("compiled") else model
     rows, slots = np.nonzero(batch["masked_weights"])
-    labels[rows, batch["masked_positions"][rows, slots]] = batch["masked_targets"][rows, slots]
+    places, targets = batch["masked_positions"][rows, slots], batch["masked_targets"][rows, slots]
+    labels = np.full(batch["tokens"].shape, -100)
+    labels[rows, places] = targets
     answers = {
         "labels": torch.from_numpy(labels).long(),
         "next_sentence_label": torch.from_numpy(batch["next_labels"][:, 0]).long(),
     }
+    masked, wanted = (torch.from_numpy(rows), torch.from_numpy(places)), torch.from_numpy(targets).long()
+
+    def gathered() -> torch.Tensor:
+        """The same loss, with the MLM head at the masked positions alone."""
+        hidden, pooled = model.bert(**inputs)[:2]
+        logits, follows = model.cls(hidden[masked], pooled)
+        return cross_entropy(logits, wanted) + cross_entropy(follows, answers["next_sentence_label"])
 
     def step() -> None:
-        forward(**inputs, **answers).loss.backward()
+        loss = gathered() if spec.get("gathered") else forward(**inputs, **answers).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
