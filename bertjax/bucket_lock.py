@@ -161,13 +161,7 @@ def _ended(holder: dict[str, Any]) -> bool:
         return False
     if pid == os.getpid():  # a container that was started anew has the numbers of the one before
         return holder.get("id") not in _own
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False
+    return not lock.lives(pid)
 
 
 def _machine() -> str:

@@ -20,6 +20,7 @@ from bertjax.parsing import parse
 
 NAME = "run.lock"
 SIGN = 10.0  # seconds between two signs of life of a holder
+PASSING = 1.0  # seconds within which who looks at a lock has let it go, and who has taken it has signed
 SILENT = 60.0  # seconds without one after which a holder on another machine is gone
 MOST = 4096  # bytes read of a lock
 
@@ -61,46 +62,66 @@ def held(folder: Path) -> Iterator[None]:
 
 def _acquire(path: Path, folder: Path) -> int:
     """The lock's open file, once it is ours."""
+    end = time.monotonic() + PASSING
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _take(file, folder)
-            _wait_for_others(file, folder)
-            if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:
-                return file
+            if _take(file, fcntl.LOCK_EX):
+                _wait_for_others(file, folder)
+                if _lies_at(file, path):
+                    return file
+            elif not _passes(found := _read(file)) or time.monotonic() > end:
+                raise busy(folder, found)
+            else:
+                time.sleep(0.01)
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # its holder has left, and taken it away
+        os.close(file)  # its holder has left, and taken it away; or somebody looks at it
+
+
+def _passes(holder: dict[str, object]) -> bool:
+    """Whether a lock that is taken may be free soon: it names nobody, or a process of this machine that is no more."""
+    pid = holder.get("pid")
+    return not holder or (holder.get("machine") == machine() and type(pid) is int and pid > 0 and not lives(pid))
+
+
+def _lies_at(file: int, path: Path) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return path.stat().st_ino == os.fstat(file).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def holder(folder: Path) -> str:
     """Who writes in a folder, or nothing."""
     path = (folder / NAME).resolve()
-    if not path.exists():
-        return ""
     if path in _held:
         return "this process"
-    file = os.open(path, os.O_RDWR)
     try:
-        _take(file, folder)
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return ""
+    try:
+        free = _take(file, fcntl.LOCK_SH)  # for a moment; others may look as well
         found = _read(file)
         silent = time.time() - os.fstat(file).st_mtime > SILENT
-        return "" if not found or found.get("machine") == machine() or silent else named(found)
-    except ConfigError:
-        return named(_read(file))
+        return "" if free and (not found or found.get("machine") == machine() or silent) else named(found)
     finally:
         os.close(file)
 
 
-def _take(file: int, folder: Path) -> None:
+def _take(file: int, kind: int) -> bool:
+    """Locks a file, or says that another process has it."""
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise busy(folder, _read(file)) from None
+            return False
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise  # else this file system knows no locks, and signs of life have to do
+    return True
 
 
 def _wait_for_others(file: int, folder: Path) -> None:
@@ -138,6 +159,17 @@ def _read(file: int) -> dict[str, object]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def lives(pid: int) -> bool:
+    """Whether this machine may have a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def named(holder: dict[str, object]) -> str:

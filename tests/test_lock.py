@@ -47,6 +47,17 @@ def holders():
         process.communicate()
 
 
+LOOK = """
+import sys
+from pathlib import Path
+from bertjax.lock import holder
+
+print("looks", flush=True)
+while True:
+    holder(Path(sys.argv[1]))
+"""
+
+
 def tell(process, text):
     process.stdin.write(f"{text}\n")
     process.stdin.flush()
@@ -93,6 +104,43 @@ def test_the_dead_hold_nothing(holders, tmp_path):
         assert (tmp_path / lock.NAME).read_bytes()  # it had no time to leave
         with lock.held(tmp_path):
             assert json.loads((tmp_path / lock.NAME).read_bytes())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["free", "left-by-the-dead"])
+def test_who_looks_keeps_nobody_from_writing(tmp_path, left):
+    looking = subprocess.Popen(
+        [sys.executable, "-c", LOOK, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert looking.stdout.readline() == "looks\n"
+        for _ in range(200):
+            if left:
+                dead = {"pid": looking.pid + (1 << 22), "machine": lock.machine()}  # above all that Linux gives
+                (tmp_path / lock.NAME).write_text(json.dumps(dead))
+            with lock.held(tmp_path):
+                pass
+            assert lock.holder(tmp_path) == ""
+        assert looking.poll() is None
+    finally:
+        looking.kill()
+        looking.communicate()
+
+
+def test_a_lock_that_is_taken_and_not_signed_is_waited_for(tmp_path):
+    program = "import fcntl, sys, time; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); "
+    program += "print(1, flush=True); "
+    for seconds, refused in ((0.2, False), (60, True)):
+        command = [sys.executable, "-c", f"{program}time.sleep({seconds})", tmp_path / lock.NAME]
+        (tmp_path / lock.NAME).touch()
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            if refused:
+                with pytest.raises(ConfigError, match="by another process"), lock.held(tmp_path):
+                    pass
+            else:
+                with lock.held(tmp_path):
+                    pass
+            process.kill()
 
 
 def test_a_stopped_holder_is_a_holder(holders, tmp_path):
