@@ -1,14 +1,14 @@
 """The command line: `bertjax VERB ...` -> run.py. Importing this module does not import jax."""
 
-import ast
 import inspect
+import os
+import select
+import signal
 import sys
-import textwrap
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import field, fields, is_dataclass, make_dataclass
-from itertools import pairwise
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, fields, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest, redacted
@@ -38,6 +38,8 @@ USAGE = (
     + "".join(f"  {verb:<10}{text}\n" for verb, text in VERBS.items())
 )
 CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.py) are in configs/.\n"
+MISPLACED = (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
+PIPE = 128 + signal.SIGPIPE
 
 ELSEWHERE = {  # what others call a verb, or what is none
     "supervise": "; it is a program of its own: python -m bertjax.supervise bertjax pretrain ... --out RUN",
@@ -55,15 +57,26 @@ def main() -> None:
     if arguments and arguments[0] in stop.VERBS:
         stop.REQUEST.begin()
     try:
-        code = run(arguments)
-    except Exception:
-        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-        code = 1
+        code = _run(arguments)
+    except Exception as error:
+        code = PIPE if isinstance(error, BrokenPipeError) and _is_unread() else 1
+        if code != PIPE:
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
     hosts = sys.modules.get("bertjax.train.hosts")
     if hosts:
         hosts.leave(code)
     stop.REQUEST.over(code)
     sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Runs one command, and hands on what it has printed."""
+    try:
+        code = run(arguments)
+    except SystemExit as ended:  # tyro's
+        code = int(ended.code or 0)
+    sys.stdout.flush()
+    return code
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -72,24 +85,54 @@ def run(arguments: Sequence[str]) -> int:
         print(USAGE + CLOSING, end="")
         return 0 if arguments else 2
     verb, *rest = arguments
+    named = dict.fromkeys(rest, False)
     try:
         if verb not in VERBS:
             raise ConfigError(f"there is no command {verb!r}{ELSEWHERE.get(verb) or closest(verb, VERBS)}")
-        return _verb(verb, rest)
+        return _verb(verb, rest, named)
     except UserError as error:
         return _tell(verb, str(error), error.code)
-    except (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        return _tell(verb, redacted(f"{error.filename}: {error.strerror}; give another path"), 2)
     except stop.Interrupted as stopped:
         return _tell(verb, str(stopped), AGAIN)
     except KeyboardInterrupt:
         return _tell(verb, "interrupted", KILLED)
     except Exception as error:
+        if isinstance(error, MISPLACED) and _is_theirs(error, named):
+            return _tell(verb, redacted(f"{error.filename}: {error.strerror}; give another path"), UserError.code)
         number = fault_of(error)
         if not number:
             raise
         where = getattr(error, "filename", None) or ("the bucket" if number < 0 else "the disk")
         return _tell(verb, str(failed := told(where, number)), failed.code)
+
+
+def _is_theirs(error: OSError, named: Mapping[str, bool]) -> bool:
+    """Whether a path that the user has named, one in it or on the way to it is not as it should be.
+
+    But what vanishes from a folder that is written (of which `named` says True) is our fault, or passes.
+    """
+    if not isinstance(error.filename, str | os.PathLike):
+        return False
+    place, lost = _absolute(error.filename), isinstance(error, FileExistsError | FileNotFoundError)
+    paths = {_absolute(path): written for path, written in named.items() if path}
+    return any(
+        place == path or place in path.parents or (path in place.parents and not (lost and written))
+        for path, written in paths.items()
+    )
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads what is printed (`bertjax --help | head -1`); what is left of it is dropped then."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    unread = any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0))
+    if unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return unread
 
 
 def _tell(verb: str, message: str, code: int) -> int:
@@ -100,7 +143,8 @@ def _tell(verb: str, message: str, code: int) -> int:
     return code
 
 
-def _verb(verb: str, rest: list[str]) -> int:
+def _verb(verb: str, rest: list[str], named: dict[str, bool]) -> int:
+    """Adds to the paths that are `named`, those of the config and whether they are written."""
     if verb in ("inspect", "report", "list"):
         look(verb, rest, VERBS[verb].partition(": ")[2])
         return 0
@@ -141,6 +185,9 @@ def _verb(verb: str, rest: list[str]) -> int:
     config.require(chosen, *REQUIRED[verb])
     use.check_finite(chosen)
     use.check_paths(chosen)
+    for name, value in vars(chosen).items():
+        texts = value if isinstance(value, tuple) else (value,)
+        named.update((text, name in use.WRITTEN) for text in texts if isinstance(text, str))
     if verb in stop.VERBS:
         stop.REQUEST.works_on(chosen.out, getattr(chosen, "grace", stop.GRACE))
     if process and not dry and verb != "doctor":
@@ -211,6 +258,7 @@ def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[A
     """
     import tyro
 
+    from bertjax.help import unwrap
     from bertjax.train.cluster import HostsConfig
 
     special = {
@@ -224,33 +272,7 @@ def _parse(kind: type[Any], default: Any, rest: list[str], verb: str) -> tuple[A
     command = make_dataclass(kind.__name__, ours, bases=(kind,), frozen=True)
     values = {f.name: getattr(default, f.name) for f in fields(kind)}
     if {"-h", "--help"} & set(rest):
-        _unwrap(command(**values))
+        unwrap(command(**values))
     about = inspect.cleandoc(kind.__doc__ or "") + ABOUT.get(verb, "")
     parsed = tyro.cli(command, args=rest, default=command(**values), prog=f"bertjax {verb}", description=about)
     return kind(**{name: getattr(parsed, name) for name in values}), parsed.hosts if several else None
-
-
-def _unwrap(config: Any) -> None:  # noqa: ANN401 (a config dataclass)
-    """What stands below the fields of a config, and of those it holds, in one line each: tyro keeps line breaks."""
-    docs: dict[str, str] = {}
-    for kind in type(config).__mro__:
-        docs = _below_fields(kind) | docs
-    for f in fields(config):
-        if f.name in docs:
-            f.metadata = MappingProxyType({**f.metadata, "help": docs[f.name]})
-        value = getattr(config, f.name)
-        if is_dataclass(value):
-            _unwrap(value)
-
-
-def _below_fields(kind: type[Any]) -> dict[str, str]:
-    try:
-        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    except (OSError, TypeError):  # of a class that no file has
-        return {}
-    return {
-        entry.target.id: " ".join(doc.value.value.split())
-        for entry, doc in pairwise(getattr(body, "body", ()))
-        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name)
-        if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str)
-    }

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "bertjax"
 LEVELS = (
-    ("errors", "parsing", "heap"),
+    ("errors", "parsing", "heap", "help"),
     ("contracts", "initial", "keys", "registry", "recipe", "chips", "compiled", "storage", "bucket"),
     ("paths", "lock"),
     ("bucket_lock", "supervise"),

@@ -2,12 +2,13 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from bertjax import api, scoring
+from bertjax import api, run, scoring
 from bertjax.config import Prepare
 from bertjax.data import shards
 from bertjax.data.meta import Meta
@@ -434,6 +435,40 @@ def test_a_damaged_config_in_a_report(refused, copied):
     refused("report {copied}", ["config.json: not JSON", "pretrain and finetune"], copied=copied)
 
 
+@pytest.mark.parametrize(
+    ("error", "theirs"),
+    [
+        (FileNotFoundError(2, "No such file", "{data}"), True),
+        (FileNotFoundError(2, "No such file", "{data}/train-00000.array_record"), True),
+        (NotADirectoryError(20, "Not a directory", "{new}"), True),
+        (PermissionError(13, "Permission denied", "{new}/checkpoints/8"), True),
+        (PermissionError(13, "Permission denied", "{tmp}"), True),
+        (FileNotFoundError(2, "No such file", "{new}/checkpoints/8"), False),
+        (FileNotFoundError(2, "No such file", "/nowhere/else"), False),
+        (PermissionError(13, "Permission denied", "/nowhere/else"), False),
+        (FileExistsError("gs://b/x"), False),
+        (FileNotFoundError(2, "No such file", 7), False),
+    ],
+    ids=str,
+)
+def test_only_paths_that_the_user_has_named_are_theirs(refused, monkeypatch, data, tmp_path, error, theirs):
+    """Else a file that another host takes away would end a job for good: 2 is not tried again."""
+    if isinstance(error.filename, str):
+        path = error.filename.format(data=data, new=tmp_path / "new", tmp=tmp_path)
+        error = type(error)(error.errno, error.strerror, path)
+
+    def fails(config):
+        raise error
+
+    monkeypatch.setattr(run, "pretrain", fails)
+    command = "pretrain {home}/pretrain.py --data={data} --out={new}"
+    if theirs:
+        refused(command, [f"{error.filename}: {error.strerror}; give another path"])
+    else:
+        with pytest.raises(type(error)):
+            refused(command, [])
+
+
 # -- as a program ---------------------------------------------------------------------------------------------------
 
 
@@ -453,6 +488,16 @@ def test_the_program_exits_with_2(home, data, pretrained, tmp_path, command, fra
     assert "Traceback" not in done.stderr and "Error" not in done.stderr
     for fragment in fragments:
         assert fragment in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"], ["pretrain", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_that_nobody_reads_the_end_is_no_fault(arguments, buffered):
+    command = [sys.executable, *([] if buffered else ["-u"]), "-m", "bertjax", *arguments]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done.stdout.close()  # as by `| head -1`
+    assert (done.stderr.read(), done.wait(timeout=120)) == ("", 128 + signal.SIGPIPE)
+    done.stderr.close()
 
 
 @pytest.mark.parametrize("options", [[], ["--seeds", "0"]])
