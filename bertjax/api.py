@@ -20,7 +20,7 @@ from bertjax.folders import check_file
 from bertjax.nn.heads import POOLINGS, Features, Pooling
 from bertjax.nn.heads import features as features_of
 from bertjax.objectives import mlm
-from bertjax.paths import as_path, fetched
+from bertjax.paths import as_path, fetched, whole
 from bertjax.saved import SavedRun, open_run
 from bertjax.tasks._lines import lines
 from bertjax.train.log import console
@@ -196,5 +196,6 @@ def embed(config: Embed) -> None:
     vectors = load(config.run).embed(
         texts, pooling=config.pooling, features=config.features, batch_size=config.batch_size
     )
-    np.save(out, vectors)
+    with whole(out) as new, new.open("wb") as file:  # np.save would add .npy to the name of a new one
+        np.save(file, vectors)
     console.print(f"embed: {len(vectors):,} vectors of {vectors.shape[1]} numbers in {out}")

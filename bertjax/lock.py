@@ -147,7 +147,7 @@ def _signs(path: Path, done: threading.Event) -> None:
 def machine() -> str:
     """Differs between machines, and between two starts of one."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     except OSError:
         return socket.gethostname()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -18,6 +19,7 @@ from bertjax.storage import writing
 if TYPE_CHECKING:
     from bertjax.bucket import BucketPath
 
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
 OFTEN = 30.0  # seconds between two writes of a file in a bucket that grows
 
 
@@ -36,17 +38,33 @@ def remote(path: str | Path) -> TypeGuard[BucketPath]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a file in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all."""
+    with whole(path) as file:
+        file.write_bytes(data)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file of this machine that takes the place of another once it is whole; its folder is made.
+
+    What is no plain file, as /dev/stdout, is written where it is; so is what is in a bucket, by its `write_bytes`.
+    """
     with writing(path):
-        if remote(path):
-            path.write_text(text)
+        if remote(path) or (path.exists() and not path.is_file()):
+            yield path
             return
-        temporary = path.with_name(f"{path.name}.tmp")
+        path = path.resolve() if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
-            temporary.write_text(text)
+            yield temporary
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
@@ -127,7 +145,7 @@ class Growing:
             if time.monotonic() > self._written + OFTEN:
                 self.flush()
             return
-        with writing(self._path), self._path.open("a") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def flush(self) -> bool:

@@ -19,7 +19,7 @@ from bertjax.data.mixture import Mixture
 from bertjax.errors import ConfigError, DataError, closest
 from bertjax.jsonio import expecting, read_json, to_json
 from bertjax.memory import fits, verdict
-from bertjax.paths import as_path
+from bertjax.paths import as_path, whole
 from bertjax.recipe import load_recipe
 from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
@@ -169,7 +169,7 @@ def report(runs: Sequence[str], out: str) -> None:
     tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores + baselines)
     answers.print(*tables, sep="\n")
     if out:
-        with Path(out).open("w") as file:
+        with whole(Path(out)) as new, new.open("w", encoding="utf-8") as file:
             Console(file=file, width=120, markup=False, emoji=False).print(*tables, sep="\n")
 
 

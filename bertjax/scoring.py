@@ -20,6 +20,7 @@ from bertjax.data.sources import HostBatch, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
+from bertjax.paths import write_text
 from bertjax.saved import SavedRun, versions
 from bertjax.train.hang import moved
 from bertjax.train.log import answers, console
@@ -243,17 +244,15 @@ def write_predictions(path: Path, task: Task, predictions: Sequence[Prediction])
     """The predictions in their order, as JSON lines where the name ends in .jsonl, else as TSV."""
     rounded = [_rounded(prediction) for prediction in predictions]
     if path.suffix == ".jsonl":
-        path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"index": i, **record}, ensure_ascii=False) for i, record in enumerate(rounded)]
-        path.write_text("\n".join(lines) + "\n", "utf-8")
+        write_text(path, "\n".join(lines) + "\n")
     else:
         write_tsv(path, task.table(rounded))
 
 
 def write_tsv(path: Path, table: Sequence[Sequence[Any]]) -> None:
     """Rows with a tab between fields."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in table), "utf-8")
+    write_text(path, "".join("\t".join(map(str, row)) + "\n" for row in table))
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401 (any JSON value)

@@ -17,7 +17,7 @@ from bertjax.config import Finetune
 from bertjax.errors import ConfigError, DataError, MissingData
 from bertjax.jsonio import expecting, read_json, to_json, write_json
 from bertjax.parsing import is_name
-from bertjax.paths import as_path, fetched
+from bertjax.paths import as_path, fetched, write_bytes
 from bertjax.saved import versions
 from bertjax.tasks.glue import SUBMISSION, SUITES, GlueTask
 from bertjax.train import hosts
@@ -208,7 +208,7 @@ def _pack(out: Path) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in made:
                 archive.write(here / name, name)
-        (out / file.name).write_bytes(file.read_bytes())
+        write_bytes(out / file.name, file.read_bytes())
     missing = ", ".join(sorted(set(SUBMISSION).difference(made)))
     lacks = f"; the leaderboard also wants {missing}" if missing else ""
     console.print(f"submission: {len(made)} files in {out / 'submission.zip'}{lacks}")

@@ -37,7 +37,7 @@ class Progress:
         self.vain, self._seen = -1, kept(out)
         if file and file.exists():
             try:
-                before = json.loads(file.read_text())
+                before = json.loads(file.read_text("utf-8"))
                 self.vain, self._seen = int(before["restarts"]), set(before["seen"])
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{file}: is not what was written there ({error}); delete it") from error

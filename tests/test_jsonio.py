@@ -124,11 +124,11 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
     write_json(tmp_path / "x.json", {"a": 1})
 
-    def full(self, text):
+    def full(self, data):
         self.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StorageError, match=r"x.json: No space left on device"):
         write_json(tmp_path / "x.json", {"a": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]

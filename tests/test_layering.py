@@ -169,6 +169,17 @@ def test_modules_are_short():
                 assert node.end_lineno - node.lineno < 60, f"{path}:{node.lineno}: {node.name} is over 60 lines"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_is_utf_8_whatever_the_locale(path):
+    for node in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        given = [value.value for value in node.args if isinstance(value, ast.Constant)]
+        name = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+        text = name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute)
+        text |= name in ("open", "fdopen") and any(re.fullmatch(r"[rwax]\+?t?", str(mode)) for mode in given)
+        told = "utf-8" in given or any(keyword.arg == "encoding" for keyword in node.keywords)
+        assert told or not text, f"{path}:{node.lineno}: {name} without an encoding"
+
+
 def modules_after(code):
     program = f"import sys\n{code}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

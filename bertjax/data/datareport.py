@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertjax.data.meta import Meta
 from bertjax.data.tally import Tally
+from bertjax.paths import write_text
 
 
 def write(folder: Path, meta: Meta, tally: Tally, samples: Sequence[Sequence[str]]) -> None:
@@ -20,9 +20,7 @@ def write(folder: Path, meta: Meta, tally: Tally, samples: Sequence[Sequence[str
         ("report.json", json.dumps(report, indent=1, ensure_ascii=False)),
         ("report.html", page(report)),
     ):
-        new = folder / f"{name}.new"
-        new.write_text(text + "\n", encoding="utf-8")
-        os.replace(new, folder / name)
+        write_text(folder / name, text + "\n")
 
 
 def contents(meta: Meta, tally: Tally, samples: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.parsing import parse
+from bertjax.paths import TEMPORARY, write_text
 
 SPLITS = ("train", "valid")
 RUN = ("config.json", "checkpoints")  # of a run, whose tokenizer would be written over
 WRITTEN = ("tokenizer", "train-*", "valid-*", "report.*")
-LEFTOVERS = ("train-*", "valid-*", "report.*", "*.json.new", "tokenizer.new")
+LEFTOVERS = ("train-*", "valid-*", "report.*", f"*{TEMPORARY}", "tokenizer.new")
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,7 @@ class Journal:
         if tokenizer.hash != self._tokenizer_hash:
             self.entries = []
         lines = [json.dumps({"inputs": self.inputs, "tokenizer": tokenizer.hash}), *map(_line, self.entries)]
-        written = self.file.with_name("prepare.json.new")
-        written.write_text("".join(f"{line}\n" for line in lines))
-        os.replace(written, self.file)
+        write_text(self.file, "".join(f"{line}\n" for line in lines))
         kept = {entry.shard.name for entry in self.entries}
         for path in (path for pattern in LEFTOVERS for path in self.out.glob(pattern) if path.name not in kept):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -118,7 +117,7 @@ class Journal:
 
     def add(self, entry: Entry) -> None:
         """A shard is whole."""
-        with self.file.open("a") as stream:
+        with self.file.open("a", encoding="utf-8") as stream:
             stream.write(f"{_line(entry)}\n")
 
     def of(self, split: str) -> list[Entry]:

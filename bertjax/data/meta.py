@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bertjax.errors import DataError
 from bertjax.parsing import is_name, parse
-from bertjax.paths import as_path, remote, size, sizes
+from bertjax.paths import as_path, remote, size, sizes, write_text
 
 VERSION = 1
 
@@ -47,9 +46,9 @@ class ShardFile:
         if not is_name(self.name):
             raise ValueError(f"{self.name!r} is not the name of a file beside it")
         if not all(is_count(count) for count in (self.documents, self.sentences, self.tokens, self.bytes)):
-            raise ValueError(f"the numbers of {self.name} are none")
+            raise ValueError(f"the counts of {self.name} are not whole numbers from 0")
         if not isinstance(self.sha256, str):
-            raise ValueError(f"{self.name} has no checksum")
+            raise ValueError(f"the sha256 of {self.name} is not text")
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,7 @@ class Meta:
 
     def save(self, folder: Path) -> None:
         """Write meta.json in one step: either all of it is there or nothing."""
-        new = folder / "meta.json.new"
-        new.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(new, folder / "meta.json")
+        write_text(folder / "meta.json", json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, data_dir: str | Path) -> Meta:
@@ -83,9 +80,9 @@ class Meta:
             splits = {split: tuple(ShardFile(**shard) for shard in shards) for split, shards in data["splits"].items()}
             meta = cls(**{**data, "splits": splits})
             if not all(map(is_count, (meta.vocab_size, meta.seed, *meta.counts.values()))):
-                raise ValueError("a number that is none")
+                raise ValueError("vocab_size, seed and counts are not all whole numbers from 0")
             if not isinstance(meta.tokenizer_hash, str):
-                raise ValueError("no hash of a tokenizer")
+                raise ValueError("tokenizer_hash is not text")
             return meta
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{file}: damaged ({error!r}); {again(data_dir)}") from None

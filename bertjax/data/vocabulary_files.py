@@ -59,7 +59,7 @@ def write_config(folder: str | Path, tokenizer_class: str, specials: Specials, *
     folder.mkdir(parents=True, exist_ok=True)
     names = {f"{role}_token": name for role, name in specials._asdict().items()}
     config = {"tokenizer_class": tokenizer_class, **options, **names}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def in_order(rows: dict[str, Any], file: Path) -> list[str]:

@@ -30,10 +30,11 @@ BLOCK = 1 << 18  # bytes read at once: they stay in the cache of a core
 def write(folder: Path) -> None:
     """Lists all that is in a folder; the list is on the disk when this returns: what is lost of the rest is found."""
     if remote(folder):
-        (folder / NAME).write_text(_text(OF_BUCKETS, {name: [*about] for name, about in _objects(folder).items()}))
+        text = _text(OF_BUCKETS, {name: [*about] for name, about in _objects(folder).items()})
+        (folder / NAME).write_text(text, "utf-8")
         return
     text = _text(VERSION, {name: [*_checksum(folder / name, VERSION)] for name in _names(folder)})
-    with (folder / NAME).open("w") as file:
+    with (folder / NAME).open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -73,5 +73,5 @@ def answers(address: str) -> bool:
 def connected(port: int) -> int:
     """Connections to a port of this machine; 0 where it does not say."""
     files = [Path(f"/proc/net/{name}") for name in ("tcp", "tcp6")]
-    rows = [line.split() for file in files if file.is_file() for line in file.read_text().splitlines()[1:]]
+    rows = [line.split() for file in files if file.is_file() for line in file.read_text("utf-8").splitlines()[1:]]
     return sum(row[3] == CONNECTED and int(row[1].rpartition(":")[2], 16) == port for row in rows)
