@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import traceback
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -83,6 +84,18 @@ class UnsavedError(StorageError):
     """A checkpoint of several processes that one of them could not write: started again, they look for room first."""
 
     code = AGAIN
+
+
+def raised_in(error: Exception, package: str) -> str:
+    """`"FILE:LINE: Kind: words"` of an error: the innermost line of a package of the user's that led to it."""
+    own = [
+        f"{frame.f_code.co_filename}:{line}: "
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package
+    ]
+    if isinstance(error, SyntaxError) and error.filename:  # which is none of a line that ran
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    return f"{own[-1] if own else ''}{type(error).__name__}: {error}"
 
 
 def closest(name: str, names: Iterable[str]) -> str:

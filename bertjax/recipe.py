@@ -2,14 +2,13 @@
 
 import importlib.util
 import re
-import traceback
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from bertjax.errors import ConfigError, UserError, closest
+from bertjax.errors import ConfigError, UserError, closest, raised_in
 
 Run = TypeVar("Run")
 
@@ -19,7 +18,8 @@ def load_recipe(path: str, kind: type[Run]) -> Run:
     if not Path(path).is_file():
         raise ConfigError(f"{path}: no such recipe; the ones that come with bertjax are in configs/")
     spec = importlib.util.spec_from_file_location("recipe", path)
-    assert spec is not None and spec.loader is not None, path
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: a recipe is a Python file (.py)")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -28,9 +28,9 @@ def load_recipe(path: str, kind: type[Run]) -> Run:
     except UserError as error:
         raise ConfigError(f"{path}: {error}") from None
     except Exception as error:  # a recipe is the user's program: a misspelt field, a name that is not imported
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        place = f"{path}:{lines[-1]}" if lines else path
-        raise ConfigError(f"{place}: {type(error).__name__}: {error}{_nearest_field(error, module)}") from None
+        said = raised_in(error, spec.name)
+        where = "" if said.startswith(f"{path}:") else f"{path}: "
+        raise ConfigError(f"{where}{said}{_nearest_field(error, module)}") from None
     if make is None:
         raise ConfigError(f"{path}: a recipe defines `def config() -> {kind.__name__}`")
     if not isinstance(recipe, kind):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 
-from bertjax.errors import ConfigError, closest
+from bertjax.errors import ConfigError, UserError, closest, raised_in
 
 KINDS = ("models", "objectives", "tasks")
 TRUST = "BERTJAX_TRUST"  # environment variable: packages, with commas between, that files may name modules of
@@ -44,8 +44,12 @@ def find(kind: str, name: str) -> ModuleType:
             )
         try:
             return importlib.import_module(name)
-        except (ImportError, TypeError, ValueError) as error:
-            raise ConfigError(f"{kind}: cannot import {name!r} ({error}); is it on PYTHONPATH?") from None
+        except UserError:
+            raise
+        except Exception as error:  # it is the user's program
+            if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+                raise ConfigError(f"{kind}: cannot import {name!r} ({error}); is it on PYTHONPATH?") from None
+            raise ConfigError(f"{kind}: cannot import {name!r}: {raised_in(error, package)}") from None
     if name not in names(kind):
         raise ConfigError(f"{kind}: there is no {name!r}{closest(name, names(kind))}")
     return importlib.import_module(f"bertjax.{kind}.{name}")

@@ -233,6 +233,12 @@ def test_a_recipe_that_is_not_there():
         load_recipe("nowhere.py", Pretrain)
 
 
+def test_a_recipe_that_is_no_python_file(tmp_path):
+    (tmp_path / "README.md").write_text("# A recipe\n")
+    with pytest.raises(ConfigError, match=r"README\.md: a recipe is a Python file \(\.py\)"):
+        load_recipe(str(tmp_path / "README.md"), Pretrain)
+
+
 def test_a_recipe_gives_its_config(tmp_path):
     path = tmp_path / "recipe.py"
     path.write_text(HEAD + "def config():\n    return Pretrain(steps=5)\n")
