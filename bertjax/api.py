@@ -87,6 +87,10 @@ class Model:
 
         Texts of like length share a batch; the shapes are few, powers of two up to what the model takes.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} must be at least 1")
+        if not len(texts):
+            return self.embed([""], pooling=pooling, features=features)[:0]  # of the right width
         most, layers = self.saved.model.max_length, self.saved.model.layers
         if features != "last" and layers < 4:
             raise ConfigError(f"features={features} but the encoder has {layers} layers; take last")

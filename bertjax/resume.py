@@ -36,7 +36,7 @@ VERDICTS: dict[str, Verdict] = {
 
 def verdict(key: str) -> Verdict:
     """Of a key like optimizer.peak_lr."""
-    while key not in VERDICTS:
+    while key not in VERDICTS and "." in key:
         key = key.rpartition(".")[0]
     return VERDICTS[key]
 

@@ -16,7 +16,7 @@ CURES = {
     errno.EDQUOT: ROOM,
     errno.EFBIG: "raise the limit for files (ulimit -f)",
     errno.EROFS: "mount it for writing, or give another folder",
-    errno.EIO: "look after the disk (dmesg), or give another folder",
+    errno.EIO: "check the disk (dmesg), or give another folder",
     errno.ESTALE: "mount the share again",
 }
 # What is wrong with a bucket, by the status that the store answers with or would, as numbers that no system has.
@@ -31,7 +31,7 @@ BUCKETS = {
         "give your account the roles roles/storage.objectUser and roles/storage.legacyBucketReader there "
         "(gcloud storage buckets add-iam-policy-binding)",
     ),
-    AWAY: ("the bucket does not answer", "look after the network"),
+    AWAY: ("the bucket does not answer", "check the network"),
 }
 _WORDS = {  # of tensorstore, which has no kinds of errors
     LOGIN: "UNAUTHENTICATED",

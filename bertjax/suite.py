@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
@@ -49,15 +50,15 @@ def _all(config: Finetune, names: list[str], missing: list[str]) -> None:
     chosen: dict[str, list[Path]] = {}
     for name in names:
         start = config.source
-        tried = {}
+        tried: list[tuple[float, list[Path]]] = []
         for setting, there in _settings(config, name):
             folders = [there / f"seed-{seed}" for seed in seeds]
             for number, (seed, folder) in enumerate(zip(seeds, folders, strict=True)):
                 if config.from_mnli and name in AFTER_MNLI:
                     start = str(chosen["mnli"][number])
                 _once(replace(setting, source=start, seed=seed, out=str(folder)))
-            tried[median(_first(folder) for folder in folders)] = folders
-        chosen[name] = tried[max(tried)]
+            tried.append((median(map(_first, folders)), folders))
+        _, chosen[name] = max(tried, key=itemgetter(0))  # of equal ones the first of the grid
     _write(config, chosen, missing, seeds)
 
 

@@ -91,6 +91,9 @@ def test_every_key_has_a_verdict_and_no_other():
     assert keys == resume.VERDICTS.keys()
     for wanted, names in (("may change", MAY_CHANGE), ("warn", WARNS), ("must match", keys - MAY_CHANGE - WARNS)):
         assert {name for name in keys if resume.verdict(name) == wanted} == names
+    for unknown in ("unknown", "unknown.key", ""):
+        with pytest.raises(KeyError):
+            resume.verdict(unknown)
 
 
 LOWER, CASED = (WordPiece([*SPECIALS, "a", "b", "c"], lowercase=lowercase) for lowercase in (True, False))

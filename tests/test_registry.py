@@ -55,5 +55,5 @@ def test_a_name_that_is_none():
 
 def test_what_a_module_tells_the_user_stays(lab):
     lab("from bertjax.errors import DataError\nraise DataError('give a file')")
-    with pytest.raises(DataError, match="^give a file$"):
+    with pytest.raises(DataError, match=r"^give a file$"):
         registry.find("models", "my_lab.models.foo")

@@ -86,5 +86,5 @@ def leave_signals_to_parent() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _call(item: Any) -> Any:  # noqa: ANN401
+def _call(item: Any) -> Any:  # noqa: ANN401 (whatever `_function` takes and gives)
     return _function(item)

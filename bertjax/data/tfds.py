@@ -53,7 +53,7 @@ def examples(spec: str, data_dir: str) -> tuple[list[dict[str, Any]], dict[str, 
     return sorted(texts, key=lambda row: row.get("idx", 0)), names
 
 
-def _read(spec: str, data_dir: str, builder: Any, split: str, examples: int) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401
+def _read(spec: str, data_dir: str, builder: Any, split: str, examples: int) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401 (a tfds.core.DatasetBuilder)
     try:
         source = builder.as_data_source(split=split)
     except NotImplementedError:
@@ -116,7 +116,7 @@ def _open(spec: str, data_dir: str) -> tuple[Any, str]:
     return builder, split
 
 
-def _check_files(spec: str, where: str, builder: Any) -> None:  # noqa: ANN401
+def _check_files(spec: str, where: str, builder: Any) -> None:  # noqa: ANN401 (a tfds.core.DatasetBuilder)
     """Raises where dataset_info.json, by its templates or names of splits, leads to files that are not beside it."""
     try:
         files = [file for split in builder.info.splits.values() for file in split.filepaths]
@@ -134,7 +134,7 @@ def _features_of_its_own(connector: Any) -> Iterator[None]:  # noqa: ANN401 (tfd
     """While it is open, no class that a features.json names is imported but those of TFDS."""
     named = connector.__dict__["cls_from_name"]
 
-    def known(cls: Any, name: str) -> Any:  # noqa: ANN401
+    def known(cls: Any, name: str) -> Any:  # noqa: ANN401 (classes of tfds)
         if not name.startswith("tensorflow_datasets.core.features."):
             raise ValueError(f"its features.json names the class {name!r}, which is none of TFDS")
         return named.__func__(cls, name)
@@ -154,7 +154,7 @@ def _command(spec: str, data_dir: str) -> str:
     return f"tfds build {parts['name']}{version} --file_format array_record{folder}"
 
 
-def _check_column(spec: str, features: Any, column: str) -> None:  # noqa: ANN401
+def _check_column(spec: str, features: Any, column: str) -> None:  # noqa: ANN401 (a tfds.features.FeaturesDict)
     import tensorflow_datasets as tfds
 
     kinds = {name: type(feature).__name__ for name, feature in features.items()}

@@ -24,7 +24,7 @@ CONNECTED = "01"  # the state of a connection in /proc/net/tcp
 class RollCall:
     """Ends this process where not all have come in time: with the code for "start me again" but for a wrong address."""
 
-    def __init__(self, state: Any, seconds: int, own: str, cure: str, given: bool) -> None:  # noqa: ANN401
+    def __init__(self, state: Any, seconds: int, own: str, cure: str, given: bool) -> None:  # noqa: ANN401 (of a private class)
         """`state` is jax's: it knows address, number and count once they are found; `own` says which process this is.
 
         `given` says that the address came from the user, not from a cluster, where process 0 may just be late.

@@ -102,6 +102,12 @@ def test_embeddings(model):
     np.testing.assert_allclose(model.embed([TEXTS[1]])[0], mean[1], atol=1e-5)
 
 
+def test_embeddings_of_no_text(model):
+    assert model.embed([]).shape == (0, 32) and model.embed([]).dtype == np.float32
+    with pytest.raises(ConfigError, match="batch_size=0 must be at least 1"):
+        model.embed(TEXTS, batch_size=0)
+
+
 def test_a_fine_tuned_run(finetuned, model):
     tuned = bertjax.load(finetuned)
     assert tuned.tokenizer.hash == model.tokenizer.hash

@@ -4,11 +4,14 @@ import json
 import random
 import zipfile
 from itertools import pairwise
+from pathlib import Path
 from statistics import mean, median
 
 import pytest
 
 from bertjax import suite
+from bertjax.config import Finetune
+from bertjax.jsonio import write_json
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "flew", "saw", "heard"]
 MNLI_LABELS = ("entailment", "neutral", "contradiction")
@@ -105,6 +108,21 @@ def test_the_best_point_of_a_grid_is_told(finetune, tmp_path, monkeypatch):
     result = figures(tmp_path / "out/scores.json")
     assert result["average"] == max(scores)
     assert result["tasks"]["rte"]["runs"][0].startswith("rte/batch-")
+
+
+def test_of_equal_points_the_first_is_taken(tmp_path, monkeypatch):
+    points = [(8, 1e-2, 1), (16, 1e-3, 2), (16, 1e-2, 2), (32, 1e-2, 2)]
+    monkeypatch.setitem(suite.GRIDS, "bert", points)
+    scores = dict(zip(points, (0.5, 0.75, 0.75, 0.25), strict=True))
+
+    def once(config):
+        score = scores[config.batch_size, config.optimizer.peak_lr, config.epochs]
+        write_json(Path(config.out) / "scores.json", {"metrics": {"accuracy": score}, "also": {}})
+
+    monkeypatch.setattr(suite, "_once", once)
+    suite._all(Finetune(task="rte", grid="bert", out=str(tmp_path), seeds=(0, 1)), ["rte"], [])
+    chosen = "rte/batch-16_rate-0.001_epochs-2"
+    assert figures(tmp_path / "scores.json")["tasks"]["rte"]["runs"] == [f"{chosen}/seed-0", f"{chosen}/seed-1"]
 
 
 def test_the_grids_are_the_published_ones():
