@@ -11,7 +11,7 @@ from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from bertjax.errors import AGAIN, KILLED, ConfigError, UserError, closest, redacted
+from bertjax.errors import AGAIN, FAULT, KILLED, ConfigError, UserError, closest, redacted
 from bertjax.heap import collect_seldom, keep_freed
 from bertjax.look import look, taken
 from bertjax.recipe import load_recipe
@@ -59,7 +59,7 @@ def main() -> None:
     try:
         code = _run(arguments)
     except Exception as error:
-        code = PIPE if isinstance(error, BrokenPipeError) and _is_unread() else 1
+        code = PIPE if isinstance(error, BrokenPipeError) and _is_unread() else FAULT
         if code != PIPE:
             print(redacted(traceback.format_exc()), end="", file=sys.stderr)
     hosts = sys.modules.get("bertjax.train.hosts")

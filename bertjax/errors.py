@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable
 from typing import ClassVar
 
+FAULT = 1  # of ours, with a traceback
 AGAIN = 42  # asked to stop: what is done is kept, and the same command goes on
 HUNG = 75  # nothing moved for too long: the same command goes on from the last checkpoint
 KILLED = 130  # interrupted at once

@@ -6,7 +6,8 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jax._src.distributed import global_state  # whose client holds the store; Orbax takes it from there as well
 from jax.experimental import multihost_utils
 
-from bertjax.errors import AGAIN, AloneError, ConfigError, DevicesError, UserError
+from bertjax.errors import AGAIN, FAULT, AloneError, ConfigError, DevicesError, StorageError, UserError
 from bertjax.lock import held
 from bertjax.paths import remote
 from bertjax.train.cluster import TPU_LOCK, HostsConfig, cluster, given
@@ -32,9 +33,21 @@ class Told(UserError):
     """What another process has told."""
 
 
-_agreed = True  # whether all processes know how this one ends
-_peers: Peers | None = None
-_own = ""  # which of several processes this is, for messages
+@dataclass
+class Own:
+    """Which of several processes this is."""
+
+    number: int = -1  # as long as it is not known
+    count: int = 1
+    agreed: bool = True  # whether all of them know how this one ends
+    peers: Peers | None = None
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f" (process {self.number} of {self.count})" if self.number >= 0 else ""
+
+
+_own = Own()
 
 
 def join(config: HostsConfig) -> None:
@@ -55,7 +68,6 @@ def join(config: HostsConfig) -> None:
 
 
 def _join(config: HostsConfig) -> None:
-    global _agreed, _own, _peers
     if jax.distributed.is_initialized():
         return
     address, count, number = given(config)
@@ -63,15 +75,15 @@ def _join(config: HostsConfig) -> None:
         return
     whole = bool(address and count and number >= 0)
     if whole:
-        _own = f" (process {number} of {count})"
-    _agreed = False
+        _own.number, _own.count = number, count
+    _own.agreed = False
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     cure = (
         "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
         f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
     )
     by_hand = bool(config.coordinator)  # an address in the environment is that of a cluster
-    roll_call = RollCall(global_state, config.start_timeout, _own, cure, by_hand)
+    roll_call = RollCall(global_state, config.start_timeout, str(_own), cure, by_hand)
     try:
         jax.distributed.initialize(
             address or None,
@@ -87,12 +99,12 @@ def _join(config: HostsConfig) -> None:
         raise (ConfigError if by_hand else AloneError)(f"{VAIN} ({why}); {cure}") from error
     finally:
         roll_call.close()
-    if global_state.num_processes > 1:  # before devices are begun with, which may take one longer than another
-        _peers = Peers(global_state.client, global_state.process_id, global_state.num_processes, config.heartbeat)
-        REQUEST.due, REQUEST.tells = _peers.due, global_state.process_id == 0
-    _agreed = global_state.num_processes == 1
-    _own = f" (process {global_state.process_id} of {global_state.num_processes})"
-    console.quiet = answers.quiet = global_state.process_id != 0
+    _own.number, _own.count = global_state.process_id, global_state.num_processes
+    if _own.count > 1:  # before devices are begun with, which may take one longer than another
+        _own.peers = Peers(global_state.client, _own.number, _own.count, config.heartbeat)
+        REQUEST.due, REQUEST.tells = _own.peers.due, _own.number == 0
+    _own.agreed = _own.count == 1
+    console.quiet = answers.quiet = _own.number != 0
 
 
 def first() -> bool:
@@ -131,8 +143,7 @@ def together() -> Iterator[list[str]]:
         what = "it has another configuration, other data or other checkpoints before it than process 0; " + SAME
     else:
         what = said[number].partition(": ")[2] if isinstance(error, UserError) else said[number]
-    global _agreed
-    _agreed = True
+    _own.agreed = True
     if error:
         raise error
     if first():
@@ -148,21 +159,24 @@ def check_shared(folder: Path) -> None:
     if jax.process_count() == 1:
         return
     marker = folder / f".shared-{gather(secrets.token_hex(8))[0]}"
-    with together():
+    try:
+        with together():
+            if first():
+                folder.mkdir(parents=True, exist_ok=True)
+                marker.touch()
+        with together():
+            end = time.monotonic() + SEEN_WITHIN
+            while not marker.exists():
+                if time.monotonic() > end:
+                    raise ConfigError(
+                        f"{folder} here is not the folder of process 0: checkpoints are written by all processes "
+                        "together; give --out on a file system that they share"
+                    )
+                time.sleep(0.2)
+    finally:
         if first():
-            folder.mkdir(parents=True, exist_ok=True)
-            marker.touch()
-    with together():
-        end = time.monotonic() + SEEN_WITHIN
-        while not marker.exists():
-            if time.monotonic() > end:
-                raise ConfigError(
-                    f"{folder} here is not the folder of process 0: checkpoints are written by all processes together; "
-                    "give --out on a file system that they share"
-                )
-            time.sleep(0.2)
-    if first():
-        marker.unlink()
+            with suppress(Exception):  # a bucket raises many kinds; `doctor` tells of what is left
+                marker.unlink(missing_ok=True)
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:
@@ -194,18 +208,17 @@ def gather(text: str) -> list[str]:
 
 def whose() -> str:
     """Which of several processes this is, for a message that not all agreed on; else nothing."""
-    return "" if _agreed else _own
+    return "" if _own.agreed else str(_own)
 
 
 def tells() -> bool:
     """Whether messages are this process's to tell: where all agree, process 0 tells them."""
-    return not _agreed or not _own or _own.startswith(" (process 0 ")
+    return not _own.agreed or _own.number <= 0
 
 
 def stopped_together() -> None:
     """All processes stop here, and know it."""
-    global _agreed
-    _agreed = True
+    _own.agreed = True
 
 
 def leave(code: int) -> None:
@@ -213,10 +226,10 @@ def leave(code: int) -> None:
 
     The orderly end, which jax arranges, waits for all: not for those that wait for this one.
     """
-    if _peers and (code in (1, 3) or (code == AGAIN and not _agreed)):
-        _peers.await_verdict()
-    if code and not _agreed:
-        if _own.startswith(" (process 0 "):  # all end with it at once: first those that have the same error tell it
+    if _own.peers and (code in (FAULT, StorageError.code) or (code == AGAIN and not _own.agreed)):
+        _own.peers.await_verdict()
+    if code and not _own.agreed:
+        if _own.number == 0:  # all end with it at once: first those that have the same error tell it
             time.sleep(2)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bertjax.errors import AGAIN
+from bertjax.errors import AGAIN, UserError
 from bertjax.train.stop import REQUEST, VERBS
 
 LOOK = 1.0  # seconds between two looks
@@ -52,7 +52,7 @@ class RollCall:
         nobody = "nobody answers" + (f" at {address}" if address else "")
         if not reached and self._given:
             print(f"bertjax{self._own}: {VAIN} ({nobody}); {self._cure}", file=sys.stderr, flush=True)
-            os._exit(2)
+            os._exit(UserError.code)
         count, number = self._state.num_processes, self._state.process_id
         there = f"at most {came} of {count} processes have" if came else f"not all of {count} processes have"
         seen = f"{there} come" if reached else nobody

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from bertjax.errors import ConfigError
+from bertjax.train import hosts
+
 HOST = """
 import sys
 import jax
@@ -51,3 +54,36 @@ def test_hosts_hold_the_batch_together(sizes, rows):
     expected = sum(number * (number + 1) for number in range(24))
     for (out, err), own in zip(said, rows, strict=True):
         assert out.splitlines()[-1:] == [f"{own} {expected}"], err
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_no_mark_is_left_in_a_folder(tmp_path, monkeypatch, apart):
+    calls = []
+
+    def gather(text):
+        calls.append(text)
+        return [text, "ConfigError: not the folder" if apart and len(calls) == 3 else text]
+
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "gather", gather)
+    if apart:
+        with pytest.raises(ConfigError, match="process 1 of 2 stops all: ConfigError: not the folder"):
+            hosts.check_shared(tmp_path)
+    else:
+        hosts.check_shared(tmp_path)
+    assert len(calls) == 3 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("own", "whose", "tells"),
+    [
+        (hosts.Own(), "", True),
+        (hosts.Own(agreed=False), "", True),  # a cluster has yet to say which it is
+        (hosts.Own(0, 12), "", True),
+        (hosts.Own(10, 12), "", False),
+        (hosts.Own(10, 12, agreed=False), " (process 10 of 12)", True),
+    ],
+)
+def test_who_speaks(monkeypatch, own, whose, tells):
+    monkeypatch.setattr(hosts, "_own", own)
+    assert (hosts.whose(), hosts.tells()) == (whose, tells)
