@@ -176,6 +176,7 @@ def _verb(verb: str, rest: list[str], named: dict[str, bool]) -> int:
         default, rest = _recipe(rest[0], kind), rest[1:]
     elif verb in RECIPES and not {"-h", "--help"} & set(rest):
         raise ConfigError(f"the first argument is a recipe: bertjax {verb} configs/NAME.py ...")
+    given = rest
     if verb in ("pretrain", "plan"):
         name, rest = taken("--preset", rest)
         default = default if name is None else use.with_preset(default, name)
@@ -183,6 +184,8 @@ def _verb(verb: str, rest: list[str], named: dict[str, bool]) -> int:
         rest = _mesh(rest)
     chosen, process = _parse(kind, default, rest, verb)
     config.require(chosen, *REQUIRED[verb])
+    if verb in ("pretrain", "plan") and chosen.source:
+        _check_source(chosen, given)
     use.check_finite(chosen)
     use.check_paths(chosen)
     for name, value in vars(chosen).items():
@@ -206,6 +209,19 @@ def _verb(verb: str, rest: list[str], named: dict[str, bool]) -> int:
     return 0
 
 
+def _check_source(config: Any, given: Sequence[str]) -> None:  # noqa: ANN401 (a Pretrain)
+    """Raises where the model is said twice, by --from and by options; or where what it must fit is not said."""
+    from bertjax.run import OWN
+
+    names = [argument.partition("=")[0].replace("_", "-") for argument in given]
+    own = [f"--model.{name}".replace("_", "-") for name in OWN]
+    wrong = [name for name in names if name == "--preset" or (name.startswith("--model.") and name not in own)]
+    if wrong:
+        raise ConfigError(f"{wrong[0]}: the model is that of --from {config.source}; leave it out")
+    if not config.data:
+        raise ConfigError(f"--from {config.source}: give --data too, whose vocabulary must be the same")
+
+
 RECIPES = ("pretrain", "plan", "finetune")  # the verbs that begin with one
 
 REQUIRED = {
@@ -221,7 +237,8 @@ REQUIRED = {
 }
 
 ABOUT = {
-    "pretrain": "\n\nbertjax pretrain CONFIG.py --data DIR --out RUN [--preset tiny|mini|...] [--dry-run] [OPTIONS]",
+    "pretrain": "\n\nbertjax pretrain CONFIG.py --data DIR --out RUN [--preset tiny|mini|...] [--from RUN|HF_DIR] "
+    "[--dry-run] [OPTIONS]",
     "plan": "\n\nbertjax plan CONFIG.py --topology v5e:16x16 [--data DIR] [--quick] [OPTIONS as of pretrain]",
     "finetune": "\n\nbertjax finetune CONFIG.py --task NAME --from RUN|HF_DIR --data DIR --out RUN2 [OPTIONS]",
 }

@@ -83,6 +83,8 @@ class Pretrain(Limits):
     """folder made by prepare, here or in a bucket (gs://), or several, each of which gives rows to every batch"""
     data_weights: tuple[float, ...] = ()
     """of several folders: shares of the rows, as 7 3; without them in proportion to their tokens"""
+    source: str = ""
+    """run or Hugging Face directory to begin from: its weights, vocabulary and model, but for dropout and dtype"""
     out: str = ""
     """folder of the run, here or in a bucket (gs://)"""
     model: ModelConfig = field(default_factory=bert.Config)
@@ -140,7 +142,8 @@ class Pretrain(Limits):
         if shares and not (min(shares) > 0 and sum(shares) < 1):
             raise ConfigError(f"later_phases={self.later_phases}: the shares must be above 0 and sum to below 1")
         for phase in self.phases:
-            check_length(phase.length, self.model)
+            if not self.source:  # whose model is not known here
+                check_length(phase.length, self.model)
             if min(phase.steps, phase.batch_size) < 1:
                 raise ConfigError(f"later_phases: {phase} needs a step and a row; raise its share or --steps")
 

@@ -20,7 +20,7 @@ from bertjax.errors import ConfigError, DataError
 from bertjax.folders import check_file, check_out
 from bertjax.jsonio import write_json
 from bertjax.paths import as_path, fetched
-from bertjax.saved import SavedRun, head, open_run
+from bertjax.saved import Imported, SavedRun, head, open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train import hosts
 from bertjax.train.log import averages, console
@@ -54,6 +54,13 @@ def pretraining(config: Pretrain) -> session.Session:
         batches = [held_out.batch(place, part) for place in places for part in parts]
         return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
 
+    def trained_parts(mesh: Mesh) -> Params:
+        if not config.source:
+            return {}
+        found = open_run(config.source).fitting_params(objective, mesh)
+        console.print(f"pretrain: {', '.join(sorted(found))} from {config.source}; what else there is begins at random")
+        return found
+
     return session.Session(
         command="pretrain",
         config=config,
@@ -69,12 +76,12 @@ def pretraining(config: Pretrain) -> session.Session:
         workers=config.workers,
         evaluation=evaluation,
         flops_per_token=partial(config.objective.flops_per_token, config.model),
-        trained_parts=lambda mesh: {},
+        trained_parts=trained_parts,
     )
 
 
 def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
-    """The tokenizer of the prepared data, and the config with the size of its vocabulary."""
+    """The tokenizer of the prepared data, and the config with the size of its vocabulary or the model of `source`."""
     first, *others = config.data
     meta = Meta.load(first)
     with fetched(as_path(first) / "tokenizer") as folder_here:
@@ -90,7 +97,31 @@ def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
                 f"{folder} was prepared with another tokenizer than {first}; "
                 f"prepare it again with --tokenizer {first}/tokenizer"
             )
-    return tokenizer, with_vocabulary(config, meta.vocab_size)
+    return tokenizer, _continuing(config, tokenizer) if config.source else with_vocabulary(config, meta.vocab_size)
+
+
+OWN = ("dropout", "attention_dropout", "dtype")  # of a model: what a run says itself that goes on from another
+
+
+def _continuing(config: Pretrain, tokenizer: Tokenizer) -> Pretrain:
+    """The config with the model of its source, whose vocabulary must be that of the data."""
+    saved = open_run(config.source)
+    there = config.source if isinstance(saved.config, Imported) else f"{config.source}/tokenizer"
+    if saved.tokenizer.vocabulary != tokenizer.vocabulary:
+        raise ConfigError(
+            f"--from {config.source} has another vocabulary than {config.data[0]}; prepare the data with "
+            f"--tokenizer {there}"
+        )
+    if saved.tokenizer.hash != tokenizer.hash:
+        console.print(
+            f"pretrain: {config.source} was trained on text cut up in another way than this (lower case, accents, "
+            f"white space); data prepared with --tokenizer {there} are not"
+        )
+    own = {name: getattr(config.model, name) for name in OWN if hasattr(saved.model, name)}
+    config = replace(config, model=replace(saved.model, **own))  # type: ignore[type-var]
+    for phase in config.phases:
+        check_length(phase.length, config.model)
+    return config
 
 
 def pretraining_batches(config: Pretrain, tokenizer: Tokenizer, split: str, phase: PhaseConfig) -> Mixture:

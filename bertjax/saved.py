@@ -129,6 +129,13 @@ class SavedRun:
         kept = {f"layer_{number}" for number in range(layers - new_layers)}
         return {"encoder": {n: part for n, part in parts["encoder"].items() if n in kept or n[:6] != "layer_"}}
 
+    def fitting_params(self, objective: Objective, mesh: Mesh) -> Params:
+        """The trained encoder, pooler and heads that another objective over `self.model` has in the same shapes."""
+        wanted = param_shapes(objective)
+        found = self.weights.shapes if isinstance(self.weights, HfWeights) else param_shapes(self.objective())
+        own, other = (jax.tree.map(lambda leaf: leaf.shape, shapes) for shapes in (found, wanted))
+        return self._read({n: wanted[n] for n in self.parts if n in own and own[n] == other.get(n)}, mesh)
+
     def all_params(self, mesh: Mesh) -> Params:
         """All parts that a Hugging Face directory has, those its objective has no use for too."""
         assert isinstance(self.weights, HfWeights)

@@ -112,8 +112,8 @@ def _check_ending(out: str, *known: str) -> None:
 
 
 IN_BUCKETS = {  # the options that take gs://
-    "Pretrain": ("data", "out"),
-    "Plan": ("data",),
+    "Pretrain": ("data", "source", "out"),
+    "Plan": ("data", "source"),
     "Finetune": ("source", "out"),
     "Evaluate": ("run", "out"),
     "Predict": ("run",),
