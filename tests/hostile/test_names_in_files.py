@@ -192,7 +192,7 @@ def test_nothing_that_runs_code_from_files_is_used(path):
 
 def test_a_folder_is_emptied_of_what_is_ours_alone(prepared, tmp_path):
     """What a preparation removes are names in its folder, never what links there lead to."""
-    (prepared / "meta.json").unlink()
+    (prepared / "meta.json").rename(prepared / "prepare.jsonl")
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").write_text("x")

@@ -84,6 +84,7 @@ def test_what_a_command_gives_does_not_fit(bertjax, home, finetuned, tmp_path, v
     inputs = {"evaluate": ["--data", home], "report": []}.get(verb, ["--input", tmp_path / "texts.tsv"])
     with small_disk(tmp_path / "disk", 8192) as disk:
         fill(disk)
-        outcome = bertjax(verb, finetuned, *inputs, "--out", disk / "out")
+        name = {"predict": "out.tsv", "embed": "out.npy"}.get(verb, "out")
+        outcome = bertjax(verb, finetuned, *inputs, "--out", disk / name)
     assert outcome.code == 3 and "Traceback" not in outcome.err
     assert "No space left on device; make room there" in outcome.err.splitlines()[-1]
