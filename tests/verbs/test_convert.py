@@ -95,9 +95,9 @@ def test_evaluate_and_predict_take_a_fine_tuned_directory(bertjax, exported, hom
     assert bertjax("evaluate", exported["finetuned"], "--data", home, "--out", tmp_path / "scores.json").code == 0
     assert scores(tmp_path) == scores(finetuned)
     (tmp_path / "in.tsv").write_text("free prize call now\nsee you later mum\n")
-    for name, run in (("a", finetuned), ("b", exported["finetuned"])):
+    for name, run in (("a.tsv", finetuned), ("b.tsv", exported["finetuned"])):
         assert bertjax("predict", run, "--input", tmp_path / "in.tsv", "--out", tmp_path / name).code == 0
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
 
 
 def test_the_labels_go_with_it(exported):
