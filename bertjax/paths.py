@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bertjax.bucket import BucketPath
 
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
+STEP = "0|[1-9][0-9]*"  # the name of a checkpoint
+DONE = "commit_success.txt"  # in a bucket, which cannot rename: Orbax's last object of a step
 OFTEN = 30.0  # seconds between two writes of a file in a bucket that grows
 
 
@@ -88,6 +90,20 @@ def sizes(folder: Path) -> dict[str, int]:
         return {name: about.size for name, about in listing(folder).items()}
     files = (file for file in folder.rglob("*") if file.is_file())
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The finished checkpoints in a folder of such, whole or not."""
+    if remote(folder):
+        names = finished(sizes(folder))
+    else:
+        names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if re.fullmatch(STEP, name))
+
+
+def finished(objects: Iterable[str]) -> list[str]:
+    """The finished checkpoints among the objects of a bucket: a step has its name from the start there."""
+    return [name.removesuffix(f"/{DONE}") for name in objects if re.search(rf"(^|/)({STEP})/{DONE}$", name)]
 
 
 def remove(folder: Path) -> None:

@@ -8,7 +8,6 @@ this program ends with 1, which says to whatever has started it that another sta
 import argparse
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -16,11 +15,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import FrameType
 
 from bertjax.errors import AGAIN, KILLED, StorageError, UserError, redacted
-from bertjax.paths import as_path, remote, sizes, write_text
+from bertjax.paths import as_path, finished, remote, sizes, steps_in, write_text
 
 FINAL = (0, UserError.code, StorageError.code, KILLED, 126, 127)  # the last two: a shell that cannot start it
 IN_VAIN = 1
@@ -126,23 +125,19 @@ def kept(out: Path | None) -> set[str]:
         return set()
     if remote(out):
         try:
-            return {name for name in sizes(out) if re.search(r"(^|/)checkpoints/\d+/commit_success\.txt$", name)}
+            return {name for name in finished(sizes(out)) if PurePath(name).parent.name == "checkpoints"}
         except Exception:  # gcsfs raises many kinds: a bucket that is out of reach has nothing new
             return set()
-    found = {name for name in _names(out) if name.endswith(".array_record")}
+    found: set[str] = set()
+    with suppress(OSError):  # what cannot be read now has nothing new
+        found |= {name for name in os.listdir(out) if name.endswith(".array_record")}
     for folder, inside, _ in os.walk(out):  # passes over what other hosts take away under it
         if "checkpoints" in inside:
             inside.remove("checkpoints")  # whose insides are many files
             steps = Path(folder, "checkpoints")
-            found |= {str(steps.relative_to(out) / name) for name in _names(steps) if name.isdigit()}
+            with suppress(OSError):
+                found |= {str(steps.relative_to(out) / str(number)) for number in steps_in(steps)}
     return found
-
-
-def _names(folder: Path) -> list[str]:
-    """What is in a folder; nothing where it cannot be read now."""
-    with suppress(OSError):
-        return os.listdir(folder)
-    return []
 
 
 def _out(command: Sequence[str]) -> Path | None:

@@ -18,12 +18,12 @@ import xxhash
 
 from bertjax.errors import DataError
 from bertjax.parsing import parse
-from bertjax.paths import remote
+from bertjax.paths import DONE, remote
 
 NAME = "manifest.json"
 VERSION = 1  # with checksums of XXH3
 OF_BUCKETS = 2  # with those that a bucket keeps
-NOTES = {"_CHECKPOINT_METADATA", "commit_success.txt"}  # Orbax adds them after the manifest; nothing is read from them
+NOTES = {"_CHECKPOINT_METADATA", DONE}  # Orbax adds them after the manifest; nothing is read from them
 BLOCK = 1 << 18  # bytes read at once: they stay in the cache of a core
 
 

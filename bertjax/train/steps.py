@@ -1,20 +1,18 @@
 """The checkpoints of a run as folders: which there are, how they score, whether they are whole, and which to take."""
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Set
 from pathlib import Path
 
 from bertjax.errors import DataError
 from bertjax.parsing import parse
-from bertjax.paths import remote, sizes
+from bertjax.paths import DONE, remote, sizes, steps_in
 from bertjax.train import manifest
 from bertjax.train.log import console
 
 SHOWN = 20  # lines of a list in a message
 UNFINISHED = ".orbax-checkpoint-tmp"  # of the name of a folder that is being written
-DONE = "commit_success.txt"  # in a bucket, which cannot rename: Orbax's last object of a step
 
 
 def folder_of(run: Path, step: int | str = "") -> Path:
@@ -24,12 +22,7 @@ def folder_of(run: Path, step: int | str = "") -> Path:
 
 def steps_of(run: Path) -> list[int]:
     """The finished checkpoints of a run, whole or not."""
-    folder = folder_of(run)
-    if remote(folder):  # a step has its name from the start there, and this object at its end
-        names = [name.partition("/")[0] for name in sizes(folder) if name.count("/") == 1 and name.endswith(f"/{DONE}")]
-    else:
-        names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+    return steps_in(folder_of(run))
 
 
 def unfinished(run: Path) -> list[Path]:

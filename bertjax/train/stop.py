@@ -6,7 +6,6 @@ of jax, so that a process can listen before it imports anything.
 """
 
 import os
-import re
 import select
 import shlex
 import signal
@@ -19,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from bertjax.errors import AGAIN, KILLED, redacted
-from bertjax.paths import as_path, remote, sizes
+from bertjax.paths import as_path, steps_in
 
 VERBS = ("prepare", "pretrain", "finetune")  # what takes long, and goes on where it was stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -170,9 +169,4 @@ def within(seconds: float, look: Callable[[], Found]) -> Found | None:
 
 def last_step(run: Path) -> int:
     """The last step that is whole on disk, 0 for none."""
-    folder = run / "checkpoints"
-    if remote(folder):  # where a step is whole with its last object
-        names = [name.partition("/")[0] for name in sizes(folder) if re.fullmatch(r"\d+/commit_success\.txt", name)]
-    else:
-        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return max(steps_in(run / "checkpoints"), default=0)

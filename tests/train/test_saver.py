@@ -117,7 +117,7 @@ def test_too_many_failures_stop_the_run(run, refuse):
     run.save(4)
     with pytest.raises(StorageError, match=r"checkpoint 4 could not be saved \(checkpoint 1 is the last\)") as caught:
         run.settled()
-    assert "Input/output error; look after the disk (dmesg)" in str(caught.value)
+    assert "Input/output error; check the disk (dmesg)" in str(caught.value)
     assert "then give the same command again" in str(caught.value)
     assert run.there == ["1"] and run.restored() == 1
 

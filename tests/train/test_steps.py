@@ -6,8 +6,11 @@ import shutil
 import pytest
 
 from bertjax.errors import DataError
+from bertjax.paths import finished
+from bertjax.supervise import kept
 from bertjax.train import manifest
 from bertjax.train.steps import Steps, faults_of, folder_of, steps_of, unlisted
+from bertjax.train.stop import last_step
 
 
 def make(run, step, score=None, *, listed=True):
@@ -32,12 +35,18 @@ def run(tmp_path):
 
 
 def test_which_steps_there_are(run):
-    for name in ("10.orbax-checkpoint-tmp", "012", "x", "١٢"):
+    for name in ("10.orbax-checkpoint-tmp", "012", "x", "١٢", "²"):
         folder_of(run, name).mkdir()
     folder_of(run, 14).touch()
-    assert steps_of(run) == Steps(run).numbers == [2, 4, 6, 8]
+    assert steps_of(run) == Steps(run).numbers == [2, 4, 6, 8] and last_step(run) == 8
+    assert kept(run) == {f"checkpoints/{step}" for step in (2, 4, 6, 8)}
     assert steps_of(run / "nothing") == []
     assert Steps(run).by_score() == [4, 6, 2, 8]
+
+
+def test_which_steps_a_bucket_has():
+    objects = ["8/commit_success.txt", "8/train/a", "9/train/a", "²/commit_success.txt", "x8/commit_success.txt"]
+    assert finished([*objects, *(f"a/checkpoints/{name}" for name in objects)]) == ["8", "a/checkpoints/8"]
 
 
 def test_of_equal_scores_the_last_is_best(run):
