@@ -1,6 +1,7 @@
 """The command line: `bertjax VERB ...` -> run.py. Importing this module does not import jax."""
 
 import inspect
+import logging
 import os
 import select
 import signal
@@ -157,6 +158,7 @@ def _verb(verb: str, rest: list[str], named: dict[str, bool]) -> int:
     from bertjax.train import hosts
 
     keep_compiled()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # of Grain and TFDS; what matters of Orbax's is told by us
 
     kinds: dict[str, type[Any]] = {
         "prepare": config.Prepare,

@@ -195,6 +195,15 @@ def test_data_runs_where_there_is_no_jax():
     assert not {"jax", "flax"} & modules_after(f"import {names}")
 
 
+def test_importing_every_module_changes_nothing_for_others():
+    names = [".".join(("bertjax", *p.relative_to(ROOT).with_suffix("").parts)) for p in FILES if p.stem[0] != "_"]
+    seen = "sys.unraisablehook, log.level, log.filters[:], logging.getLogger('asyncio').filters[:], warnings.filters[:]"
+    others = (
+        "import logging, warnings, flax.linen, jax, optax, orbax.checkpoint, grain\nlog = logging.getLogger('absl')"
+    )
+    modules_after(f"{others}\nbefore = {seen}\nimport {', '.join(names)}\nassert before == ({seen}), ({seen})")
+
+
 def test_importing_every_module_touches_no_device():
     names = [".".join(("bertjax", *p.relative_to(ROOT).with_suffix("").parts)) for p in FILES if p.stem[0] != "_"]
     modules_after(f"import {', '.join(names)}\nimport jax._src.xla_bridge as b\nassert not b._backends")

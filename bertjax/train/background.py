@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from functools import cache
 
 
 class _Heard(logging.Filter):
@@ -22,8 +23,12 @@ class _Heard(logging.Filter):
 heard = _Heard()
 
 
-def _listen() -> None:
-    """Where one array of many cannot be written, the others' errors come from threads that nobody waits for."""
+@cache
+def listen() -> None:
+    """To be called before checkpoints are read or written; a program that only imports us stays as it is.
+
+    Where one array of many cannot be written, the others' errors come from threads that nobody waits for.
+    """
     logging.getLogger("absl").addFilter(heard)
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -34,6 +39,3 @@ def _listen() -> None:
             before(left)
 
     sys.unraisablehook = hook
-
-
-_listen()

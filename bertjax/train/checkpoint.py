@@ -6,7 +6,6 @@ config, the tokenizer, the loader's position and the metrics since the last line
 not as the manifest says.
 """
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ from bertjax.contracts import Params
 from bertjax.errors import DataError, UserError
 from bertjax.storage import BUCKETS, fault_of, told
 from bertjax.train import manifest
+from bertjax.train.background import listen
 from bertjax.train.mesh import path_of
 from bertjax.train.state import TrainState
 from bertjax.train.steps import Steps, folder_of, listed
-
-logging.getLogger("absl").setLevel(logging.ERROR)
 
 NOT_PARAMETERS = {"train", "extra", "metrics"}
 
@@ -34,6 +32,7 @@ class Checkpoints:
     """The checkpoints of a run, to read."""
 
     def __init__(self, run: Path) -> None:
+        listen()
         self.run = run
         self._steps = Steps(run)
         self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())

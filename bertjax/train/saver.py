@@ -14,7 +14,7 @@ from bertjax.errors import StorageError, UnsavedError
 from bertjax.paths import remote, remove
 from bertjax.storage import fault_of, free_bytes, given_up, told, what, writing
 from bertjax.train import manifest
-from bertjax.train.background import heard
+from bertjax.train.background import heard, listen
 from bertjax.train.log import console
 from bertjax.train.padding import resized
 from bertjax.train.state import TrainState
@@ -52,6 +52,7 @@ class Saver:
         With `sync` a save returns when it is on the disk. States are written as `stored` has them (train/padding.py),
         or else as they are.
         """
+        listen()
         self.leader = tuple(leader)
         self._run, self._keep_last, self._sync, self._stored = run, keep_last, sync, stored
         self._sign = -1.0 if best.startswith("-") else 1.0
