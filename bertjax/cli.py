@@ -116,10 +116,10 @@ def _is_theirs(error: OSError, named: Mapping[str, bool]) -> bool:
         return False
     place, lost = _absolute(error.filename), isinstance(error, FileExistsError | FileNotFoundError)
     paths = {_absolute(path): written for path, written in named.items() if path}
-    return any(
-        place == path or place in path.parents or (path in place.parents and not (lost and written))
-        for path, written in paths.items()
-    )
+    if place in paths or any(place in path.parents for path in paths):
+        return True
+    around = next((folder for folder in place.parents if folder in paths), None)
+    return around is not None and not (lost and paths[around])
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

@@ -444,6 +444,7 @@ def test_a_damaged_config_in_a_report(refused, copied):
         (PermissionError(13, "Permission denied", "{new}/checkpoints/8"), True),
         (PermissionError(13, "Permission denied", "{tmp}"), True),
         (FileNotFoundError(2, "No such file", "{new}/checkpoints/8"), False),
+        (FileNotFoundError(2, "No such file", "{tmp}/text"), True),
         (FileNotFoundError(2, "No such file", "/nowhere/else"), False),
         (PermissionError(13, "Permission denied", "/nowhere/else"), False),
         (FileExistsError("gs://b/x"), False),
@@ -461,7 +462,7 @@ def test_only_paths_that_the_user_has_named_are_theirs(refused, monkeypatch, dat
         raise error
 
     monkeypatch.setattr(run, "pretrain", fails)
-    command = "pretrain {home}/pretrain.py --data={data} --out={new}"
+    command = "pretrain {home}/pretrain.py --data {data} {tmp} --out={new}"
     if theirs:
         refused(command, [f"{error.filename}: {error.strerror}; give another path"])
     else:
