@@ -101,6 +101,6 @@ def _limits() -> list[int]:
 def _read(file: Path) -> str:
     """The text of a file, "" where there is none."""
     try:
-        return file.read_text()
+        return file.read_text("utf-8")
     except OSError:
         return ""

@@ -26,9 +26,9 @@ def keep(batch, mesh):
     mine = kept.setdefault(len(codes), [])
     if "masked_targets" in batch:
         mine.append((local_rows(len(made["tokens"]), mesh), batch["tokens"], batch["masked_targets"]))
-    if len(codes) == stopped and len(mine) >= 6:
+    if len(codes) == stopped and len(mine) >= 8:
         time.sleep(0.3)
-        if len(mine) == 6:
+        if len(mine) == 8:
             os.kill(os.getpid(), signal.SIGTERM)
     return made
 

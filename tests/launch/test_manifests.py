@@ -15,10 +15,10 @@ import pytest
 import yaml
 from stubs import RECORD, ROOT, SRUN, calls, install
 
-from bertjax import cli
+from bertjax import verbs
 from bertjax.config import Pretrain
 from bertjax.supervise import IN_VAIN
-from bertjax.train.hosts import HostsConfig
+from bertjax.train.cluster import HostsConfig
 
 JOBSET = yaml.safe_load((ROOT / "launch/jobset.yaml").read_text())
 SKY = yaml.safe_load((ROOT / "launch/skypilot.yaml").read_text())
@@ -192,8 +192,8 @@ def test_the_command_of_every_launcher_is_one_of_ours(monkeypatch):
     assert command[:4] == ["python", "-m", "bertjax.supervise", "bertjax"]
     monkeypatch.chdir(ROOT)
     verb, recipe, *options = command[4:]
-    default, options = cli._preset(cli._recipe(recipe, Pretrain), options)
-    config, process = cli._parse(Pretrain, default, options, verb)
+    default, options = verbs.preset(verbs.recipe(recipe, Pretrain), options)
+    config, process = verbs.parse(Pretrain, default, options, verb)
     assert verb == "pretrain" and config.out == "/shared/run" and process.start_timeout == 1200
     assert config.model.dtype == "bfloat16"
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bertjax.config import Finetune, Pretrain
+from bertjax.help import unwrap
 from bertjax.jsonio import from_json
 from bertjax.recipe import load_recipe
 from bertjax.saved import open_run
@@ -73,10 +74,8 @@ def test_every_verb_has_help(bertjax, verb, flag):
 
 
 def test_help_has_no_line_breaks_of_the_source():
-    from bertjax import cli
-
     config = Pretrain()
-    cli._unwrap(config)
+    unwrap(config)
     texts = {f.name: f.metadata.get("help", "") for part in (config, config.objective) for f in fields(part)}
     assert texts["remat"].startswith("what the backward pass computes again, to save memory, in place of keeping it: ")
     assert "across documents or of one document (RoBERTa)" in texts["examples"] and texts["grace"]

@@ -136,7 +136,7 @@ def test_examples_masks_and_losses_are_those_of_one_process(two, pretrained, tin
     assert [own[4] for own in codes] == [0, 0]
     same_losses(folder / "run", pretrained)
     run.pretrain(replace(tiny, out=str(tmp_path / "run")))
-    assert len(kept) == tiny.steps + 3 * tiny.eval_batches
+    assert len(kept) == tiny.steps + 3 * tiny.eval_batches * tiny.micro_batches
     same_batches(batches(folder, 2, command=4), kept)
     stored, ours = (json.loads((path / "config.json").read_text()) for path in (folder / "run", pretrained))
     assert stored["config"]["steps"] == ours["config"]["steps"] and "hosts" not in stored["config"]
