@@ -13,7 +13,7 @@ OURS = r"metrics\.jsonl|checkpoints|damaged|scores.*\.json|predictions.*|submiss
 OURS += r"|(null_odds|nbest).*\.json|profile|compiled|report\..*|README\.md|parity\.json|stacks-\d+\.txt"
 BEGUN = ("config.json", "tokenizer")  # ours where config.json names one of RUNS
 STALE = r".*\.tmp|\.shared-.*|.*orbax-checkpoint-tmp.*"
-LOGS = r".*\.(log|out|err)"  # what a shell or batch system writes beside
+LOGS = r".*\.(log|out|err)|lost\+found|\..+"  # what shells, batch systems and file systems put beside
 SHOWN = 5  # names in a message
 
 

@@ -41,6 +41,7 @@ def test_no_run_begins_among_files_of_others(bertjax, home, data, pretrained, tm
 
 def test_what_a_start_leaves_behind_is_no_hindrance(pretrained, tmp_path):
     left = ("config.json", "metrics.jsonl", "run.lock", "config.json.tmp", "stacks-0.txt", "job-17.log", ".shared-0a1b")
+    left += ("lost+found", ".nfs0001")  # of file systems
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "checkpoints/0.orbax-checkpoint-tmp").mkdir(parents=True)
     for name in left:
