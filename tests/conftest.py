@@ -27,8 +27,10 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 jaxtyping.install_import_hook("bertjax.nn", "beartype.beartype")
 
-# A shell's background ignores Ctrl-C, and what tests start would inherit that: bash cannot trap it then.
+# A shell's background ignores Ctrl-C, nohup the end of the terminal, and what tests start would inherit that: bash
+# cannot trap them then.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 GOLDEN = Path(__file__).parent / "golden"
 
