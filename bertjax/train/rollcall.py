@@ -38,12 +38,13 @@ class RollCall:
         self._over.set()
 
     def _run(self) -> None:
-        end, reached, came = time.monotonic() + self._seconds, False, 0
+        end, reached, came, before = time.monotonic() + self._seconds, False, 0, 0
         while not self._over.wait(min(LOOK, max(0.0, end - time.monotonic()))):
             address = self._state.coordinator_address or ""
             reached = reached or answers(address)
             if reached and self._state.process_id == 0:
-                came = max(came, connected(int(address.rpartition(":")[2])))
+                now = connected(int(address.rpartition(":")[2]))
+                came, before = max(came, min(now, before)), now  # whoever looks whether it answers is gone by the next
             if time.monotonic() >= end:
                 self._end(address, reached, came)
 
