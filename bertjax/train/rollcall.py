@@ -17,6 +17,7 @@ from bertjax.errors import AGAIN, UserError
 from bertjax.train.stop import REQUEST, VERBS
 
 LOOK = 1.0  # seconds between two looks
+MOMENT = 0.05  # seconds in which such a look is over
 VAIN = "the processes of this run did not find each other"
 CONNECTED = "01"  # the state of a connection in /proc/net/tcp
 
@@ -38,13 +39,12 @@ class RollCall:
         self._over.set()
 
     def _run(self) -> None:
-        end, reached, came, before = time.monotonic() + self._seconds, False, 0, 0
+        end, reached, came = time.monotonic() + self._seconds, False, 0
         while not self._over.wait(min(LOOK, max(0.0, end - time.monotonic()))):
             address = self._state.coordinator_address or ""
             reached = reached or answers(address)
             if reached and self._state.process_id == 0:
-                now = connected(int(address.rpartition(":")[2]))
-                came, before = max(came, min(now, before)), now  # whoever looks whether it answers is gone by the next
+                came = max(came, staying(int(address.rpartition(":")[2])))
             if time.monotonic() >= end:
                 self._end(address, reached, came)
 
@@ -76,3 +76,10 @@ def connected(port: int) -> int:
     files = [Path(f"/proc/net/{name}") for name in ("tcp", "tcp6")]
     rows = [line.split() for file in files if file.is_file() for line in file.read_text("utf-8").splitlines()[1:]]
     return sum(row[3] == CONNECTED and int(row[1].rpartition(":")[2], 16) == port for row in rows)
+
+
+def staying(port: int) -> int:
+    """The same but for those that only look whether somebody answers."""
+    before = connected(port)
+    time.sleep(MOMENT)
+    return min(before, connected(port))

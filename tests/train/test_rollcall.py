@@ -36,6 +36,13 @@ def test_connections_are_counted_while_they_last(server):
             end.close()
 
 
+@pytest.mark.parametrize("counts", [(3, 2), (2, 3), (2, 2)])
+def test_who_only_looks_whether_somebody_answers_does_not_count(monkeypatch, counts):
+    looks = iter(counts)
+    monkeypatch.setattr(rollcall, "connected", lambda port: next(looks))
+    assert rollcall.staying(1) == 2
+
+
 class State:
     coordinator_address, num_processes, process_id = "", 3, 0
 
@@ -46,7 +53,7 @@ def test_process_0_counts_who_has_come(monkeypatch, server, first, second, most)
     state, said, seen = State(), [], iter([first])
     state.coordinator_address = f"localhost:{port}"
     monkeypatch.setattr(rollcall, "LOOK", 0.2)
-    monkeypatch.setattr(rollcall, "connected", lambda found: next(seen, second) if found == port else 9)
+    monkeypatch.setattr(rollcall, "staying", lambda found: next(seen, second) if found == port else 9)
 
     def end(code, message, *, kept):  # which never returns
         said.append((code, message, kept))
