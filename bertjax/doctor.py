@@ -72,13 +72,13 @@ def doctor(config: Doctor, process: HostsConfig) -> None:
 def _machine(process: HostsConfig) -> Iterator[Finding]:
     yield Finding("ok", "python", f"{sys.version.split()[0]}, bertjax {version('bertjax')}")
     yield _versions()
-    lock = TPU_LOCK
-    if lock.exists() and not os.access(lock, os.W_OK):
-        yield Finding("fail", "TPU lock", f"{lock} belongs to another user", f"end their run, or: sudo rm -f {lock}")
+    if TPU_LOCK.exists() and not os.access(TPU_LOCK, os.W_OK):
+        cure = f"end their run, or: sudo rm -f {TPU_LOCK}"
+        yield Finding("fail", "TPU lock", f"{TPU_LOCK} belongs to another user", cure)
     try:
         hosts.join(process)
     except DevicesError as error:
-        yield Finding("fail", "devices", *str(error).split("; ", 1))
+        yield Finding("fail", "devices", *str(error).rsplit("; ", 1))
         return
     except UserError as error:
         yield Finding("fail", "cluster", cluster() or "as told", str(error))

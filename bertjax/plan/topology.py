@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bertjax.chips import CHIPS, Chip, chip_of, gpu_share
+from bertjax.chips import CHIPS, Chip, chip_of
 from bertjax.errors import ConfigError, closest
 
 LOCAL = "local"
@@ -59,13 +59,10 @@ GPUS = {  # https://docs.nvidia.com/cuda/cuda-programming-guide, "Compute Capabi
 
 
 def devices_of(topology: str, slices: int) -> tuple[Chip | None, list[Any]]:
-    """The chip and the devices of "v5e:16x16" or "h100:8"; those of this machine for "local".
-
-    Of a GPU's memory the chip has what JAX would take.
-    """
+    """The chip and the devices of "v5e:16x16" or "h100:8"; those of this machine for "local"."""
     if topology == LOCAL:
         devices = jax.devices()
-        return _taken(chip_of(devices[0].device_kind), devices[0].platform), devices
+        return chip_of(devices[0].device_kind), devices
     name, _, shape = topology.partition(":")
     if name not in CHIPS:
         raise ConfigError(f"--topology {topology}: chip {name!r}{closest(name, CHIPS)}; as v5e:16x16, or {LOCAL}")
@@ -76,7 +73,7 @@ def devices_of(topology: str, slices: int) -> tuple[Chip | None, list[Any]]:
     if each * slices > MOST:
         raise ConfigError(f"--mesh.dcn {slices}: {slices:,} times {topology} is {each * slices:,} chips, over {MOST:,}")
     if name in GPUS:
-        return _taken(CHIPS[name], "gpu"), _gpus(name, slices, each)
+        return CHIPS[name], _gpus(name, slices, each)
     return CHIPS[name], _tpus(name, shape, slices)
 
 
@@ -97,10 +94,6 @@ def links_of(group: Sequence[int], devices: Sequence[Any]) -> float:
             rings = min(sides) >= CUBE if chip.ports == 6 else side == FULL
             found += (2 if rings and several * apart + apart == side else 1) / apart
     return found
-
-
-def _taken(chip: Chip | None, platform: str) -> Chip | None:
-    return chip._replace(memory=chip.memory * gpu_share()) if chip and platform == "gpu" else chip
 
 
 def _wrong(name: str, shape: str) -> str:

@@ -65,7 +65,7 @@ def plan(config: Plan) -> None:
     run = Run(config, mesh, chosen.memory, chip, objective, optimizer, state)
     report = {
         "topology": config.topology,
-        "chip": _chip(chip, devices[0]),
+        "chip": _chip(chip, devices[0], chosen.memory),
         "devices": mesh.size,
         "idle_devices": len(devices) - mesh.size,
         "mesh": dict(mesh.shape),
@@ -79,10 +79,11 @@ def plan(config: Plan) -> None:
     answers.print(f"all of it: {out}")
 
 
-def _chip(chip: Chip | None, device: Any) -> dict[str, Any]:  # noqa: ANN401 (a jax.Device, or one of a topology)
+def _chip(chip: Chip | None, device: Any, memory: int | None) -> dict[str, Any]:  # noqa: ANN401 (a device of a topology)
+    """For the report; `memory` is what of a chip's can be had, of a GPU what JAX would take."""
     if not chip:
         return {"name": device.device_kind}
-    return chip._asdict() | ({"memory_share": gpu_share()} if device.platform == "gpu" else {})
+    return chip._asdict() | {"memory": memory} | ({"memory_share": gpu_share()} if device.platform == "gpu" else {})
 
 
 def _undivided(run: Run) -> dict[str, Any]:

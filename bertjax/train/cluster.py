@@ -52,11 +52,14 @@ def unused_chips() -> tuple[str, str] | None:
     return f"the machine has a {there[0]}", CHIPS[there[0]][1]
 
 
-def given(config: HostsConfig) -> tuple[str, int, int]:
-    """Coordinator, number of processes and number of this one, as far as options and environment say."""
+def given(config: HostsConfig, found: str = "") -> tuple[str, int, int]:
+    """Coordinator, number of processes and number of this one, as far as options and environment say.
+
+    `found` is what `cluster` has found.
+    """
     address = config.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
     counts, numbers = ["JAX_NUM_PROCESSES"], ["JAX_PROCESS_ID"]
-    if not cluster():  # what mpirun sets, of which jax knows Open MPI 4 alone
+    if not found:  # what mpirun sets, of which jax knows Open MPI 4 alone
         counts += ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
         numbers += ["OMPI_COMM_WORLD_RANK", "PMI_RANK"]
     count = config.processes or _number(counts, 0)
@@ -72,7 +75,7 @@ def given(config: HostsConfig) -> tuple[str, int, int]:
         )
         if not there
     ]
-    if missing and (count or number >= 0 or address) and not cluster():
+    if missing and (count or number >= 0 or address) and not found:
         raise ConfigError(f"one of several processes, but without {'; '.join(missing)}: give them, or none of them")
     return address, count, number
 

@@ -70,8 +70,9 @@ def join(config: HostsConfig) -> None:
 def _join(config: HostsConfig) -> None:
     if jax.distributed.is_initialized():
         return
-    address, count, number = given(config)
-    if count == 1 or not (count or cluster()):
+    found = cluster()
+    address, count, number = given(config, found)
+    if count == 1 or not (count or found):
         return
     whole = bool(address and count and number >= 0)
     if whole:

@@ -12,7 +12,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from bertjax.errors import StorageError, UnsavedError
 from bertjax.paths import remote, remove
-from bertjax.storage import fault_of, free_bytes, given_up, told, what, writing
+from bertjax.storage import fault_of, free_bytes, given_up, what, writing
 from bertjax.train import manifest
 from bertjax.train.background import heard, listen
 from bertjax.train.log import console
@@ -178,7 +178,9 @@ class Saver:
         several = jax.process_count() > 1  # what the others have done of it is not known
         if not several:
             self._start_again()
-        self._lost = UnsavedError(f"{why}: {told(self._run, number)}") if several else given_up(why, self._run, number)
+        self._lost = given_up(why, self._run, number)
+        if several:
+            self._lost = UnsavedError(str(self._lost))
         if last or several or self._failures == FAILURES:
             raise self._lost
         console.print(f"{why}: {what(self._run, number)}; the next save tries again")
