@@ -1,5 +1,6 @@
 """Bytes read and written in a device's memory: of HLO text made by hand, and of real programs."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
