@@ -6,7 +6,6 @@ With `read` i32[B,K] the queries are f[B,K,N,H], those of these places, and so i
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -21,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from bertjax.contracts import Compute, Window
 from bertjax.errors import ConfigError
 from bertjax.nn.dropout import dropped
-from bertjax.nn.places import of_queries, same_sequence, visible_to
+from bertjax.nn.places import of_queries, row_axes, same_sequence, visible_to
 
 LONG = 512  # tokens from which the scores f32[N,L,L] of a row move more bytes than all else in a layer
 BLOCK = 128  # the splash kernel's rows are cut into blocks of so many tokens, or of more
@@ -170,24 +169,25 @@ def _on_each_device(
 ) -> jax.Array:
     """A kernel, which the compiler cannot cut: each device runs it on its own rows, heads and queries.
 
-    It takes query, key, value, sequence and place of each query, and sequence of each key. Queries are filled up to
-    blocks for each device of `seq`; what is added is padding.
+    It takes query, key, value, sequence and place of each query, and sequence of each key. Devices of `seq` share the
+    queries of a row, or, where some are `read`, the rows (`places.by_row`). Queries are filled up to blocks for each
+    device; what is added is padding.
     """
-    shards = {} if mesh is None else dict(mesh.shape)
-    queries, tensor = shards.pop("seq", 1), shards.pop("tensor", 1)
-    count = heads[0].shape[1]
+    shape = mesh.shape if mesh else {}
+    size, count = heads[0].shape[:2]
+    whole = row_axes(mesh, size, but=("tensor",)) if mesh and read is not None else ()
+    queries = 1 if whole else shape.get("seq", 1)
     added = ((0, 0), (0, -count % (block * queries)))
     query = jnp.pad(heads[0], (*added, (0, 0), (0, 0)))
     asking = (jnp.pad(x, added) for x in of_queries(sequence, read))
     if mesh is None or jax.sharding.get_abstract_mesh().manual_axes:  # written for one device of many already
         return kernel(query, *heads[1:], *asking, sequence)[:, :count]
-    rows = tuple(shards) if query.shape[0] % math.prod(shards.values()) == 0 else None
-    cut = "tensor" if tensor > 1 and query.shape[2] % tensor == 0 else None
-    length = "seq" if queries > 1 else None
-    q, kv, ids = P(rows, length, cut), P(rows, None, cut), P(rows, length)
-    local = jax.shard_map(
-        kernel, mesh=mesh, in_specs=(q, kv, kv, ids, ids, P(rows, None)), out_specs=q, check_vma=False
-    )
+    cut_rows = whole or row_axes(mesh, size)
+    cut_heads = "tensor" if query.shape[2] % shape.get("tensor", 1) == 0 else None
+    cut_queries = "seq" if queries > 1 else None
+    q, kv = P(cut_rows, cut_queries, cut_heads), P(cut_rows, None, cut_heads)
+    ids, all_ids = P(cut_rows, cut_queries), P(cut_rows, None)
+    local = jax.shard_map(kernel, mesh=mesh, in_specs=(q, kv, kv, ids, ids, all_ids), out_specs=q, check_vma=False)
     return local(query, *heads[1:], *asking, sequence)[:, :count]
 
 

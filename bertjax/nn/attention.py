@@ -11,6 +11,7 @@ from bertjax.initial import Initializer
 from bertjax.nn import attend
 from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
+from bertjax.nn.places import by_length, by_row
 
 
 class Asking(NamedTuple):
@@ -53,6 +54,8 @@ class Attention(nn.Module):
     ) -> jax.Array:
         query = _in_rows(self.query(asking.hidden)) if asking else self.query(hidden)
         key, value = self.key(hidden), self.value(hidden)
+        if asking:
+            key, value = (by_row(by_length(x, self.compute.mesh), self.compute.mesh) for x in (key, value))
         way = attend.choose(
             self.compute,
             length=hidden.shape[1],

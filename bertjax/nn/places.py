@@ -1,7 +1,11 @@
 """Places of packed rows: what stands at them, and which other places they see."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Int, Shaped
 
 from bertjax.contracts import Window
@@ -10,6 +14,34 @@ from bertjax.contracts import Window
 def gather_tokens(values: Shaped[Array, "B L D"], places: Int[Array, "B K"]) -> Shaped[Array, "B K D"]:
     """What stands at `places` of each row, all of them inside it: to look after others takes loops to compile."""
     return jnp.take_along_axis(values, places[:, :, None], axis=1, mode="promise_in_bounds")
+
+
+def by_length(values: Shaped[Array, "B L ..."], mesh: Mesh | None) -> Shaped[Array, "B L ..."]:
+    """The same, as batches lie on a mesh: a device of `seq` has a part of each row."""
+    return _cut(values, mesh, row_axes(mesh, len(values)), "seq") if mesh else values
+
+
+def by_row(values: Shaped[Array, "B K ..."], mesh: Mesh | None) -> Shaped[Array, "B K ..."]:
+    """The same, but a device of `seq` has all of some rows, where there are enough for that.
+
+    The last layer is computed for a few places, anywhere in a row. Left to itself XLA has each device of `seq` compute
+    all of them, and their logits: 3.0 times the work of a step of mini (16 x 512, seq 8), where so it is 1.03 times.
+    """
+    axes = row_axes(mesh, len(values), but=("tensor",)) if mesh else ()
+    return _cut(values, mesh, axes, None) if mesh and axes else values
+
+
+def row_axes(mesh: Mesh, rows: int, but: tuple[str, ...] = ("seq", "tensor")) -> tuple[str, ...]:
+    """The axes of a mesh `but` these, where so many rows can be cut over them all, else none."""
+    axes = tuple(axis for axis in mesh.shape if axis not in but)
+    return axes if rows % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
+
+
+def _cut(values: jax.Array, mesh: Mesh, rows: tuple[str, ...], length: str | None) -> jax.Array:
+    if mesh.shape.get("seq", 1) == 1:
+        return values
+    rest = [P.UNCONSTRAINED] * (values.ndim - 2)  # heads stay cut by `tensor`
+    return jax.lax.with_sharding_constraint(values, NamedSharding(mesh, P(rows, length, *rest)))
 
 
 def same_sequence(

@@ -106,13 +106,14 @@ def test_a_window_is_so_many_before_and_after(window):
 
 
 CUT = (2, 1, 2, 1)
+TOO_MANY = (1, 1, 8, 1)  # devices for the rows there are
 
 
 @pytest.mark.parametrize(
     ("way", "where", "window"),
     [
         *(("einsum", None, window) for window in WINDOWS),
-        *(("cudnn", where, window) for where in (None, CUT) for window in WINDOWS),
+        *(("cudnn", where, window) for where in (None, CUT, TOO_MANY) for window in WINDOWS),
         *(("splash", where, None) for where in (None, CUT)),
     ],
 )

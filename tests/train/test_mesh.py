@@ -14,12 +14,14 @@ from helpers import DROPOUT, KEEP, ONE, TINY, losses, make_batch, parts
 from jax.sharding import PartitionSpec as P
 
 from bertjax import registry
+from bertjax.contracts import Compute
 from bertjax.errors import ConfigError
 from bertjax.objectives import mlm, supervised
 from bertjax.train.mesh import (
     AXES,
     RULES,
     MeshConfig,
+    abstract_batch,
     batch_sharding,
     check_batch,
     local_rows,
@@ -32,6 +34,7 @@ from bertjax.train.mesh import (
 from bertjax.train.optim import SCALINGS, Optimizer
 from bertjax.train.padding import held
 from bertjax.train.state import init_state, planned_state
+from bertjax.train.step import make_train_step
 
 CUBE = MeshConfig(2, 2, 2)
 MODELS = {"plain": replace(TINY, layers=1), "dropout": replace(DROPOUT, layers=1)}  # compilation is slow
@@ -90,6 +93,27 @@ def test_gradients_do_not_depend_on_the_mesh(mesh, gradient):
         want = gradient(ONE)[name]
         np.testing.assert_allclose(x[: len(want)], want, rtol=0, atol=2e-6 * norm, err_msg=name)
         assert not x[len(want) :].any(), name  # rows that are no words
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(1, seq=8), MeshConfig(1, seq=4, tensor=2), MeshConfig(1, 2, 2, 2)])
+def test_devices_that_share_rows_compute_no_logits_twice(mesh):
+    """Of a model whose head is nearly all of its work, in a batch that is worth putting the table together for."""
+    model = replace(TINY, layers=1, vocab_size=512)
+
+    def flops(config):
+        mesh, update = make_mesh(config), Optimizer().build(10)
+        objective = mlm.Config().build(model).using(Compute(mesh=mesh))
+        state, batch = planned_state(objective, update, mesh), abstract_batch(make_batch(slots=8), 128, mesh)
+        return make_train_step(objective, update, mesh).lower(state, batch).compile().cost_analysis()["flops"]
+
+    assert 8 * flops(mesh) < 1.2 * flops(ONE)
+
+
+def test_a_row_for_eight_devices():
+    """Then each of them has a part of it, to the end."""
+    batches = [make_batch(seed, rows=2) for seed in range(3)]
+    one, many = (losses(parts(MODELS["dropout"], mesh).train(batches)[1]) for mesh in (ONE, MeshConfig(1, seq=8)))
+    np.testing.assert_allclose(many, one, rtol=1e-6)
 
 
 def test_first_state_does_not_depend_on_the_mesh():
