@@ -154,6 +154,14 @@ def shortage(
     return f"{which}: they take about {amount(max(needs))}, a device has {amount(chosen.memory)}; {cure}{plan}"
 
 
+def takes_less(config: Pretrain | Finetune, mesh: Mesh) -> str:
+    """What to do about a run that has not enough memory, whatever the formulas say: the next smaller thing of each."""
+    parts = divisions([one.batch_size for one in phases(config)], row_ways(mesh), config.micro_batches + 1)
+    remats = REMATS[REMATS.index(config.remat) + 1 :]
+    options = [f"--micro-batches {parts[0]}"] * bool(parts) + [f"--remat {remat}" for remat in remats[:1]]
+    return f"give {' or '.join([*options, 'smaller batches'])}, or more devices with --mesh.fsdp"
+
+
 def _needed(state: TrainState, kept: float, parts: int) -> float:
     """Bytes of a device: state, gradient, their sum over micro-batches where there are some, activations of one."""
     return bytes_on_device(state) + (1 + (parts > 1)) * bytes_on_device(state.params) + kept / parts

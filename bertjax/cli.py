@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bertjax.errors import AGAIN, FAULT, KILLED, ConfigError, UserError, closest, redacted
+from bertjax.errors import AGAIN, FAULT, KILLED, ConfigError, MemoryShort, UserError, closest, lacked_memory, redacted
 from bertjax.heap import collect_seldom, keep_freed
 from bertjax.storage import fault_of, told
 from bertjax.train import stop
@@ -80,6 +80,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, MISPLACED) and _is_theirs(error, named):
             return _tell(verb, redacted(f"{error.filename}: {error.strerror}; give another path"), UserError.code)
+        if said := lacked_memory(error):
+            return _tell(verb, str(MemoryShort(f"{said}: give smaller batches, or other devices")), MemoryShort.code)
         number = fault_of(error)
         if not number:
             raise

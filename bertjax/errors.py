@@ -87,6 +87,22 @@ class UnsavedError(StorageError):
     code = AGAIN
 
 
+class MemoryShort(UserError):
+    """A device with less memory than a program takes."""
+
+
+def lacked_memory(error: BaseException) -> str:
+    """What XLA says where a device has not enough memory, in its first line; "" of any other error."""
+    told, _, _ = str(error).partition("\n")
+    kind, _, words = told.partition(": ")
+    of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")  # by name: jax may not be imported here
+    return (
+        words.rstrip(".")
+        if of_jax and kind == "RESOURCE_EXHAUSTED" and re.search("memory|alloc|hbm", words, re.I)
+        else ""
+    )
+
+
 def raised_in(error: Exception, package: str) -> str:
     """`"FILE:LINE: Kind: words"` of an error: the innermost line of a package of the user's that led to it."""
     own = [

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bertjax.automesh import Chosen, mesh_of, shortage, tell
+from bertjax.automesh import Chosen, mesh_of, shortage, takes_less, tell
 from bertjax.chips import chip_of
 from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import Compute, ModelConfig, Objective, Params
@@ -20,7 +20,7 @@ from bertjax.data.mixture import Mixture
 from bertjax.data.phases import Phase, Phases, phase_after
 from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
-from bertjax.errors import ConfigError
+from bertjax.errors import ConfigError, MemoryShort, lacked_memory
 from bertjax.jsonio import from_json, to_json, write_json
 from bertjax.memory import machines
 from bertjax.paths import as_path, remote, send
@@ -156,6 +156,10 @@ def _fit(
             writer.note(number, ROLLED_BACK, *extra["rolled back"])
         with watched(session.config.hang_timeout, run, jax.process_index()):
             return fit(fixed, state, batches, begun=extra, saver=saver, writer=writer)
+    except jax.errors.JaxRuntimeError as error:
+        if said := lacked_memory(error):
+            raise MemoryShort(f"{said}: {takes_less(session.config, fixed.mesh)}") from error
+        raise
     finally:
         writer.close()
         batches.close()

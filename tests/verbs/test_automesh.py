@@ -5,12 +5,15 @@ import re
 import shutil
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from bertjax import automesh, memory, session
+from bertjax import automesh, memory, scoring, session
 from bertjax.automesh import REMATS, Chosen, activations, choose, divisions, shortage
 from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import Compute, ModelConfig
+from bertjax.errors import lacked_memory
 from bertjax.memory import GIB
 from bertjax.models import bert
 from bertjax.objectives import mlm
@@ -195,6 +198,49 @@ def test_a_run_says_so_where_it_starts(bertjax, home, data, pretrained, tmp_path
     shutil.copytree(pretrained, tmp_path / "done")
     assert "may not fit" in bertjax(*command, tmp_path / "new").err
     assert "may not fit" not in bertjax(*command, tmp_path / "done").err
+
+
+def too_much(*_):
+    """Fails as XLA does: no address space has so many bytes."""
+    return jax.jit(lambda: jnp.zeros(1 << 48, jnp.int8))()
+
+
+LACKS = "Out of memory allocating 281474976710656 bytes"
+
+
+def test_where_memory_ends_in_training_is_told_with_the_cure(bertjax, home, data, tmp_path, on_step):
+    command = ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run"]
+    failures = iter([too_much])
+    on_step(7, lambda state: next(failures, lambda: state)())
+    outcome = bertjax(*command)
+    less = "give --micro-batches 4 or --remat dots or smaller batches, or more devices with --mesh.fsdp"
+    assert outcome.code == 2 and outcome.err.splitlines()[-1] == f"bertjax pretrain: {LACKS}: {less}", outcome.err
+    resumed = bertjax(*command, "--micro-batches", "4")
+    assert resumed.code == 0 and "resumes after step 5 of 16" in resumed.err
+
+
+def test_where_memory_ends_elsewhere_is_told(bertjax, home, finetuned, monkeypatch):
+    monkeypatch.setattr(scoring, "put_batch", too_much)
+    outcome = bertjax("evaluate", finetuned, "--data", home)
+    assert outcome.code == 2 and outcome.err.endswith(f"{LACKS}: give smaller batches, or other devices\n"), outcome.err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17G of 15.75G hbm.\n\nTotal",
+            "Ran out of memo",
+        ),
+        ("RESOURCE_EXHAUSTED: Failed to allocate request for 1.2GiB\nmore", "Failed to allocate request for 1.2GiB"),
+        ("RESOURCE_EXHAUSTED: too many requests", ""),
+        ("INTERNAL: no memory", ""),
+    ],
+)
+def test_only_a_lack_of_memory_is_one(error, said):
+    found = lacked_memory(jax.errors.JaxRuntimeError(error))
+    assert found.startswith(said) and bool(found) == bool(said) and "\n" not in found
+    assert not lacked_memory(ValueError(error))
 
 
 def test_a_dry_run_says_whether_it_fits(bertjax, home, data, tmp_path, monkeypatch):
