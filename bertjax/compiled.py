@@ -34,8 +34,9 @@ def inference(function: Callable[..., Any], flops: float, **options: Any) -> Any
     """jax.jit of a function without gradients, which is to do `flops` in all its calls.
 
     Where these are many, products on an x86 CPU are those of oneDNN, which jaxlib has and does not choose: BERT-base's
-    encoder takes four fifths of the time on a Xeon, nine tenths on an EPYC. Such programs cannot be kept, and each
-    start compiles them anew, in 0.5 CPU-s. A training step gains nothing, and that of BERT-base takes 42% more memory.
+    encoder takes four fifths to nine tenths of the time on Xeons, nine tenths on an EPYC. Such programs cannot be kept,
+    and each start compiles them anew, in 0.5 CPU-s. A training step of BERT-base gains 2% on a Xeon, and nothing on an
+    EPYC, where it takes 42% more memory.
     """
     if flops >= WORTH_ONEDNN and jax.default_backend() == "cpu" and machine() in ("x86_64", "AMD64"):
         warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*onednn", UserWarning)
