@@ -70,7 +70,7 @@ def config() -> Finetune:
     )
 """,
 }
-VARIES = ("seconds", "tokens_per_second", "gflops_per_second")
+VARIES = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
 
 
 class Run(NamedTuple):

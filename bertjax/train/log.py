@@ -144,16 +144,18 @@ SHORT = {
     "grad_norm": "grad",
     "tokens_per_second": "tok/s",
     "gflops_per_second": "GFLOP/s",
+    "data_wait": "waits for data",
 }
-FORMS = {"lr": "{:.2e}", "mfu": "{:.1%}"}
+FORMS = {"lr": "{:.2e}", "mfu": "{:.1%}", "data_wait": "{:.0%}"}
 HIDDEN = ("mlm_loss", "nsp_loss", "sop_loss", "task_loss")  # in the file; the screen shows their sum
+MUCH = 0.05  # of the time, from which it is shown that devices wait for data
 
 
 def describe(figures: dict[str, float]) -> str:
     """Figures as one short line."""
     parts = []
     for name, value in figures.items():
-        if name not in HIDDEN:
+        if name not in HIDDEN and not (name == "data_wait" and value < MUCH):
             text = f"{value:,.0f}" if name.endswith("_per_second") else FORMS.get(name, "{:.3f}").format(value)
             parts.append(f"{SHORT.get(name, name)} {text}")
     return "  ".join(parts)

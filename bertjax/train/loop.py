@@ -91,11 +91,14 @@ def fit(
     with StopSignal() as stop, late, run.profiler:
         ahead = _on_devices(batches, run.mesh, run.total_steps - done)
         before = batches.places
-        compiled = set[tuple[int, ...]]()
-        for number, (batch, places) in enumerate(ahead, start=done + 1):
+        compiled, asked = set[tuple[int, ...]](), None
+        for number in range(done + 1, run.total_steps + 1):
+            with late.running(window).waiting(asked):
+                batch, places = next(ahead)
             shape = batch["tokens"].shape
             with run.profiler.before(number - done), _compiling(shape, compiled, state, late, window):
                 state, metrics = run.step(state, batch)
+            asked = state.step
             moved()
             run.profiler.after(number - done, state)
             late.flush(window)

@@ -24,6 +24,7 @@ class Window:
     metrics: Metrics
     work: list[tuple[Any, float]] = field(default_factory=list)  # of each step its real tokens, and FLOPs for each
     seconds: float = 0  # in what is no training
+    waited: float = 0  # of the rest, seconds in which the devices stood still for want of data
     began: float = 0
 
     def add(self, metrics: Metrics, tokens: jax.Array, flops_per_token: float) -> None:
@@ -38,6 +39,18 @@ class Window:
         began = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - began
+
+    @contextmanager
+    def waiting(self, asked: Any) -> Iterator[None]:  # noqa: ANN401 (a jax.Array, whose stubs lack `is_ready`)
+        """What is done in here brings data. The devices stand still for it if they have made `asked` when it is over.
+
+        They may have been at work for a part of it: it is the most that can have been lost. Nothing is where nothing
+        was asked of them yet (None).
+        """
+        began = time.perf_counter()
+        yield
+        if asked is not None and asked.is_ready():
+            self.waited += time.perf_counter() - began
 
     def to_json(self) -> dict[str, list[float]]:
         """Exact: float32 survives JSON."""
@@ -68,7 +81,7 @@ class Rates:
         tokens, flops = sum(n for n, _ in work), sum(n * per_token for n, per_token in work)
         figures = {"lr": float(self.schedule(max(0, updates - 1))), "tokens_per_second": round(tokens / seconds, 1)}
         name, unit = ("mfu", self.peak_flops) if self.peak_flops else ("gflops_per_second", 1e9)
-        return {**figures, name: float(f"{flops / seconds / unit:.4g}")}
+        return {**figures, name: float(f"{flops / seconds / unit:.4g}"), "data_wait": round(window.waited / seconds, 4)}
 
 
 class LateLog:
@@ -88,6 +101,10 @@ class LateLog:
         """The window that ended with step `number` is to be written; gives the next one."""
         self._waiting = number, window
         return Window({})
+
+    def running(self, window: Window) -> Window:
+        """That whose time runs: the one that waits, else the one that is being filled."""
+        return self._waiting[1] if self._waiting else window
 
     def flush(self, following: Window) -> None:
         """Writes what waits, if anything does; the time of `following` begins where its own ends."""

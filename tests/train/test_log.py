@@ -81,6 +81,8 @@ def test_averages():
         ({"loss": 1.23456, "mlm_loss": 9.0, "mlm_accuracy": 0.5}, "loss 1.235  masked acc 0.500"),
         ({"lr": 1e-4, "tokens_per_second": 12345.6}, "lr 1.00e-04  tok/s 12,346"),
         ({"loss": 2.0, "gflops_per_second": 41.23}, "loss 2.000  GFLOP/s 41"),
+        ({"loss": 2.0, "data_wait": 0.0499}, "loss 2.000"),
+        ({"loss": 2.0, "data_wait": 0.345}, "loss 2.000  waits for data 34%"),
         ({"mfu": 0.4312}, "mfu 43.1%"),
     ],
 )

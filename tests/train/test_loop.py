@@ -100,7 +100,7 @@ def undisturbed(train, tmp_path_factory):
 
 def lines(folder):
     """The log without what a clock says."""
-    timed = ("seconds", "tokens_per_second", "gflops_per_second")
+    timed = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
     return [{n: v for n, v in line.items() if n not in timed} for line in read_metrics(folder)]
 
 
@@ -297,9 +297,12 @@ def test_compiling_evaluating_and_saving_are_not_in_the_tokens_a_second(tmp_path
     short = lambda number, batch: {**batch, "tokens": batch["tokens"][:, : 8 if number >= 7 else 16]}  # noqa: E731
     evaluates = lambda state: passes(10_000, {"loss": 1.0})  # noqa: E731
     train(tmp_path, step=step, hook=evaluates, change=short, before=lambda number: passes(1))  # batches alone take time
-    rates = [line["tokens_per_second"] for line in read_metrics(tmp_path) if line["split"] == "train"]
+    logged = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
+    rates = [line["tokens_per_second"] for line in logged]
     # A window is written with the next batch but one at hand: 5 steps in 7 s; then 5 in 5, 4 in 2.
     assert met == {(16, 16), (16, 8)} and rates == pytest.approx([50 / 7, 10, 40 / 2], abs=0.1)
+    # All that time goes to batches, the first two of which nothing waits for.
+    assert [line["data_wait"] for line in logged] == pytest.approx([5 / 7, 1, 1], abs=1e-3)
 
 
 def test_a_line_that_waits_is_written_when_the_data_fail(tmp_path, train):

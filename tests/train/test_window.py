@@ -55,6 +55,17 @@ def test_what_is_done_apart_is_left_out_once_the_devices_have_made_what_was_aske
     assert spent.seconds == 50 and Rates(lambda step: 0.0, peak_flops=0).figures(spent, 0)["tokens_per_second"] == 50
 
 
+@pytest.mark.parametrize(("asked", "waited"), [(None, 0), (False, 0), (True, 3)])
+def test_devices_wait_for_data_that_come_when_all_is_done(asked, waited, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    spent = window(work=[(np.float32(1), 1.0)])
+    with spent.waiting(asked if asked is None else SimpleNamespace(is_ready=lambda: asked)):
+        now[0] += 3
+    now[0] += 9
+    assert Rates(lambda step: 0.0, peak_flops=0).figures(spent, 0)["data_wait"] == waited / 12
+
+
 def test_without_a_known_peak_there_is_no_mfu():
     rates = Rates(lambda step: 0.0, peak_flops=0)
     figures = rates.figures(window(work=[(np.float32(1), 3e9)], began=time.perf_counter() - 3), 0)

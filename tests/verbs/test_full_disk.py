@@ -21,7 +21,7 @@ def resize(disk, size):
 
 
 def figures(run):
-    timed = ("seconds", "tokens_per_second", "gflops_per_second")
+    timed = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
     return [{name: value for name, value in line.items() if name not in timed} for line in read_metrics(run)]
 
 

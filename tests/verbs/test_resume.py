@@ -28,7 +28,7 @@ from bertjax.train.mesh import MeshConfig, make_mesh
 from bertjax.train.stop import Interrupted
 
 ONE = MeshConfig(data=1)
-VARIES = ("seconds", "tokens_per_second", "gflops_per_second")
+VARIES = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
 
 
 def logged(folder):
