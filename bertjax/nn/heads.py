@@ -5,12 +5,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from bertjax.initial import ZEROS, Initializer
 from bertjax.nn.dense import Dense, LayerNorm
 from bertjax.nn.mlp import Activation
 from bertjax.nn.params import Module
+from bertjax.nn.places import by_row
 
 
 def mean_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
@@ -43,9 +45,10 @@ def features(layers: Sequence[jax.Array], which: Features) -> jax.Array:
     return jnp.concatenate(four, axis=-1) if which == "concat-last-four" else sum(four[1:], start=four[0])
 
 
-def pool(pooler: Dense, first: jax.Array) -> jax.Array:
+def pool(pooler: Dense, first: jax.Array, mesh: Mesh | None = None) -> jax.Array:
     """f[B,S,D]: tanh of a dense layer over the first token f[B,S,W] of each packed sequence (BERT's pooled output)."""
-    return jnp.tanh(pooler(first))
+    alike = by_row(first, mesh, but=("seq", "tensor"))  # on all devices of `seq`: it is too little to be shared
+    return jnp.tanh(pooler(alike))
 
 
 PADDING_LOGIT = -1e9  # of rows of the table beyond the vocabulary

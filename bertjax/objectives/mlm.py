@@ -153,7 +153,7 @@ class MlmNsp(Mlm):
 
     def nsp_logits(self, first: jax.Array) -> jax.Array:
         """f32[B,S,2] of the hidden states f[B,S,D] of the first token of each packed sequence."""
-        return self.nsp(pool(self.pooler, first)).astype(jnp.float32)
+        return self.nsp(pool(self.pooler, first, self.encoder.compute.mesh)).astype(jnp.float32)
 
     def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
         encoded = self.encoder(batch, train=False)

@@ -95,7 +95,8 @@ class Supervised(Objective):
 
     def pooled(self, batch: Batch, *, train: bool) -> jax.Array:
         """f[B,D] of the first tokens."""
-        return pool(self.pooler, self.hidden(batch, train=train, read=batch["first_tokens"]))[:, 0]
+        first = self.hidden(batch, train=train, read=batch["first_tokens"])
+        return pool(self.pooler, first, self.encoder.compute.mesh)[:, 0]
 
     def logits(self, batch: Batch, *, train: bool = False) -> jax.Array:
         """What the head says of each row, in float32: the shapes are those of contracts.Output."""
