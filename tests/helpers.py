@@ -13,6 +13,7 @@ import optax
 from bertjax.contracts import Compute
 from bertjax.models import bert
 from bertjax.objectives import mlm
+from bertjax.train.log import read_metrics
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
 from bertjax.train.padding import held, padded
@@ -100,6 +101,14 @@ def _first_state(model, objective, seed):
 def abstract_state(state):
     """Shapes, types and shardings of a state: what a checkpoint is restored into."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+BY_THE_CLOCK = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
+
+
+def logged(run):
+    """The lines of a run's metrics.jsonl, but for what a clock says."""
+    return [{name: value for name, value in line.items() if name not in BY_THE_CLOCK} for line in read_metrics(run)]
 
 
 def losses(metrics, terms=("mlm_loss", "nsp_loss")):

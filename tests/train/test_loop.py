@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from helpers import DROPOUT, abstract_state, make_batch, parts
+from helpers import DROPOUT, abstract_state, logged, make_batch, parts
 
 from bertjax.errors import DataError, StorageError
 from bertjax.train import manifest, window
@@ -98,35 +98,29 @@ def undisturbed(train, tmp_path_factory):
     return folder, jax.tree.map(np.array, train(folder))
 
 
-def lines(folder):
-    """The log without what a clock says."""
-    timed = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
-    return [{n: v for n, v in line.items() if n not in timed} for line in read_metrics(folder)]
-
-
 def assert_same_run(folder, state, undisturbed):
-    assert lines(folder) == lines(undisturbed[0])
+    assert logged(folder) == logged(undisturbed[0])
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), undisturbed[1])
 
 
 def test_what_a_run_writes(undisturbed, run):
     folder, state = undisturbed
-    written = [(line["step"], line["split"]) for line in lines(folder)]
+    written = [(line["step"], line["split"]) for line in logged(folder)]
     # Steps that are logged, evaluated at 0, every 6, and at the end.
     assert written == [(0, "dev"), (5, "train"), (6, "dev"), (10, "train"), (12, "dev"), (14, "train"), (14, "dev")]
     assert sorted(int(p.name) for p in (folder / "checkpoints").iterdir()) == [4, 6, 8, 12, 14]
     assert int(state.step) == STEPS
-    for line in lines(folder):
+    for line in logged(folder):
         assert {"loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy"} <= set(line)
         assert line["loss"] == pytest.approx(line["mlm_loss"] + line["nsp_loss"])
-    rates = [line["lr"] for line in lines(folder) if line["split"] == "train"]
+    rates = [line["lr"] for line in logged(folder) if line["split"] == "train"]
     np.testing.assert_allclose(rates, [float(OPTIMIZER.schedule(20)(s)) for s in (4, 9, 13)])
     assert all(line["tokens_per_second"] > 0 for line in read_metrics(folder) if line["split"] == "train")
 
 
 def test_a_logged_loss_is_the_mean_over_its_window(undisturbed, run):
     _, metrics = run.train(make_batch(number) for number in range(5))
-    first = next(line for line in lines(undisturbed[0]) if line["split"] == "train")
+    first = next(line for line in logged(undisturbed[0]) if line["split"] == "train")
     for name in ("mlm_loss", "nsp_loss", "mlm_accuracy"):
         total, weight = np.sum([step[name] for step in metrics], axis=0)
         assert first[name] == pytest.approx(total / weight, rel=1e-6)
@@ -152,7 +146,7 @@ def test_killed_between_saves(tmp_path, train, undisturbed):
         train(tmp_path, before=die)
     # The last save is of step 8; what was logged at step 10 comes again.
     assert Checkpoints(tmp_path).latest == 8
-    assert lines(tmp_path)[-1]["step"] == 10
+    assert logged(tmp_path)[-1]["step"] == 10
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 10, "sp')
     assert_same_run(tmp_path, train(tmp_path), undisturbed)
@@ -297,12 +291,12 @@ def test_compiling_evaluating_and_saving_are_not_in_the_tokens_a_second(tmp_path
     short = lambda number, batch: {**batch, "tokens": batch["tokens"][:, : 8 if number >= 7 else 16]}  # noqa: E731
     evaluates = lambda state: passes(10_000, {"loss": 1.0})  # noqa: E731
     train(tmp_path, step=step, hook=evaluates, change=short, before=lambda number: passes(1))  # batches alone take time
-    logged = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
-    rates = [line["tokens_per_second"] for line in logged]
+    written = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
+    rates = [line["tokens_per_second"] for line in written]
     # A window is written with the next batch but one at hand: 5 steps in 7 s; then 5 in 5, 4 in 2.
     assert met == {(16, 16), (16, 8)} and rates == pytest.approx([50 / 7, 10, 40 / 2], abs=0.1)
     # All that time goes to batches, the first two of which nothing waits for.
-    assert [line["data_wait"] for line in logged] == pytest.approx([5 / 7, 1, 1], abs=1e-3)
+    assert [line["data_wait"] for line in written] == pytest.approx([5 / 7, 1, 1], abs=1e-3)
 
 
 def test_a_line_that_waits_is_written_when_the_data_fail(tmp_path, train):
@@ -312,7 +306,7 @@ def test_a_line_that_waits_is_written_when_the_data_fail(tmp_path, train):
 
     with pytest.raises(DataError, match="no more"):
         train(tmp_path, before=fail)
-    assert lines(tmp_path)[-1]["step"] == 5
+    assert logged(tmp_path)[-1]["step"] == 5
 
 
 def test_a_profile_of_some_steps(tmp_path, train, undisturbed):

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers import logged
 from hf_directories import configure
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -31,12 +32,6 @@ def parity(folder):
 
 def scores(folder, name="scores.json"):
     return json.loads((folder / name).read_text())["metrics"]
-
-
-def lines(run):
-    """What was logged, but for the clock."""
-    logged = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if "second" not in k} for line in logged]
 
 
 def test_a_directory_has_all_that_others_look_for(exported):
@@ -87,7 +82,7 @@ def test_inspect_of_a_directory(bertjax, exported):
 def test_fine_tuning_from_a_directory_is_that_from_the_run(bertjax, exported, home, finetuned, tmp_path):
     options = ["--task", "sms_spam", "--data", home, "--out", tmp_path / "run"]
     assert bertjax("finetune", home / "finetune.py", "--from", exported["pretrained"], *options).code == 0
-    assert lines(tmp_path / "run") == lines(finetuned)
+    assert logged(tmp_path / "run") == logged(finetuned)
     assert scores(tmp_path / "run") == scores(finetuned)
 
 

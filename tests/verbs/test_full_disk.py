@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from disks import fill, make_read_only, small_disk
+from helpers import logged
 
 from bertjax.data.meta import Meta
-from bertjax.train.log import read_metrics
 
 
 def on_disk(folder):
@@ -18,11 +18,6 @@ def on_disk(folder):
 
 def resize(disk, size):
     subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
-
-
-def figures(run):
-    timed = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
-    return [{name: value for name, value in line.items() if name not in timed} for line in read_metrics(run)]
 
 
 @pytest.mark.late
@@ -44,7 +39,7 @@ def test_a_run_goes_on_when_there_is_room_again(bertjax, home, data, pretrained,
         resize(disk, 20 * one)
         outcome = bertjax(*command, disk / "run")
         assert outcome.code == 0 and "resumes after step" in outcome.err
-        assert figures(disk / "run") == figures(pretrained)
+        assert logged(disk / "run") == logged(pretrained)
 
 
 def test_a_run_that_cannot_be_saved_once_does_not_begin(bertjax, home, data, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import logged
 from jax.sharding import SingleDeviceSharding
 
 from bertjax import api, cli, run, saved
@@ -28,14 +29,13 @@ from bertjax.train.mesh import MeshConfig, make_mesh
 from bertjax.train.stop import Interrupted
 
 ONE = MeshConfig(data=1)
-VARIES = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
 
 
-def logged(folder):
+def exactly(folder):
     """Every logged figure as its float bits; the lines of one step in their order."""
     return [
-        {name: value.hex() if isinstance(value, float) else value for name, value in line.items() if name not in VARIES}
-        for line in read_metrics(folder)
+        {name: value.hex() if isinstance(value, float) else value for name, value in line.items()}
+        for line in logged(folder)
     ]
 
 
@@ -66,7 +66,7 @@ def stop_at(on_step, terminate, monkeypatch):
 
 def equal_runs(one, two):
     """Same figures in every line, same state at the end, same best checkpoint."""
-    assert logged(one) == logged(two)
+    assert exactly(one) == exactly(two)
     first, second = Checkpoints(one), Checkpoints(two)
     assert (first.latest, first.best) == (second.latest, second.best)
     assert first.extra(first.latest)["loader"] == second.extra(second.latest)["loader"]
@@ -86,7 +86,7 @@ def items(checkpoints):
 
 
 def test_the_run_reaches_its_second_epoch_and_logs_every_step(pretrained, tiny):
-    lines = [line for line in logged(pretrained) if line["split"] == "train"]
+    lines = [line for line in exactly(pretrained) if line["split"] == "train"]
     assert [line["step"] for line in lines] == list(range(1, tiny.steps + 1))
     ((epoch, *_),) = Checkpoints(pretrained).extra(tiny.steps)["loader"]
     assert epoch >= 1 and tiny.micro_batches == 2 and tiny.model.dropout and tiny.model.attention_dropout
