@@ -118,7 +118,9 @@ def _devices(config: Doctor) -> Iterator[Finding]:
     here = f"{len(jax.local_devices())} here, {len(devices)} in all: {devices[0].device_kind}"
     unused = unused_chips()
     yield (
-        Finding("fail", "devices", f"{here}, but {unused[0]}", unused[1]) if unused else Finding("ok", "devices", here)
+        Finding("fail", "devices", f"{here}, but {unused.what}", unused.cure)
+        if unused
+        else Finding("ok", "devices", here)
     )
     yield Finding("ok", "mesh", ", ".join(f"{name} {size}" for name, size in mesh.shape.items()))
 

@@ -84,7 +84,7 @@ def train(session: Session) -> TrainState:
     chosen, found = _agree(session, run, optimizer)
     mesh = chosen.mesh
     if (unused := unused_chips()) and not os.environ.get("JAX_PLATFORMS"):
-        console.print(f"{session.command}: computes on the CPU, but {unused[0]}: {unused[1]}")
+        console.print(f"{session.command}: computes on the CPU, but {unused.what}: {unused.cure}")
     extra = _resume(session, run, found) if found else {}
     with hosts.together():
         if hosts.first():

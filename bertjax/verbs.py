@@ -121,7 +121,7 @@ def act(name: str, rest: list[str], named: dict[str, bool]) -> int:
         function(chosen, process)
         return 0
     if process and not dry:
-        hosts.join(process)
+        hosts.join(process, trains=name in stop.VERBS)
     function(chosen)
     return 0
 

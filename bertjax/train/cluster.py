@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+from jax._src import xla_bridge
 
 from bertjax.errors import ConfigError
 from bertjax.train.log import console
@@ -34,22 +36,41 @@ class HostsConfig:
             raise ConfigError(f"hosts.start_timeout={self.start_timeout} and heartbeat={self.heartbeat}: at least 1")
 
 
-# By kind of chip: the devices of a machine that has some, and what brings JAX to them.
+# By kind of chip: the devices of a machine that has some, the package that brings JAX to them, and how it is installed.
 CHIPS = {
-    "TPU": (("/dev/accel0", "/dev/vfio/0"), "pip install 'bertjax[tpu]'"),
-    "GPU": (("/dev/nvidia0",), "pip install 'bertjax[cuda]', or 'bertjax[cuda12]' where the driver is older than 580"),
+    "TPU": (("/dev/accel0", "/dev/vfio/0"), "libtpu", "pip install 'bertjax[tpu]'"),
+    "GPU": (
+        ("/dev/nvidia0",),
+        "jax_plugins",
+        "pip install 'bertjax[cuda]', or 'bertjax[cuda12]' where the driver is older than 580",
+    ),
 }
+LET_GO = (
+    f"end what else uses them (sudo lsof -w /dev/accel* /dev/vfio/* /dev/nvidia*) and sudo rm -f {TPU_LOCK}, "
+    "or set JAX_PLATFORMS=cpu"
+)
 
 
-def unused_chips() -> tuple[str, str] | None:
-    """What to say where the machine has chips and jax computes on its CPU, and the cure.
+class Unused(NamedTuple):
+    """What to say where the machine has chips and jax computes on its CPU, the cure, and whether JAX could use them."""
 
-    Where a driver is too old for its plugin, jax says so in its log and goes on without.
+    what: str
+    cure: str
+    installed: bool
+
+
+def unused_chips() -> Unused | None:
+    """Where JAX is to find the devices itself (no JAX_PLATFORMS) and they are in use, or a driver is too old for them,
+    it says so in its log at most, and goes on with the CPU.
     """
-    there = [kind for kind, (paths, _) in CHIPS.items() if any(Path(path).exists() for path in paths)]
+    there = [kind for kind, (paths, _, _) in CHIPS.items() if any(Path(path).exists() for path in paths)]
     if not there or jax.devices()[0].platform != "cpu":
         return None
-    return f"the machine has a {there[0]}", CHIPS[there[0]][1]
+    _, package, cure = CHIPS[there[0]]
+    if not find_spec(package):
+        return Unused(f"the machine has a {there[0]}", cure, False)
+    why = getattr(xla_bridge, "_backend_errors", {}).get("tpu" if there[0] == "TPU" else "cuda", "")
+    return Unused(f"the machine has a {there[0]}{f' ({why[:300]})' if why else ''}", f"{LET_GO}; or {cure}", True)
 
 
 def given(config: HostsConfig, found: str = "") -> tuple[str, int, int]:

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from bertjax.errors import AGAIN, FAULT, AloneError, ConfigError, DevicesError, StorageError, UserError
 from bertjax.lock import held
 from bertjax.paths import remote
-from bertjax.train.cluster import TPU_LOCK, HostsConfig, cluster, given
+from bertjax.train.cluster import LET_GO, HostsConfig, cluster, given, unused_chips
 from bertjax.train.log import answers, console
 from bertjax.train.peers import Peers
 from bertjax.train.rollcall import VAIN, RollCall
@@ -50,19 +50,19 @@ class Own:
 _own = Own()
 
 
-def join(config: HostsConfig) -> None:
+def join(config: HostsConfig, *, trains: bool = False) -> None:
     """Makes this process one of several where it is one; to be called before anything touches a device.
 
-    Raises DevicesError where there are none to be had.
+    Raises DevicesError where there are none to be had; for one that `trains`, also where JAX has gone on with the CPU.
     """
     _join(config)
     try:
         devices = len(jax.devices())
     except Exception as error:  # jax raises RuntimeError and AssertionError
-        raise DevicesError(
-            f"jax gets no devices: {str(error)[:300] or type(error).__name__}; end what else uses them "
-            f"(sudo lsof -w /dev/accel* /dev/vfio/* /dev/nvidia*) and sudo rm -f {TPU_LOCK}, or set JAX_PLATFORMS=cpu"
-        ) from error
+        raise DevicesError(f"jax gets no devices: {str(error)[:300] or type(error).__name__}; {LET_GO}") from error
+    unused = unused_chips()
+    if trains and unused and unused.installed and not os.environ.get("JAX_PLATFORMS"):
+        raise DevicesError(f"{unused.what}, but JAX computes on the CPU; {unused.cure}")
     if jax.process_count() > 1:
         console.print(f"{jax.process_count()} processes, {devices} devices")
 

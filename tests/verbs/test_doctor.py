@@ -141,11 +141,44 @@ def test_a_mesh_that_does_not_fit(examined):
     assert code == 2 and found["mesh"][0] == "fail" and "needs 9 devices" in found["mesh"][1]
 
 
-def test_chips_that_jax_does_not_see(examined, tmp_path, monkeypatch):
-    (tmp_path / "accel0").touch()
-    monkeypatch.setattr(cluster, "CHIPS", {"TPU": ((str(tmp_path / "accel0"),), "pip install 'bertjax[tpu]'")})
+@pytest.fixture
+def chips(tmp_path, monkeypatch):
+    """chips(package): a machine with a TPU that JAX does not use, whatever it finds that by."""
+
+    def there(package):
+        (tmp_path / "accel0").touch()
+        known = {"TPU": ((str(tmp_path / "accel0"),), package, "pip install 'bertjax[tpu]'")}
+        monkeypatch.setattr(cluster, "CHIPS", known)
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+
+    return there
+
+
+@pytest.mark.parametrize(("package", "cure"), [("no_such_package", "pip"), ("json", "end what else uses them")])
+def test_chips_that_jax_does_not_see(examined, chips, package, cure):
+    chips(package)
     code, found = examined()
     assert code == 2 and found["devices"][0] == "fail" and "bertjax[tpu]" in found["devices"][1]
+    assert cure in found["devices"][1]
+
+
+def test_nobody_trains_on_the_cpu_of_a_machine_whose_chips_are_in_use(
+    bertjax, home, data, tmp_path, chips, monkeypatch
+):
+    monkeypatch.setattr(cluster.xla_bridge, "_backend_errors", {"tpu": "in use by process 12"})
+    command = ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run", "--steps", 1]
+    chips("json")
+    outcome = bertjax(*command)
+    assert outcome.code == 42 and not (tmp_path / "run").exists(), outcome.err
+    assert "the machine has a TPU (in use by process 12), but JAX computes on the CPU; end what" in outcome.err
+    chips("no_such_package")
+    outcome = bertjax(*command)
+    assert outcome.code == 0 and "computes on the CPU, but the machine has a TPU: pip install" in outcome.err
+    shutil.rmtree(tmp_path / "run")
+    chips("json")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    outcome = bertjax(*command)
+    assert outcome.code == 0 and "the machine has" not in outcome.err
 
 
 @pytest.mark.parametrize("verb", ["doctor", "pretrain"])
