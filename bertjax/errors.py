@@ -5,7 +5,6 @@ import os
 import re
 import traceback
 from collections.abc import Iterable
-from typing import ClassVar
 
 FAULT = 1  # of ours, with a traceback
 AGAIN = 42  # asked to stop: what is done is kept, and the same command goes on
@@ -35,7 +34,7 @@ def without_passwords(text: str) -> str:
 class UserError(Exception):
     """Shown as one message without a traceback; the command line exits with `code`."""
 
-    code: ClassVar[int] = 2  # the user's mistake: the same command would fail again
+    code: int = 2  # the user's mistake: the same command would fail again
 
     def __str__(self) -> str:
         """The message, whatever a file has put into it: in bounded length, without what would steer a terminal."""

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from bertjax.errors import AGAIN, FAULT, AloneError, ConfigError, DevicesError, StorageError, UserError
 from bertjax.lock import held
 from bertjax.paths import remote
+from bertjax.storage import fault_of, told
 from bertjax.train.cluster import LET_GO, HostsConfig, cluster, given, unused_chips
 from bertjax.train.log import answers, console
 from bertjax.train.peers import Peers
@@ -30,7 +31,12 @@ SEEN_WITHIN = 20.0  # seconds until a network file system shows on one host what
 
 
 class Told(UserError):
-    """What another process has told."""
+    """What another process has told; where that is started again, so must be this one."""
+
+    def __init__(self, text: str, code: int) -> None:
+        """`code` is that of the other one."""
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass
@@ -135,21 +141,29 @@ def together() -> Iterator[list[str]]:
     except Exception as raised:
         error = raised
     seen = hashlib.sha256("\0".join(facts).encode()).hexdigest()
-    said = gather(f"{type(error).__name__}: {error}" if error else f"={seen}")
+    said = gather(f"{_code(error)} {type(error).__name__}: {error}" if error else f"={seen}")
     number = next((i for i, text in enumerate(said) if text[0] != "="), None)
     if number is None:
         number = next((i for i, text in enumerate(said) if text != said[0]), None)
         if number is None:
             return
         what = "it has another configuration, other data or other checkpoints before it than process 0; " + SAME
+        code = ConfigError.code
     else:
-        what = said[number].partition(": ")[2] if isinstance(error, UserError) else said[number]
+        ends_with, _, what = said[number].partition(" ")
+        code = int(ends_with)
     _own.agreed = True
     if error:
         raise error
-    if first():
-        raise ConfigError(f"process {number} of {len(said)} stops all: {what}")
-    raise Told
+    raise Told(f"process {number} of {len(said)} stops all: {what}", code)
+
+
+def _code(error: Exception) -> int:
+    """What a process ends with that has met an error."""
+    if isinstance(error, UserError):
+        return error.code
+    number = fault_of(error)
+    return told("", number).code if number else FAULT
 
 
 SAME = "give every process the same command, and a --out folder that all of them see"

@@ -1,5 +1,6 @@
 """Two hosts, as two processes: each makes and gives its own rows, and together they hold the batch."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from bertjax.errors import ConfigError
+from bertjax.errors import AwayError, ConfigError, DevicesError
 from bertjax.train import hosts
 
 HOST = """
@@ -62,16 +63,41 @@ def test_no_mark_is_left_in_a_folder(tmp_path, monkeypatch, apart):
 
     def gather(text):
         calls.append(text)
-        return [text, "ConfigError: not the folder" if apart and len(calls) == 3 else text]
+        return [text, "2 ConfigError: not the folder" if apart and len(calls) == 3 else text]
 
     monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
     monkeypatch.setattr(hosts, "gather", gather)
     if apart:
-        with pytest.raises(ConfigError, match="process 1 of 2 stops all: ConfigError: not the folder"):
+        with pytest.raises(hosts.Told, match="process 1 of 2 stops all: ConfigError: not the folder"):
             hosts.check_shared(tmp_path)
     else:
         hosts.check_shared(tmp_path)
     assert len(calls) == 3 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), 2),
+        (AwayError("x"), 75),
+        (DevicesError("x"), 42),
+        (OSError(errno.ENOSPC, "full"), 3),
+        (KeyError("x"), 1),
+    ],
+)
+def test_all_end_with_the_code_of_the_one_that_fails(monkeypatch, error, code):
+    """Or one would be started again and wait for others that are not."""
+    told = []
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "gather", lambda text: (told.append(text), [told[0], "=other"])[1])
+    with pytest.raises(type(error)), hosts.together():
+        raise error
+    with (
+        pytest.raises(hosts.Told, match=f"process 0 of 2 stops all: {type(error).__name__}: ") as raised,
+        hosts.together(),
+    ):
+        pass
+    assert raised.value.code == code and told[0].startswith(f"{code} ")
 
 
 @pytest.mark.parametrize(
