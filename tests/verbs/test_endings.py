@@ -242,7 +242,7 @@ def test_where_a_process_is_lost_the_others_say_which_and_end(zygote, tiny, home
 LATE = """
 import time
 from bertjax.train import hosts
-def join(config):
+def join(config, **options):
     HERE.touch()
     time.sleep(60)
 hosts.join = join
