@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bertjax.errors import AGAIN, FAULT, KILLED, ConfigError, MemoryShort, UserError, closest, lacked_memory, redacted
+from bertjax.errors import AGAIN, FAULT, KILLED, ConfigError, UserError, closest, redacted
 from bertjax.heap import collect_seldom, keep_freed
-from bertjax.storage import fault_of, told
+from bertjax.storage import as_told
 from bertjax.train import stop
 from bertjax.verbs import VERBS, act
 
@@ -80,13 +80,10 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, MISPLACED) and _is_theirs(error, named):
             return _tell(verb, redacted(f"{error.filename}: {error.strerror}; give another path"), UserError.code)
-        if said := lacked_memory(error):
-            return _tell(verb, str(MemoryShort(f"{said}: give smaller batches, or other devices")), MemoryShort.code)
-        number = fault_of(error)
-        if not number:
+        known = as_told(error)
+        if not known:
             raise
-        where = getattr(error, "filename", None) or ("the bucket" if number < 0 else "the disk")
-        return _tell(verb, str(failed := told(where, number)), failed.code)
+        return _tell(verb, str(known), known.code)
 
 
 def _is_theirs(error: OSError, named: Mapping[str, bool]) -> bool:

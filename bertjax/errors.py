@@ -95,11 +95,9 @@ def lacked_memory(error: BaseException) -> str:
     told, _, _ = str(error).partition("\n")
     kind, _, words = told.partition(": ")
     of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")  # by name: jax may not be imported here
-    return (
-        words.rstrip(".")
-        if of_jax and kind == "RESOURCE_EXHAUSTED" and re.search("memory|alloc|hbm", words, re.I)
-        else ""
-    )
+    if of_jax and kind == "RESOURCE_EXHAUSTED" and re.search("memory|alloc|hbm", words, re.IGNORECASE):
+        return words.rstrip(".")
+    return ""
 
 
 def raised_in(error: Exception, package: str) -> str:

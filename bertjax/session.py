@@ -1,7 +1,6 @@
 """What pretraining and fine-tuning have in common: a run folder that is begun or resumed, and trained to the end."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count
@@ -28,7 +27,6 @@ from bertjax.resume import check_fingerprint, check_resume, fingerprint
 from bertjax.saved import computed_by
 from bertjax.train import hosts
 from bertjax.train.checkpoint import Checkpoints, Step
-from bertjax.train.cluster import unused_chips
 from bertjax.train.guard import Diverged
 from bertjax.train.hang import watched
 from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
@@ -83,8 +81,6 @@ def train(session: Session) -> TrainState:
     optimizer = config.optimizer.build(session.total_steps, session.frozen)
     chosen, found = _agree(session, run, optimizer)
     mesh = chosen.mesh
-    if (unused := unused_chips()) and not os.environ.get("JAX_PLATFORMS"):
-        console.print(f"{session.command}: computes on the CPU, but {unused.what}: {unused.cure}")
     extra = _resume(session, run, found) if found else {}
     with hosts.together():
         if hosts.first():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bertjax.errors import AwayError, StorageError, UserError
+from bertjax.errors import AwayError, MemoryShort, StorageError, UserError, lacked_memory
 
 ROOM = "make room there"
 CURES = {
@@ -95,6 +95,16 @@ def told(where: str | Path, number: int) -> StorageError:
 def given_up(why: str, where: str | Path, number: int) -> StorageError:
     """What ends a command that has tried for long."""
     return _kind(number)(f"{why}: {told(where, number)}")
+
+
+def as_told(error: Exception) -> UserError | None:
+    """What ends a command in the place of an error of a disk, of a bucket or of a device's memory; None: of others."""
+    if said := lacked_memory(error):
+        return MemoryShort(f"{said}: give smaller batches, or other devices")
+    number = fault_of(error)
+    if not number:
+        return None
+    return told(getattr(error, "filename", None) or ("the bucket" if number < 0 else "the disk"), number)
 
 
 def _kind(number: int) -> type[StorageError]:

@@ -60,17 +60,19 @@ class Unused(NamedTuple):
 
 
 def unused_chips() -> Unused | None:
-    """Where JAX is to find the devices itself (no JAX_PLATFORMS) and they are in use, or a driver is too old for them,
-    it says so in its log at most, and goes on with the CPU.
+    """The chips of this machine, where jax computes on its CPU; None where it has none, or jax uses them.
+
+    It goes on with the CPU, and says so in its log at most, where they are in use or a driver is too old for them.
     """
-    there = [kind for kind, (paths, _, _) in CHIPS.items() if any(Path(path).exists() for path in paths)]
-    if not there or jax.devices()[0].platform != "cpu":
+    kind = next((kind for kind, (paths, _, _) in CHIPS.items() if any(Path(path).exists() for path in paths)), "")
+    if not kind or jax.devices()[0].platform != "cpu":
         return None
-    _, package, cure = CHIPS[there[0]]
+    _, package, cure = CHIPS[kind]
+    what = f"the machine has a {kind}"
     if not find_spec(package):
-        return Unused(f"the machine has a {there[0]}", cure, False)
-    why = getattr(xla_bridge, "_backend_errors", {}).get("tpu" if there[0] == "TPU" else "cuda", "")
-    return Unused(f"the machine has a {there[0]}{f' ({why[:300]})' if why else ''}", f"{LET_GO}; or {cure}", True)
+        return Unused(what, cure, installed=False)
+    why = getattr(xla_bridge, "_backend_errors", {}).get({"TPU": "tpu", "GPU": "cuda"}[kind], "")
+    return Unused(f"{what} ({why[:300]})" if why else what, f"{LET_GO}; or {cure}", installed=True)
 
 
 def given(config: HostsConfig, found: str = "") -> tuple[str, int, int]:

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from bertjax.errors import AGAIN, FAULT, AloneError, ConfigError, DevicesError, StorageError, UserError
 from bertjax.lock import held
 from bertjax.paths import remote
-from bertjax.storage import fault_of, told
+from bertjax.storage import as_told
 from bertjax.train.cluster import LET_GO, HostsConfig, cluster, given, unused_chips
 from bertjax.train.log import answers, console
 from bertjax.train.peers import Peers
@@ -66,9 +66,10 @@ def join(config: HostsConfig, *, trains: bool = False) -> None:
         devices = len(jax.devices())
     except Exception as error:  # jax raises RuntimeError and AssertionError
         raise DevicesError(f"jax gets no devices: {str(error)[:300] or type(error).__name__}; {LET_GO}") from error
-    unused = unused_chips()
-    if trains and unused and unused.installed and not os.environ.get("JAX_PLATFORMS"):
-        raise DevicesError(f"{unused.what}, but JAX computes on the CPU; {unused.cure}")
+    if trains and not os.environ.get("JAX_PLATFORMS") and (unused := unused_chips()):
+        if unused.installed:
+            raise DevicesError(f"{unused.what}, but JAX computes on the CPU; {unused.cure}")
+        console.print(f"computes on the CPU, but {unused.what}: {unused.cure}")
     if jax.process_count() > 1:
         console.print(f"{jax.process_count()} processes, {devices} devices")
 
@@ -160,10 +161,8 @@ def together() -> Iterator[list[str]]:
 
 def _code(error: Exception) -> int:
     """What a process ends with that has met an error."""
-    if isinstance(error, UserError):
-        return error.code
-    number = fault_of(error)
-    return told("", number).code if number else FAULT
+    known = error if isinstance(error, UserError) else as_told(error)
+    return known.code if known else FAULT
 
 
 SAME = "give every process the same command, and a --out folder that all of them see"
