@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from bertjax.contracts import Compute, Window
 from bertjax.errors import ConfigError
 from bertjax.nn.dropout import dropped
-from bertjax.nn.places import of_queries, row_axes, same_sequence, visible_to
+from bertjax.nn.places import of_queries, row_axes, same_sequence, shares, visible_to
 
 LONG = 512  # tokens from which the scores f32[N,L,L] of a row move more bytes than all else in a layer
 BLOCK = 128  # the splash kernel's rows are cut into blocks of so many tokens, or of more
@@ -170,25 +170,28 @@ def _on_each_device(
     """A kernel, which the compiler cannot cut: each device runs it on its own rows, heads and queries.
 
     It takes query, key, value, sequence and place of each query, and sequence of each key. Devices of `seq` share the
-    queries of a row, or, where some are `read`, the rows (`places.by_row`). Queries are filled up to blocks for each
-    device; what is added is padding.
+    queries of a row, or, where some are `read`, first the rows (`places.spread`). Queries are filled up to blocks for
+    each device; what is added is padding.
     """
-    shape = mesh.shape if mesh else {}
     size, count = heads[0].shape[:2]
-    whole = row_axes(mesh, size, but=("tensor",)) if mesh and read is not None else ()
-    queries = 1 if whole else shape.get("seq", 1)
-    added = ((0, 0), (0, -count % (block * queries)))
+    rows, places = _spread_over(mesh, size, count, read is not None)
+    added = ((0, 0), (0, -count % (block * (mesh.shape.get(places, 1) if mesh else 1))))
     query = jnp.pad(heads[0], (*added, (0, 0), (0, 0)))
     asking = (jnp.pad(x, added) for x in of_queries(sequence, read))
     if mesh is None or jax.sharding.get_abstract_mesh().manual_axes:  # written for one device of many already
         return kernel(query, *heads[1:], *asking, sequence)[:, :count]
-    cut_rows = whole or row_axes(mesh, size)
-    cut_heads = "tensor" if query.shape[2] % shape.get("tensor", 1) == 0 else None
-    cut_queries = "seq" if queries > 1 else None
-    q, kv = P(cut_rows, cut_queries, cut_heads), P(cut_rows, None, cut_heads)
-    ids, all_ids = P(cut_rows, cut_queries), P(cut_rows, None)
+    cut_heads = "tensor" if query.shape[2] % mesh.shape.get("tensor", 1) == 0 else None
+    q, kv = P(rows, places, cut_heads), P(rows, None, cut_heads)
+    ids, all_ids = P(rows, places), P(rows, None)
     local = jax.shard_map(kernel, mesh=mesh, in_specs=(q, kv, kv, ids, ids, all_ids), out_specs=q, check_vma=False)
     return local(query, *heads[1:], *asking, sequence)[:, :count]
+
+
+def _spread_over(mesh: Mesh | None, rows: int, queries: int, read: bool) -> tuple[tuple[str, ...], str | None]:
+    """The axes over which rows are cut, and the one for the queries of each."""
+    if mesh is None:
+        return (), None
+    return shares(mesh, rows, queries) if read else (row_axes(mesh, rows), "seq")
 
 
 def _splash(

@@ -11,7 +11,7 @@ from bertjax.initial import Initializer
 from bertjax.nn import attend
 from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
-from bertjax.nn.places import by_length, by_row
+from bertjax.nn.places import by_length, whole_rows
 
 
 class Asking(NamedTuple):
@@ -55,7 +55,8 @@ class Attention(nn.Module):
         query = _in_rows(self.query(asking.hidden)) if asking else self.query(hidden)
         key, value = self.key(hidden), self.value(hidden)
         if asking:
-            key, value = (by_row(by_length(x, self.compute.mesh), self.compute.mesh) for x in (key, value))
+            mesh, places = self.compute.mesh, query.shape[1]
+            key, value = (whole_rows(by_length(x, mesh), mesh, places) for x in (key, value))
         way = attend.choose(
             self.compute,
             length=hidden.shape[1],

@@ -10,7 +10,7 @@ from bertjax.nn.attention import Asking, Attention
 from bertjax.nn.dense import LayerNorm
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.mlp import Activation, Mlp
-from bertjax.nn.places import by_length, by_row, gather_tokens
+from bertjax.nn.places import by_length, gather_tokens, spread
 
 
 class PostNormLayer(nn.Module):
@@ -44,7 +44,7 @@ class PostNormLayer(nn.Module):
         asking = None
         if read is not None:
             x = by_length(x, self.compute.mesh)
-            asking = Asking(by_row(gather_tokens(x, read), self.compute.mesh), read)
+            asking = Asking(spread(gather_tokens(x, read), self.compute.mesh), read)
         mixed = self.attn(x, sequence, train=train, asking=asking)
         x = self.attn_norm((asking.hidden if asking else x) + self.drop_attn(mixed, train=train))
         return self.mlp_norm(x + self.drop_mlp(self.mlp(x), train=train))

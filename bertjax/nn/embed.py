@@ -14,7 +14,7 @@ from bertjax.initial import Initializer
 from bertjax.nn.dense import LayerNorm, kernel_gradient
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.params import Module
-from bertjax.nn.places import by_row
+from bertjax.nn.places import spread
 
 SMALL = 1024  # rows of a table up to which looking up by a product costs little (BERT-base, 512 rows: 0.2% of the work)
 
@@ -46,8 +46,8 @@ class Table(Module):
         """
         table = put_together(self.table, math.prod(hidden.shape[:-1]), self.compute)
         if table is self.table:  # a device of `fsdp` has some of its rows, and scores them for the places of all
-            as_made = by_row(hidden, self.compute.mesh)
-            hidden = by_row(as_made, self.compute.mesh, but=("fsdp", "tensor"))
+            as_made = spread(hidden, self.compute.mesh)
+            hidden = spread(as_made, self.compute.mesh, but=("fsdp",))
         flat, tiled = (flat_scores, tiled_scores) if self.dtype == jnp.float32 else (narrow_scores, narrow_tiled_scores)
         return jax.lax.platform_dependent(hidden, table, cpu=flat, default=tiled)
 

@@ -12,7 +12,7 @@ from bertjax.initial import ZEROS, Initializer
 from bertjax.nn.dense import Dense, LayerNorm
 from bertjax.nn.mlp import Activation
 from bertjax.nn.params import Module
-from bertjax.nn.places import by_row
+from bertjax.nn.places import alike
 
 
 def mean_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
@@ -47,8 +47,7 @@ def features(layers: Sequence[jax.Array], which: Features) -> jax.Array:
 
 def pool(pooler: Dense, first: jax.Array, mesh: Mesh | None = None) -> jax.Array:
     """f[B,S,D]: tanh of a dense layer over the first token f[B,S,W] of each packed sequence (BERT's pooled output)."""
-    alike = by_row(first, mesh, but=("seq", "tensor"))  # on all devices of `seq`: it is too little to be shared
-    return jnp.tanh(pooler(alike))
+    return jnp.tanh(pooler(alike(first, mesh)))
 
 
 PADDING_LOGIT = -1e9  # of rows of the table beyond the vocabulary
