@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from bertjax.contracts import Compute, Window
 from bertjax.errors import ConfigError
 from bertjax.nn.dropout import dropped
-from bertjax.nn.places import of_queries, row_axes, same_sequence, shares, visible_to
+from bertjax.nn.places import of_queries, same_sequence, spread_over, visible_to
 
 LONG = 512  # tokens from which the scores f32[N,L,L] of a row move more bytes than all else in a layer
 BLOCK = 128  # the splash kernel's rows are cut into blocks of so many tokens, or of more
@@ -174,7 +174,7 @@ def _on_each_device(
     each device; what is added is padding.
     """
     size, count = heads[0].shape[:2]
-    rows, places = _spread_over(mesh, size, count, read is not None)
+    rows, places = spread_over(mesh, size, count, some=read is not None)
     added = ((0, 0), (0, -count % (block * (mesh.shape.get(places, 1) if mesh else 1))))
     query = jnp.pad(heads[0], (*added, (0, 0), (0, 0)))
     asking = (jnp.pad(x, added) for x in of_queries(sequence, read))
@@ -185,13 +185,6 @@ def _on_each_device(
     ids, all_ids = P(rows, places), P(rows, None)
     local = jax.shard_map(kernel, mesh=mesh, in_specs=(q, kv, kv, ids, ids, all_ids), out_specs=q, check_vma=False)
     return local(query, *heads[1:], *asking, sequence)[:, :count]
-
-
-def _spread_over(mesh: Mesh | None, rows: int, queries: int, read: bool) -> tuple[tuple[str, ...], str | None]:
-    """The axes over which rows are cut, and the one for the queries of each."""
-    if mesh is None:
-        return (), None
-    return shares(mesh, rows, queries) if read else (row_axes(mesh, rows), "seq")
 
 
 def _splash(

@@ -32,20 +32,23 @@ def spread(values: Shaped[Array, "B K ..."], mesh: Mesh | None, but: tuple[str, 
     The last layer is computed for a few places, anywhere in a row. Left to itself XLA has each device of `seq` compute
     all of them, and their logits: 3.0 times the work of a step of mini (16 x 512, seq 8), where so it is 1.03 times.
     """
-    if mesh is None:
-        return values
-    rows, places = shares(mesh, *values.shape[:2])
-    return _cut(values, mesh, tuple(axis for axis in rows if axis not in but), places)
+    rows, places = spread_over(mesh, *values.shape[:2], some=True)
+    return _cut(values, mesh, tuple(axis for axis in rows if axis not in but), places) if mesh else values
 
 
 def whole_rows(values: Shaped[Array, "B L ..."], mesh: Mesh | None, places: int) -> Shaped[Array, "B L ..."]:
     """The same, but a device has all of the rows of which `spread` leaves it some of so many places."""
-    return _cut(values, mesh, shares(mesh, len(values), places)[0], None) if mesh else values
+    return _cut(values, mesh, spread_over(mesh, len(values), places, some=True)[0], None) if mesh else values
 
 
-def shares(mesh: Mesh, rows: int, places: int) -> tuple[tuple[str, ...], str | None]:
-    """The axes of a mesh over which rows are cut, none where they do not divide, and the axis for the places of each."""
-    if every := row_axes(mesh, rows, but=("tensor",)):
+def spread_over(mesh: Mesh | None, rows: int, places: int, *, some: bool) -> tuple[tuple[str, ...], str | None]:
+    """The axes that rows are cut over, none where they do not divide, and the axis that places of each are cut over.
+
+    `some` of the places of a row are looked at, or all of them, which lie `by_length`.
+    """
+    if mesh is None:
+        return (), None
+    if some and (every := row_axes(mesh, rows, but=("tensor",))):
         return every, None
     return row_axes(mesh, rows), "seq" if places >= mesh.shape.get("seq", 1) else None
 
