@@ -2,9 +2,9 @@
 
     taskset -c 0 python bench/first_step.py [--preset mini] [--rounds 3] [--out bench/results]
 
-Each round is a process of its own. The step is that of `bertjax pretrain`, 8 x 128. "Kernels" are the fused loops that
-XLA makes one by one; `perf record --call-graph dwarf,65000` of such a process tells what of. The table goes to
-OUT/first-step-PRESET.md, all figures to OUT/first-step-PRESET.json.
+Each round is a process of its own. The step is that of `bertjax pretrain`, 8 x 128, by AdamW. "Kernels" are the fused
+loops that XLA makes one by one; `perf record --call-graph dwarf,65000` of such a process tells what of. The table goes
+to OUT/first-step-PRESET.md, all figures to OUT/first-step-PRESET.json.
 """
 
 import json

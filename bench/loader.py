@@ -70,9 +70,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True)
     parser.add_argument("--peer")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
-    parser.add_argument(
-        "--tokens", type=int, default=20_000_000, help="real tokens to load in a round; the peer: a tenth"
-    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ours", default=sys.executable, help=results.HIDDEN)
     for name in ("--worker", "--length", "--folder"):

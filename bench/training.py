@@ -1,4 +1,4 @@
-"""Training as `bertjax pretrain` does it: a state, and the compiled step that changes it."""
+"""Training as `bertjax pretrain` does it, by AdamW: a state, and the compiled step that changes it."""
 
 import jax
 from jax.sharding import Mesh

@@ -3,12 +3,12 @@
 Those of verbs that use a run are in `use`.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, NamedTuple
 
 from bertjax import tasks
 from bertjax.contracts import AttentionKind, ModelConfig, ObjectiveConfig, Remat
-from bertjax.errors import ConfigError
+from bertjax.errors import ConfigError, at_least
 from bertjax.models import bert
 from bertjax.nn.heads import Features
 from bertjax.objectives import mlm
@@ -19,6 +19,8 @@ from bertjax.train.mesh import MeshConfig
 from bertjax.train.optim import Optimizer
 from bertjax.train.profile import profiled
 from bertjax.train.stop import Limits
+
+OF_TRAINING = ("tokenizer_kind", "vocab_size", "lowercase", "sample_characters")  # a vocabulary, of those of Prepare
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,11 @@ class Prepare:
         at_least(0, self, "workers", "sample_characters")
         if self.max_document < self.max_line:
             raise ConfigError(f"max_document={self.max_document} must be at least max_line={self.max_line}")
-        if self.tokenizer and self.tokenizer_kind != "wordpiece":
+        given = [f for f in fields(self) if f.name in OF_TRAINING and getattr(self, f.name) != f.default]
+        if self.tokenizer and given:
+            name = given[0].name
             raise ConfigError(
-                f"tokenizer_kind={self.tokenizer_kind} is for training one; leave it out with --tokenizer"
+                f"{name}={getattr(self, name)} is for training a vocabulary; leave it out with --tokenizer"
             )
 
 
@@ -127,11 +131,12 @@ class Pretrain(Limits):
     """as 10:15, a profiler trace of the 10th to the 15th step after the start, in OUT/profile"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         profiled(self.profile)
         at_least(
             1, self, "steps", "batch_size", "micro_batches", "log_every", "eval_every", "eval_batches", "save_every"
         )
-        at_least(0, self, "workers", "seed", "grace", "hang_timeout")
+        at_least(0, self, "workers", "seed")
         at_least(1, self, "keep_last")
         if self.data_weights and (len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0):
             raise ConfigError(
@@ -242,9 +247,10 @@ class Finetune(Limits):
     """as in pretraining"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         profiled(self.profile)
         at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
-        at_least(0, self, "train_rows", "seed", "new_layers", "patience", "grace", "hang_timeout")
+        at_least(0, self, "train_rows", "seed", "new_layers", "patience")
         if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=8) < 8:
             raise ConfigError(f"buckets={' '.join(map(str, self.buckets))}: lengths from 8 on, in ascending order")
         if self.length < 8:
@@ -261,13 +267,6 @@ class Finetune(Limits):
                 tasks.with_settings(tasks.find(name, self.columns), self.task_settings)
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
             raise ConfigError(f"seeds={' '.join(map(str, self.seeds))}: give each once, none below 0")
-
-
-def at_least(low: int, config: object, *names: str) -> None:
-    """Raises for the first of these fields that is lower."""
-    for name in names:
-        if getattr(config, name) < low:
-            raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
 
 
 def check_length(length: int, model: ModelConfig) -> None:

@@ -112,6 +112,13 @@ def raised_in(error: Exception, package: str) -> str:
     return f"{own[-1] if own else ''}{type(error).__name__}: {error}"
 
 
+def at_least(low: int, config: object, *names: str) -> None:
+    """Raises for the first of these fields that is lower."""
+    for name in names:
+        if getattr(config, name) < low:
+            raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
+
+
 def closest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest of `names`, else what there is to choose from."""
     choices = sorted(names)

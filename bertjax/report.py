@@ -5,30 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
 from bertjax import registry, tasks
-from bertjax.automesh import mesh_of, tell
-from bertjax.config import PhaseConfig, Pretrain
+from bertjax.config import Pretrain
 from bertjax.contracts import ModelConfig, Objective
-from bertjax.data.meta import Meta
-from bertjax.data.mixture import Mixture
 from bertjax.errors import ConfigError, DataError, closest
 from bertjax.jsonio import expecting, read_json, to_json
-from bertjax.memory import fits, verdict
 from bertjax.paths import as_path, whole
 from bertjax.recipe import load_recipe
-from bertjax.run import pretraining_batches, resolve
 from bertjax.saved import open_run
-from bertjax.session import training_step
-from bertjax.train.log import TEMPORARIES, answers, console, describe, memory_table, read_metrics
-from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, make_mesh, path_of, spec_for, undivided
+from bertjax.train.log import answers, describe, read_metrics
+from bertjax.train.mesh import make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
 from bertjax.train.padding import held_shape
-from bertjax.train.state import TrainState, param_shapes, planned_state
+from bertjax.train.state import param_shapes
 from bertjax.use import with_preset
 
 
@@ -69,58 +62,6 @@ def _spec(spec: PartitionSpec) -> str:
     """P(None, ("tensor", "fsdp")) as "-, tensor+fsdp"; "replicated" where no axis is cut."""
     axes = ["+".join(axis) if isinstance(axis, tuple) else axis or "-" for axis in spec]
     return "replicated" if set(axes) <= {"-"} else ", ".join(axes)
-
-
-def dry_run(config: Pretrain) -> None:
-    """What a pretraining run would take: the step is compiled, nothing is trained."""
-    tokenizer, config = resolve(config)
-    objective = config.objective.build(config.model)
-    optimizer = config.optimizer.build(config.steps)
-    chosen = mesh_of(config, config.model, objective, optimizer)
-    tell(chosen)
-    mesh = chosen.mesh
-    state = planned_state(objective, optimizer, mesh)
-    step = training_step(config, objective, optimizer, config.optimizer.schedule(config.steps), mesh)
-    for phase in config.phases:
-        check_batch(phase.batch_size, config.micro_batches, mesh)
-        mixture = pretraining_batches(config, tokenizer, "train", phase)
-        example = mixture.batch(mixture.start())
-        batch = abstract_batch(example, len(example["tokens"]), mesh)
-        console.print("compiling the step ...")
-        memory = step.lower(state, batch).compile().memory_analysis()
-        trees = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
-        sizes = {name: bytes_on_device(tree) for name, tree in trees.items()}
-        sizes[TEMPORARIES] = memory.temp_size_in_bytes
-        title = f"{phase.steps:,} steps of {phase.batch_size:,} x {phase.length:,}"
-        answers.print(memory_table(title, sizes))
-        needed = sum(sizes.values()) + memory.generated_code_size_in_bytes
-        fitting = fits(needed, chosen.memory)
-        mend = "; `bertjax plan` with --topology local tells what would mend it" if fitting is False else ""
-        answers.print(verdict(fitting, needed, chosen.memory) + mend)
-        _print_work(config, phase, state, mixture, example)
-
-
-def _print_work(
-    config: Pretrain, phase: PhaseConfig, state: TrainState, mixture: Mixture, example: dict[str, np.ndarray]
-) -> None:
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    slots = phase.batch_size * phase.length
-    real = int(np.count_nonzero(example["sequence"]))
-    flops = slots * config.objective.flops_per_token(config.model, phase.length)
-    table = Table("work", "")
-    table.add_row("parameters", f"{count:,}")
-    table.add_row("tokens a step", f"{slots:,} ({real / slots:.0%} of them real in the first batch)")
-    table.add_row("sequences a row", f"{example['sequence'].max(axis=1).mean():.1f}")
-    table.add_row("steps", f"{phase.steps:,}")
-    for folder, source in zip(config.data, mixture.sources, strict=True):
-        share = source.batch_size / phase.batch_size
-        epochs = phase.steps * real * share / Meta.load(folder).total("train", "tokens")
-        table.add_row(
-            f"rows of {Path(folder).name}", f"{source.batch_size:,} a step, {share:.1%} (about {epochs:,.1f} epochs)"
-        )
-    table.add_row("tokens in all", f"{slots * phase.steps:,}")
-    table.add_row("FLOP a step, in all", f"{flops:.3g}, {flops * phase.steps:.3g}")
-    answers.print(table)
 
 
 def list_names(kind: str) -> None:

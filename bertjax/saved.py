@@ -233,8 +233,9 @@ def _of_kind(saved: SavedRun, command: str) -> SavedRun:
 def _fitting(saved: SavedRun, config: Imported, name: str) -> Task:
     """The task of imported weights, whose labels are those of their head."""
     assert isinstance(config.objective, supervised.Config)
-    of_head = replace(config.columns, labels=config.labels, regression=not config.objective.classes)
-    task = tasks.find(name, of_head if name == "text" else None)
+    regression = not config.objective.classes
+    labels = () if regression else config.labels  # the one output of a regression may have a name
+    task = tasks.find(name, replace(config.columns, labels=labels, regression=regression) if name == "text" else None)
     if config.objective.head != task.head:
         raise ConfigError(f"{saved.path}: its head is for {config.objective.head}, {task.name} needs {task.head}")
     if config.objective.classes != len(task.labels):
@@ -242,9 +243,9 @@ def _fitting(saved: SavedRun, config: Imported, name: str) -> Task:
             f"{saved.path}: its head has {config.objective.classes or 1} outputs, {task.name} has "
             f"{len(task.labels) or 1}; is it of another task?"
         )
-    if config.labels and config.labels != task.labels:
+    if labels and labels != task.labels:
         raise ConfigError(
-            f"{saved.path}: the labels of its head are {', '.join(config.labels)}, those of {task.name} "
+            f"{saved.path}: the labels of its head are {', '.join(labels)}, those of {task.name} "
             f"{', '.join(task.labels)}, in this order; correct id2label of its config.json if it is of this task"
         )
     return task

@@ -123,7 +123,7 @@ def _metrics(folder: Path) -> dict[str, float]:
 
 
 def _write(config: Finetune, chosen: Mapping[str, list[Path]], missing: Sequence[str], seeds: Sequence[int]) -> None:
-    found: dict[str, Any] = {}
+    out, found = as_path(config.out), dict[str, Any]()
     table = Table(title=f"{config.task} dev, {len(seeds)} seeds", title_justify="left")
     for column in ("task", "metric", "median", "mean", "spread", "best"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
@@ -134,7 +134,7 @@ def _write(config: Finetune, chosen: Mapping[str, list[Path]], missing: Sequence
         found[name] = {
             "score": score,
             "metrics": metrics,
-            "runs": [str(run.relative_to(config.out)) for run in folders],
+            "runs": [str(run.relative_to(out)) for run in folders],
         }
         for metric, summary in metrics.items():
             table.add_row(name, metric, *(f"{summary[kind]:.4f}" for kind in ("median", "mean", "spread", "best")))
@@ -144,7 +144,7 @@ def _write(config: Finetune, chosen: Mapping[str, list[Path]], missing: Sequence
     table.add_row("average", "", f"{average:.4f}", "", "", "")
     about = {"task": config.task, "split": "dev", "from": config.source, "seeds": list(seeds), "grid": config.grid}
     result = {"average": average, "formula": formula, "spread": "best - worst", "tasks": found}
-    path = as_path(config.out) / "scores.json"
+    path = out / "scores.json"
     result |= {"missing": list(missing), "config": to_json(config), "versions": versions()}
     if hosts.first():
         write_json(path, about | result)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING
 
 from bertjax import registry
-from bertjax.config import SPELLED, Pretrain, at_least
+from bertjax.config import SPELLED, Pretrain
 from bertjax.contracts import ModelConfig
-from bertjax.errors import ConfigError, UserError, closest
+from bertjax.errors import ConfigError, UserError, at_least, closest
 from bertjax.nn.heads import Features, Pooling
 from bertjax.paths import as_path, remote
 from bertjax.storage import AWAY, fault_of, told, what

@@ -116,7 +116,7 @@ def act(name: str, rest: list[str], named: dict[str, bool]) -> int:
         named.update((text, option in use.WRITTEN) for text in texts if isinstance(text, str))
     if name in stop.VERBS:
         stop.REQUEST.works_on(chosen.out, getattr(chosen, "grace", stop.GRACE))
-    function = _found("report.dry_run" if dry else verb.act)
+    function = _found("plan.dry.dry_run" if dry else verb.act)
     if name == "doctor":  # which looks at how the processes find each other
         function(chosen, process)
         return 0

@@ -129,13 +129,13 @@ def table(path: Path, header: tuple[str, ...] = (), broken: list[str] | None = N
 
 
 def inputs(path: Path, names: Sequence[str], task: str) -> list[Record]:
-    """Rows of JSON lines (`.jsonl`) or of a TSV file with a header, each with texts called `names`; others may be."""
-    found = objects(path) if ".jsonl" in path.suffixes else records(path)
+    """Rows of JSON lines (`.jsonl`), or of a CSV or TSV file with a header, each with texts called `names`."""
+    found = table(path)
     for record in found:
         if not all(isinstance(record.values.get(name), str) for name in names):
             raise DataError(
                 f"{record.place}: {task} needs {' and '.join(map(repr, names))}, each a string; "
-                "name them in a TSV file's first line, or as keys of JSON lines (.jsonl)"
+                "name them in the first line of a TSV or CSV file, or as keys of JSON lines (.jsonl)"
             )
     return found
 

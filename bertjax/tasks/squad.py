@@ -40,7 +40,7 @@ class Squad(Task[Question]):
         return _squad_files.read(path, unanswerable=self.unanswerable, labelled=True)
 
     def read_inputs(self, path: str) -> list[Question]:
-        """Questions from SQuAD's JSON, or from JSON lines or TSV with `question`, `context` and, if you like, `id`."""
+        """Questions from SQuAD's JSON, or from JSON lines, TSV or CSV with `question`, `context`, perhaps `id`."""
         if ".json" in Path(path).suffixes:
             return _squad_files.read(Path(path), unanswerable=True, labelled=False)
         records = _lines.inputs(Path(path), ("question", "context"), self.name)

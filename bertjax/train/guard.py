@@ -88,9 +88,9 @@ class Watch:
             self._high = self._high + 1 if high else 0
             if bad or high:
                 self._tell(step, float(loss), float(norm), "skipped" if bad else "spike")
-            if self._bad == self._guard.consecutive:
+            if self._bad >= self._guard.consecutive:
                 raise self._diverged(step, f"the loss or the gradient was not finite (loss {loss}, norm {norm})")
-            if self._high == self._guard.consecutive and self._guard.then == "rollback":
+            if self._high >= self._guard.consecutive and self._guard.then == "rollback":
                 raise self._diverged(step, f"the loss was far above the usual ({loss:.3f})")
 
     def to_json(self) -> dict[str, Any]:

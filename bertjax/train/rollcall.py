@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bertjax.errors import AGAIN, UserError
-from bertjax.train.stop import REQUEST, VERBS
+from bertjax.train.stop import REQUEST
 
 LOOK = 1.0  # seconds between two looks
 MOMENT = 0.05  # seconds in which such a look is over
@@ -58,7 +58,7 @@ class RollCall:
         there = f"at most {came} of {count} processes have" if came else f"not all of {count} processes have"
         seen = f"{there} come" if reached else nobody
         what = f"process {number}: {seen} in {self._seconds} seconds: the others were stopped or never started"
-        REQUEST.end(AGAIN, f"{what}; {self._cure}", kept=REQUEST.command[0] in VERBS)
+        REQUEST.end(AGAIN, f"{what}; {self._cure}")
 
 
 def answers(address: str) -> bool:

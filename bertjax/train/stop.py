@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from bertjax.errors import AGAIN, KILLED, redacted
+from bertjax.errors import AGAIN, KILLED, at_least, redacted
 from bertjax.paths import as_path, steps_in
 
 VERBS = ("prepare", "pretrain", "finetune")  # what takes long, and goes on where it was stopped
@@ -35,6 +35,9 @@ class Limits:
     hang_timeout: int = 1800
     """seconds without a step, batch of an evaluation or save, compilations apart, after which the run counts as hung:
     where its threads stand is told, and it ends with exit code 75; 0: never"""
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "grace", "hang_timeout")
 
 
 class Interrupted(Exception):
@@ -113,7 +116,9 @@ class Request:
         return f", as its step took longer than {self.grace:g} seconds" if self._saving else ""
 
     def kept(self) -> str:
-        """What is on disk, and the command that goes on from there."""
+        """What is on disk, and the command that goes on from there; nothing of a command that keeps nothing."""
+        if self.command[0] not in VERBS:
+            return ""
         again = redacted(f"go on with\n  {shlex.join(['bertjax', *self.command])}")
         if self.command[0] == "prepare":
             return f"; whole shards in {self.out or 'its folder'} are kept: {again}"

@@ -87,6 +87,7 @@ def test_chemprot(tmp_path):
     ("name", "content"),
     [
         ("in.tsv", "text\nThe <e1>child</e1> lay in the <e2>cradle</e2>.\n"),
+        ("in.csv", 'id,text\n1,"The <e1>child</e1> lay in the <e2>cradle</e2>."\n'),
         ("in.jsonl", json.dumps({"text": "The <e1>child</e1> lay in the <e2>cradle</e2>.", "label": "x"})),
         ("in.txt", SEMEVAL.split("2\t")[0]),
         ("in.txt", SEMEVAL.split("Content")[0]),

@@ -76,6 +76,7 @@ def test_questions_without_an_answer_are_for_squad2(tmp_path):
         ("in.json", json.dumps(document({"id": 7, "question": "Who?"}))),
         ("in.jsonl", json.dumps({"id": 7, "question": "Who?", "context": CONTEXT, "more": 1})),
         ("in.tsv", f"id\tquestion\tcontext\n7\tWho?\t{CONTEXT}\n"),
+        ("in.csv", f'id,question,context\n7,Who?,"{CONTEXT}"\n'),
     ],
 )
 def test_inputs(tmp_path, name, content):

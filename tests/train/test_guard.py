@@ -81,3 +81,11 @@ def test_taken_up_again_it_judges_as_before():
     assert watch([50.0], saved=saved)[1] == [(1, "spike")]
     with pytest.raises(Diverged, match=r"\(-1 to 1\)"):
         watch([np.nan], saved=saved)
+
+
+@pytest.mark.parametrize("bad", [np.nan, 50.0])
+def test_taken_up_again_with_another_guard_it_still_ends(bad):
+    """More were bad already than are now allowed, or of a kind that was told only."""
+    saved = watch([*noisy(60), *[bad] * 3], guard=Guard(consecutive=5))[0].to_json()
+    with pytest.raises(Diverged, match="in 2 steps running"):
+        watch([bad], saved=saved, guard=Guard(consecutive=2, then="rollback"))

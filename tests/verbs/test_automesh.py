@@ -252,6 +252,21 @@ def test_a_dry_run_says_whether_it_fits(bertjax, home, data, tmp_path, monkeypat
     assert "does NOT fit: needs " in found and "`bertjax plan` with --topology local tells what would mend it" in found
 
 
+def test_a_dry_run_says_so_too_where_the_compiler_refuses(bertjax, home, data, tmp_path, monkeypatch):
+    """As libtpu does."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def refuse(_, **__):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.00G of 15.75G hbm."
+        )
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    command = ["pretrain", home / "pretrain.py", "--data", data, "--out", tmp_path / "run", "--dry-run"]
+    outcome = bertjax(*command)
+    assert outcome.code == 0 and "does NOT fit: needs 17.00 GiB of 15.75 GiB" in outcome.out
+
+
 OPTIONS = ["--topology", "local", "--model.vocab-size", "99", "--batch-size", "32", "--micro-batches", "1"]
 
 

@@ -148,3 +148,5 @@ def test_a_fault_of_ours_and_a_signal(planted, monkeypatch, capsys):
     request = stop.Request()
     request.command = ["pretrain", "c.py", "--data", URLS[0]]
     assert "https://***@example.com/x" in request.kept() and not FOUND.search(request.kept())
+    request.command[0] = "evaluate"  # which keeps nothing
+    assert not request.kept()

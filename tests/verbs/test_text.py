@@ -58,6 +58,12 @@ def test_regression_of_json_lines(bertjax, home, pretrained, tmp_path):
     (tmp_path / "in.tsv").write_text("cat cat\n")
     assert bertjax("predict", run, "--input", tmp_path / "in.tsv", "--out", tmp_path / "o.tsv").code == 0
     assert len((tmp_path / "o.tsv").read_text().splitlines()) == 2
+    assert bertjax("convert", "--from", run, "--to", tmp_path / "hf").code == 0
+    about = json.loads((tmp_path / "hf/config.json").read_text())
+    (tmp_path / "hf/config.json").write_text(json.dumps(about | {"id2label": {"0": "stars"}}))  # a name for its output
+    assert bertjax("evaluate", tmp_path / "hf", "--data", tmp_path, "--out", tmp_path / "again.json").code == 0
+    again, first = (figures(path)["metrics"] for path in (tmp_path / "again.json", run / "scores.json"))
+    assert again == pytest.approx(first, abs=1e-3)  # of predictions that are nearly alike
 
 
 @pytest.mark.parametrize(
