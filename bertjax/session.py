@@ -252,7 +252,7 @@ def _resume(session: Session, run: Path, found: Step) -> dict[str, Any]:
     stored = from_json(type(session.config), extra["config"], where)
     said = check_resume(stored, session.config, str(run))
     model, tokenizer = from_json(ModelConfig, extra["model"], where), Tokenizer.from_json(extra["tokenizer"])
-    of_run = fingerprint(tokenizer, model, extra["data_hash"], extra.get("versions", {}))
+    of_run = fingerprint(tokenizer, model, extra["data_hash"], extra["versions"])
     of_this = fingerprint(session.tokenizer, session.model, session.data_hash, computed_by())
     said += check_fingerprint(of_run, of_this, run)
     done = ": it is done, there is nothing to train" if found.number == session.total_steps else ""

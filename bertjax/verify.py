@@ -10,7 +10,7 @@ from bertjax.errors import DataError, UserError
 from bertjax.paths import as_path, fetched, sizes
 from bertjax.train import manifest
 from bertjax.train.log import answers
-from bertjax.train.steps import Steps, faults_of, folder_of, listed, unlisted
+from bertjax.train.steps import Steps, folder_of, listed
 
 
 def verify(path: str) -> None:
@@ -29,10 +29,9 @@ def _run(run: Path) -> list[str]:
     table, found = Table("checkpoint", "files", "bytes", "is"), []
     for step in Steps(run).numbers:
         folder = folder_of(run, step)
-        faults = faults_of(folder, manifest.parts(folder))
+        faults = manifest.faults(folder, manifest.parts(folder))
         found_here = sizes(folder)
         verdict = f"damaged: {len(faults):,} files" if faults else "whole"
-        verdict = "older than manifests: nothing to compare it with" if unlisted(folder) else verdict
         table.add_row(str(step), f"{len(found_here):,}", f"{sum(found_here.values()):,}", verdict)
         found += [f"checkpoints/{step}/{line}" for line in faults]
     answers.print(table)

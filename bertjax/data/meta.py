@@ -39,7 +39,7 @@ class ShardFile:
     sentences: int
     tokens: int
     sha256: str
-    bytes: int = 0  # 0: not known, of corpora prepared before it was written down
+    bytes: int
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no shard has, as it may come from a file."""
@@ -95,7 +95,7 @@ class Meta:
             length = size(folder / shard.name) if there is None else there.get(shard.name)
             if length is None:
                 found.append(f"{shard.name}: missing")
-            elif shard.bytes and length != shard.bytes:
+            elif length != shard.bytes:
                 found.append(f"{shard.name}: {length:,} bytes, {shard.bytes:,} were written")
         return found
 

@@ -61,12 +61,12 @@ class Checkpoints:
         """Config, tokenizer, places in the data, metrics window and evaluation figures of a step."""
         self._steps.require(step, {"extra"})
         try:  # by the handler alone: it does not wait for other processes, which may have errors of their own
-            found = ocp.JsonCheckpointHandler().restore(
+            found: dict[str, Any] = ocp.JsonCheckpointHandler().restore(
                 epath.Path(folder_of(self.run, step) / "extra"), ocp.args.JsonRestore()
             )
         except Exception as error:  # Orbax raises many kinds, plain Exception among them
             raise self._unreadable(step, error) from error
-        return {name: value for name, value in found.items() if name != "manifest"}
+        return found
 
     def parts(self, step: int) -> list[str]:
         """Names of the top-level parameters kept in a step: encoder, pooler, ..."""

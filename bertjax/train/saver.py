@@ -18,7 +18,7 @@ from bertjax.train.background import heard, listen
 from bertjax.train.log import console
 from bertjax.train.padding import resized
 from bertjax.train.state import TrainState
-from bertjax.train.steps import UNFINISHED, faults_of, folder_of, steps_of, unfinished
+from bertjax.train.steps import UNFINISHED, folder_of, steps_of, unfinished
 
 FAILURES = 3  # saves in a row that the disk may refuse
 NOTICED = 1.0  # seconds of waiting that are worth a word
@@ -57,7 +57,7 @@ class Saver:
         self._run, self._keep_last, self._sync, self._stored = run, keep_last, sync, stored
         self._sign = -1.0 if best.startswith("-") else 1.0
         self._best = best.removeprefix("-")
-        self._constant = {**constant, "manifest": manifest.VERSION}
+        self._constant = constant
         self._step: int | None = None  # what is being saved
         self._failures = 0  # since the last save that went well
         self._lost = StorageError()  # the last of them
@@ -241,7 +241,7 @@ def tidy(run: Path, damaged: Iterable[int] = ()) -> None:
     remove_unfinished(run)
     # Orbax would stop at a score that it cannot read, in whichever step it is.
     unreadable = [step for step in steps_of(run) if (folder_of(run, step) / "metrics/metrics").exists()]
-    unreadable = [step for step in unreadable if faults_of(folder_of(run, step), {"metrics"})]
+    unreadable = [step for step in unreadable if manifest.faults(folder_of(run, step), {"metrics"})]
     for step in sorted({*damaged, *unreadable}):
         aside = run / "damaged" / str(step)
         remove(aside)

@@ -36,22 +36,6 @@ def unfinished(run: Path) -> list[Path]:
     ]
 
 
-def unlisted(folder: Path) -> bool:
-    """Whether a checkpoint is older than manifests; one that has lost its own is damaged."""
-    if (folder / manifest.NAME).exists():
-        return False
-    try:
-        extra = parse((folder / "extra/metadata").read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(extra, dict) and "manifest" not in extra
-
-
-def faults_of(folder: Path, wanted: Set[str]) -> list[str]:
-    """A line for each file that is not as it was written; nothing where no manifest was ever written."""
-    return [] if unlisted(folder) else manifest.faults(folder, wanted)
-
-
 def listed(lines: list[str]) -> str:
     """The first lines of a list, and how many more there are."""
     rest = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
@@ -118,10 +102,7 @@ class Steps:
 
     def faults(self, step: int, wanted: Set[str]) -> list[str]:
         """A line for each file of the wanted parts of a step that is not as it was written."""
-        folder = folder_of(self.run, step)
-        if not self._whole[step] and unlisted(folder):
-            console.print(f"{folder} is older than manifests: nothing says whether it is still as it was written")
-        found = faults_of(folder, wanted - self._whole[step])
+        found = manifest.faults(folder_of(self.run, step), wanted - self._whole[step])
         if not found:
             self._whole[step] |= wanted
         return found

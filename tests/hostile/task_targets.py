@@ -227,7 +227,7 @@ def _manifest():
 def _verified(folder):
     """What is done with a checkpoint before it is restored."""
     steps.steps_of(folder)
-    steps.faults_of(folder, {"encoder", "extra", "metrics"})
+    manifest.faults(folder, {"encoder", "extra", "metrics"})
     manifest.parts(folder)
 
 
@@ -259,7 +259,6 @@ RUN_TARGETS = {
         "run.lock", lock.holder, dumped({"host": "a", "pid": 3, "machine": "b", "id": "c", "since": "d"})
     ),
     "manifest.json": Target("manifest.json", _verified, dumped(_manifest()), lambda: {"extra/metadata": b"{}"}),
-    "metadata": Target("extra/metadata", _verified, dumped({"manifest": 1, "command": "pretrain"})),
     "score": Target("checkpoints/4/metrics/metrics", _scored, dumped({"score": -2.5})),
     "planned": Target("p.json", lambda folder: program._read(folder / "p.json"), dumped(_program())),
 }

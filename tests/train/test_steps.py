@@ -9,20 +9,19 @@ from bertjax.errors import DataError
 from bertjax.paths import finished
 from bertjax.supervise import kept
 from bertjax.train import manifest
-from bertjax.train.steps import Steps, faults_of, folder_of, steps_of, unlisted
+from bertjax.train.steps import Steps, folder_of, steps_of
 from bertjax.train.stop import last_step
 
 
-def make(run, step, score=None, *, listed=True):
+def make(run, step, score=None):
     folder = folder_of(run, step)
     for name in ("encoder", "train", "extra"):
         (folder / name).mkdir(parents=True)
-        (folder / name / "metadata").write_text(json.dumps({"manifest": 1} if listed else {}))
+        (folder / name / "metadata").write_text('{"tree": {}}')
     if score is not None:
         (folder / "metrics").mkdir()
         (folder / "metrics" / "metrics").write_text(json.dumps({"score": score}))
-    if listed:
-        manifest.write(folder)
+    manifest.write(folder)
     return folder
 
 
@@ -65,7 +64,7 @@ def test_damaged_steps_are_passed_over(run, capsys):
     shutil.rmtree(folder_of(run, 6) / "extra")
     assert Steps(run).latest_good() == (4, [8, 6])
     said = capsys.readouterr().err
-    assert "checkpoints/8 is damaged and is passed over:\n  train/metadata: 2 bytes, not 15" in said
+    assert "checkpoints/8 is damaged and is passed over:\n  train/metadata: 2 bytes, not 12" in said
     assert "checkpoints/6 is damaged and is passed over:\n  extra/metadata: missing" in said
     assert Steps(run).best_good() == (4, [])
 
@@ -100,17 +99,10 @@ def test_nothing_whole_is_an_error(run):
             choose()
 
 
-def test_a_step_without_a_manifest(run, capsys):
-    """One older than manifests is read, with a warning; one that has lost its own is damaged."""
-    make(run, 10, 0.99, listed=False)
-    assert unlisted(folder_of(run, 10)) and faults_of(folder_of(run, 10), {"extra"}) == []
-    assert Steps(run).latest_good() == Steps(run).best_good() == (10, [])
-    assert "checkpoints/10 is older than manifests" in capsys.readouterr().err
+def test_a_step_without_a_manifest_is_damaged(run):
     (folder_of(run, 8) / manifest.NAME).unlink()
-    assert not unlisted(folder_of(run, 8))
-    assert faults_of(folder_of(run, 8), {"extra"}) == ["manifest.json: missing"]
-    (folder_of(run, 10) / "extra/metadata").unlink()
-    assert Steps(run).latest_good() == (6, [10, 8])
+    assert Steps(run).faults(8, {"extra"}) == ["manifest.json: missing"]
+    assert Steps(run).latest_good() == (6, [8])
 
 
 def test_what_was_found_whole_is_not_read_again(run, monkeypatch):
