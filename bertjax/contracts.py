@@ -7,14 +7,19 @@ K places of a row that are read, S sequences packed in a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
+
+if TYPE_CHECKING:  # what runs on the host: data/ knows no jax, and so not this page
+    from bertjax.data.examples import Example
+    from bertjax.data.masking import Vocab
+    from bertjax.data.sources import Corruption, Planner
 
 # tokens i32[B,L]; types i32[B,L] (token_type_ids); sequence i32[B,L]: 0 padding, 1..S which packed sequence;
 # positions i32[B,L], restarting in every sequence; first_tokens i32[B,S]: where each sequence starts.
@@ -23,16 +28,9 @@ from jax.sharding import Mesh
 # a task adds weights f32[B] and labels i32[B] or f32[B], or spans i32[B,2], or tags i32[B,L] (-1: no label);
 # in multiple choice tokens and their like are i32[B,C,L], a choice whose sequence is all 0 being none.
 Batch = Mapping[str, jax.Array]
-Params = Mapping[
-    str, Any
-]  # plain nested dict of arrays, one layout on disk and in memory (but `Compute.padded_vocab_size`)
+# A plain nested dict of arrays, one layout on disk and in memory (but `Compute.padded_vocab_size`).
+Params = Mapping[str, Any]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (total, weight); divided only at the edge
-Example = dict[str, Any]  # one row before it is padded and stacked: numpy arrays and numbers
-Vocab = Any  # a data.masking.Vocab: data/ stands below jax and so below this page
-HostBatch = dict[str, np.ndarray]  # a Batch before it goes to the devices
-# (batch, keys u64[B], how much of the training is done, from 0 to 1) -> batch; picklable, runs on the host
-Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]
-Planner = Callable[..., Any]  # (Shard, *, length, rng) -> a data.rows.Sequences; picklable, runs on the host
 
 
 class Encoded(NamedTuple):

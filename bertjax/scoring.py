@@ -14,8 +14,8 @@ from rich.table import Table
 
 from bertjax.compiled import inference
 from bertjax.config import Finetune
-from bertjax.contracts import AttentionKind, Compute, Example, Objective, Output, Params, Prediction, Task
-from bertjax.data.examples import ExampleSource
+from bertjax.contracts import AttentionKind, Compute, Objective, Output, Params, Prediction, Task
+from bertjax.data.examples import Example, ExampleSource
 from bertjax.data.sources import HostBatch, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError

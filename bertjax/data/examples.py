@@ -10,7 +10,7 @@ import numpy as np
 from bertjax.data.sources import EXAMPLES, HostBatch, Position, generator
 from bertjax.errors import ConfigError
 
-Example = dict[str, Any]  # one row before padding: tokens i32[n], types i32[n], perhaps more
+Example = dict[str, Any]  # one row before it is padded and stacked, as `Task.encode` makes it: numpy arrays and numbers
 
 
 def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:

@@ -17,9 +17,10 @@ from bertjax.data.shards import Meta, read_shards
 from bertjax.errors import ConfigError, DataError
 from bertjax.paths import as_path
 
-HostBatch = dict[str, np.ndarray]
-Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]  # (batch, keys u64[B], progress) -> batch
-Planner = Callable[..., Sequences]  # (shard, *, length, rng) -> what an epoch makes of it
+HostBatch = dict[str, np.ndarray]  # a Batch of bertjax/contracts.py before it goes to the devices
+# (batch, keys u64[B], how much of the training is done, from 0 to 1) -> batch; picklable
+Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]
+Planner = Callable[..., Sequences]  # (Shard, *, length, rng) -> what an epoch makes of it; picklable
 
 
 class Position(NamedTuple):

@@ -10,18 +10,16 @@ import numpy as np
 
 from bertjax.contracts import (
     Batch,
-    Corruption,
     Encoded,
-    HostBatch,
     Metrics,
     ModelConfig,
     Objective,
     ObjectiveConfig,
-    Planner,
 )
 from bertjax.data.contiguous import doc_sentences, full_sentences, segments
 from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.plan import next_sentence, sentence_order
+from bertjax.data.sources import Corruption, HostBatch, Planner
 from bertjax.errors import ConfigError, closest
 from bertjax.initial import TruncatedNormal
 from bertjax.nn.dense import Dense

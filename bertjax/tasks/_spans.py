@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertjax.contracts import Example, Output, TokenizerLike
+from bertjax.contracts import Output, TokenizerLike
+from bertjax.data.examples import Example
 from bertjax.tasks._classify import softmax
 from bertjax.tasks._windows import most_context, windows
 
