@@ -18,18 +18,17 @@ from rich.table import Table
 
 from bertjax.bucket_lock import holder as bucket_holder
 from bertjax.data.meta import Meta, again, file_hash
-from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DevicesError, UserError
 from bertjax.folders import STALE, foreign
 from bertjax.jsonio import read_json
 from bertjax.lock import holder
-from bertjax.paths import as_path, fetched, remote
+from bertjax.paths import as_path, fetched, remote, sizes
 from bertjax.storage import writing
 from bertjax.train import hosts
 from bertjax.train.cluster import TPU_LOCK, HostsConfig, cluster, unused_chips
 from bertjax.train.log import answers
 from bertjax.train.mesh import make_mesh
-from bertjax.train.steps import steps_of, unfinished
+from bertjax.train.steps import folder_of, steps_of, unfinished
 from bertjax.use import Doctor
 
 ENOUGH = 10 << 30  # bytes that a run and its checkpoints should find free, where nothing is known of their size
@@ -129,8 +128,7 @@ def _data(folder: Path) -> Iterator[Finding]:
     what = f"data {folder}"
     try:
         meta = Meta.load(folder)
-        with fetched(folder / "tokenizer") as here:
-            tokenizer = Tokenizer.load(here)
+        meta.tokenizer(folder)
     except UserError as error:
         yield Finding("fail", what, "cannot be used", str(error))
         return
@@ -138,9 +136,7 @@ def _data(folder: Path) -> Iterator[Finding]:
     bad = meta.faults(folder)
     if not remote(folder):
         bad += [f"{shard.name}: not readable" for shard in shards if not os.access(folder / shard.name, os.R_OK)]
-    if tokenizer.hash != meta.tokenizer_hash:
-        yield Finding("fail", what, "another tokenizer than that of its shards", again(folder))
-    elif bad:
+    if bad:
         yield Finding("fail", what, f"not all of {len(shards)} shards can be read: {bad[0]}", again(folder))
     else:
         smallest = min(shards, key=lambda shard: shard.tokens)
@@ -210,9 +206,8 @@ def _files(folder: Path, pattern: str) -> list[str]:
 
 def _space(folder: Path) -> Finding:
     """Room for two more checkpoints like the largest there is."""
-    steps = [entry for entry in (folder / "checkpoints").glob("[0-9]*") if entry.name.isdigit()]
-    sizes = [sum(file.stat().st_size for file in step.rglob("*") if file.is_file()) for step in steps]
-    needed, free = 2 * max(sizes, default=0), shutil.disk_usage(folder).free
+    taken = [sum(sizes(folder_of(folder, step)).values()) for step in steps_of(folder)]
+    needed, free = 2 * max(taken, default=0), shutil.disk_usage(folder).free
     seen = f"{free / 2**30:,.1f} GiB free" + (f", {needed / 2**30:,.2f} for two checkpoints" if needed else "")
     if free < max(needed, 64 << 20):
         return Finding("fail", "disk", seen, "make room, or give --out on another disk")

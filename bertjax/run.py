@@ -19,7 +19,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.folders import check_file, check_out
 from bertjax.jsonio import write_json
-from bertjax.paths import as_path, fetched
+from bertjax.paths import as_path
 from bertjax.saved import Imported, SavedRun, head, open_run
 from bertjax.tasks._tfidf import tfidf_scores
 from bertjax.train import hosts
@@ -84,10 +84,7 @@ def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
     """The tokenizer of the prepared data, and the config with the size of its vocabulary or the model of `source`."""
     first, *others = config.data
     meta = Meta.load(first)
-    with fetched(as_path(first) / "tokenizer") as folder_here:
-        tokenizer = Tokenizer.load(folder_here)
-    if tokenizer.hash != meta.tokenizer_hash:
-        raise DataError(f"{first}/tokenizer is not the one the data was made with; {again(first)}")
+    tokenizer = meta.tokenizer(as_path(first))
     for folder in config.data:
         if faults := Meta.load(folder).faults(as_path(folder)):
             raise DataError(f"{folder}: shards are missing or damaged; {again(folder)}\n  {listed(faults)}")

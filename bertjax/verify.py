@@ -5,7 +5,6 @@ from pathlib import Path
 from rich.table import Table
 
 from bertjax.data.meta import Meta, file_hash
-from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError, UserError
 from bertjax.paths import as_path, fetched, sizes
 from bertjax.train import manifest
@@ -52,9 +51,7 @@ def _corpus(folder: Path) -> list[str]:
         table.add_row(shard.name, f"{shard.tokens:,}", f"damaged: {fault}" if fault else "whole")
         found += [f"{shard.name}: {fault}"] if fault else []
     try:
-        with fetched(folder / "tokenizer") as tokenizer:
-            if Tokenizer.load(tokenizer).hash != meta.tokenizer_hash:
-                found.append("tokenizer: not the one the shards were made with")
+        meta.tokenizer(folder)
     except (UserError, FileNotFoundError) as error:
         found.append(f"tokenizer: {error}")
     answers.print(table)

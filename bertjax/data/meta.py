@@ -7,9 +7,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError
 from bertjax.parsing import is_name, parse
-from bertjax.paths import as_path, remote, size, sizes, write_text
+from bertjax.paths import as_path, fetched, remote, size, sizes, write_text
 
 VERSION = 1
 
@@ -98,6 +99,14 @@ class Meta:
             elif length != shard.bytes:
                 found.append(f"{shard.name}: {length:,} bytes, {shard.bytes:,} were written")
         return found
+
+    def tokenizer(self, folder: Path) -> Tokenizer:
+        """That of the folder, which must be the one its shards were made with."""
+        with fetched(folder / "tokenizer") as here:
+            tokenizer = Tokenizer.load(here)
+        if tokenizer.hash != self.tokenizer_hash:
+            raise DataError(f"{folder}/tokenizer is not the one the data was made with; {again(folder)}")
+        return tokenizer
 
     @property
     def content_hash(self) -> str:
