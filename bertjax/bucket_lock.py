@@ -7,14 +7,12 @@ at once are kept apart, and a lock is taken over by one alone.
 import contextlib
 import json
 import os
-import secrets
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from bertjax import bucket, lock
@@ -36,8 +34,8 @@ def held(folder: BucketPath) -> Iterator[None]:
     process of this machine that is seen to have ended.
     """
     path = folder / lock.NAME
-    about = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "id": secrets.token_hex(4)}
-    text = json.dumps({**about, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}).encode()
+    about = lock.record(_machine())
+    text = json.dumps(about).encode()
     signs = _Signs(path, text, _acquire(path, folder, text))
     _own.add(str(about["id"]))
     try:
@@ -66,15 +64,15 @@ def _acquire(path: BucketPath, folder: BucketPath, text: bytes) -> int:
 def _wait_for(path: BucketPath, folder: BucketPath, generation: int, holder: dict[str, Any]) -> None:
     """Returns when the holder of a lock is gone, and the lock with it."""
     if not _ended(holder):
-        name, began = lock.named(holder), time.monotonic()
-        print(f"{folder} was left locked by {name}; waits {lock.SILENT:.0f} s for a sign of life", file=sys.stderr)
+        lock.tell_of(folder, holder)
+        began = time.monotonic()
         while time.monotonic() < began + lock.SILENT:
             time.sleep(lock.SIGN / 10)
             about = bucket.stat(path)
             if not about:
                 return
             if about.generation != generation:
-                raise lock.busy(str(folder), holder)
+                raise lock.busy(folder, holder)
     with contextlib.suppress(FileNotFoundError, FileExistsError):  # another was faster
         bucket.delete(path, generation=generation)
 

@@ -10,6 +10,7 @@ from bertjax.data.spiece import SentencePiece
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.hf import unigram
 from bertjax.jsonio import expecting, read_json, to_json
+from bertjax.resume import verdict
 from bertjax.saved import Imported, SavedRun, versions
 
 PIPELINES = {  # of the model hub, by the last word of the class
@@ -21,7 +22,6 @@ PIPELINES = {  # of the model hub, by the last word of the class
     "MultipleChoice": "multiple-choice",
     "Model": "feature-extraction",
 }
-HIDDEN = {"out", "mesh", "workers", "log_every", "eval_every", "save_every", "keep_last", "micro_batches"}
 PATHS = {"data", "source"}  # on the disk of who trained it: the last part of the path is what is of use
 
 TOKENIZER = """## Tokenizer
@@ -123,13 +123,20 @@ def _rows(saved: SavedRun) -> Iterator[str]:
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What makes a run the one it is: its data, and what must stay as it is when it is resumed."""
     for key, value in config.items():
         if key in PATHS:
-            value = [Path(path).name for path in ([value] if isinstance(value, str) else value)]
-        if isinstance(value, dict) and key not in HIDDEN:
-            yield from ((f"{key}.{name}", text) for name, text in _settings(value))
-        elif key not in HIDDEN:
-            yield key, f"`{json.dumps(value)}`"
+            yield from _flat(key, [Path(path).name for path in ([value] if isinstance(value, str) else value)])
+        elif verdict(key) == "must match":
+            yield from _flat(key, value)
+
+
+def _flat(key: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flat(f"{key}.{name}", part)
+    else:
+        yield key, f"`{json.dumps(value)}`"
 
 
 def _measured(saved: SavedRun) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from bertjax import tasks
 from bertjax.contracts import AttentionKind, ModelConfig, ObjectiveConfig, Remat
+from bertjax.data.sources import SHORTEST
 from bertjax.errors import ConfigError, at_least
 from bertjax.models import bert
 from bertjax.nn.heads import Features
@@ -251,10 +252,10 @@ class Finetune(Limits):
         profiled(self.profile)
         at_least(1, self, "epochs", "batch_size", "micro_batches", "log_every")
         at_least(0, self, "train_rows", "seed", "new_layers", "patience")
-        if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=8) < 8:
-            raise ConfigError(f"buckets={' '.join(map(str, self.buckets))}: lengths from 8 on, in ascending order")
-        if self.length < 8:
-            raise ConfigError(f"length={self.length} leaves no room for text; at least 8")
+        if list(self.buckets) != sorted({*self.buckets}) or min(self.buckets, default=SHORTEST) < SHORTEST:
+            raise ConfigError(f"buckets={' '.join(map(str, self.buckets))}: lengths from {SHORTEST} on, ascending")
+        if self.length < SHORTEST:
+            raise ConfigError(f"length={self.length} leaves no room for text; at least {SHORTEST}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout} is not a probability in [0, 1)")
         if self.new_layers and (self.encoder == "random" or self.frozen):

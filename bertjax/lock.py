@@ -42,8 +42,7 @@ def held(folder: Path) -> Iterator[None]:
     file = _acquire(path, folder)
     _held.add(path)
     try:
-        about = {"host": socket.gethostname(), "pid": os.getpid(), "machine": machine(), "id": secrets.token_hex(4)}
-        os.pwrite(file, json.dumps({**about, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}).encode(), 0)
+        os.pwrite(file, json.dumps(record(machine())).encode(), 0)
         os.fsync(file)
         done = threading.Event()
         threading.Thread(target=_signs, args=(path, done), daemon=True).start()
@@ -128,7 +127,7 @@ def _wait_for_others(file: int, folder: Path) -> None:
     """Returns when no holder on another machine is left; clears the lock."""
     holder, began, sign = _read(file), time.monotonic(), os.fstat(file).st_mtime_ns
     if holder and holder.get("machine") != machine():
-        print(f"{folder} was left locked by {named(holder)}; waits {SILENT:.0f} s for a sign of life", file=sys.stderr)
+        tell_of(folder, holder)
         while time.monotonic() < began + SILENT:
             time.sleep(SIGN / 10)
             if os.fstat(file).st_mtime_ns != sign:
@@ -161,6 +160,12 @@ def _read(file: int) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
+def record(machine: str) -> dict[str, object]:
+    """What a lock of this process says."""
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "machine": machine, "id": secrets.token_hex(4)}
+    return {**about, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}
+
+
 def lives(pid: int) -> bool:
     """Whether this machine may have a process of that number."""
     try:
@@ -180,7 +185,12 @@ def named(holder: dict[str, object]) -> str:
     return f"process {known['pid']} on {known['host']} (since {known['since']}, lock {known['id']})"
 
 
-def busy(folder: Path | str, holder: dict[str, object]) -> ConfigError:
+def tell_of(folder: Path, holder: dict[str, object]) -> None:
+    """Says what is waited for where a lock was left by a process that may be no more."""
+    print(f"{folder} was left locked by {named(holder)}; waits {SILENT:.0f} s for a sign of life", file=sys.stderr)
+
+
+def busy(folder: Path, holder: dict[str, object]) -> ConfigError:
     """What the others are told."""
     return ConfigError(
         f"{folder} is being written by {named(holder)}; end that, or give another --out. Nothing was changed"

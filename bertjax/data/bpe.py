@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from bertjax.data.offsets import encode_with_offsets
+from bertjax.data.offsets import LibraryBacked
 from bertjax.data.sampling import Texts
 from bertjax.data.specials import ROBERTA, named_in
 from bertjax.data.tokenizer import encodable
@@ -36,7 +35,7 @@ _BYTES = {chr(byte): byte for byte in _PRINTED} | {
 }
 
 
-class ByteBPE(WordTokenizer):
+class ByteBPE(LibraryBacked, WordTokenizer):
     """Words (with the space before them) as bytes, joined by the merges in the order of their rank."""
 
     def __init__(
@@ -57,15 +56,9 @@ class ByteBPE(WordTokenizer):
         self._backend = tokenizers.Tokenizer(models.BPE(self.rows, pairs, unk_token=specials.unk))
         self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens."""
-        clean = [encodable(text.lower() if self.lowercase else text) for text in texts]
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(clean)]
-
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
-        """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
-        cleaned = [encodable(text.lower() if self.lowercase else text) for text in texts]
-        return encode_with_offsets(self._backend, texts, cleaned)
+    def clean(self, text: str) -> str:
+        """In lower case, where the vocabulary is."""
+        return encodable(text.lower() if self.lowercase else text)
 
     def words(self, text: str) -> list[str]:
         """No piece goes across a lone space between two words; longer white space is left where it is."""

@@ -18,16 +18,15 @@ import tokenizers
 
 from bertjax.data import pipelines
 from bertjax.data.bpe import letters_to_text
-from bertjax.data.offsets import encode_with_offsets
+from bertjax.data.offsets import LibraryBacked
 from bertjax.data.specials import ROBERTA, named_in
-from bertjax.data.tokenizer import Tokenizer, encodable
 from bertjax.data.vocabulary_files import in_order, write_config
 from bertjax.errors import DataError
 
 UNMATCHABLE = " "  # before the name of a special token
 
 
-class LibraryTokenizer(Tokenizer):
+class LibraryTokenizer(LibraryBacked):
     """The pipeline that `file`, the content of a tokenizer.json, describes."""
 
     def __init__(self, file: Mapping[str, Any]) -> None:
@@ -46,12 +45,12 @@ class LibraryTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
         with _panics("a text"):
-            return [encoding.ids for encoding in self._backend.encode_batch_fast([encodable(text) for text in texts])]
+            return super().encode_batch(texts)
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
         """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
         with _panics("a text"):
-            return encode_with_offsets(self._backend, texts, [encodable(text) for text in texts])
+            return super().encode_with_offsets(texts)
 
     def running(self, sentences: Sequence[str]) -> list[str]:
         """The space between two sentences belongs to the word after it."""

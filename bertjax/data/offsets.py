@@ -1,4 +1,4 @@
-"""Where the pieces of a text lie in it, in code points."""
+"""What the `tokenizers` library makes of texts: ids, and where the pieces lie, in code points."""
 
 from __future__ import annotations
 
@@ -8,22 +8,33 @@ from unicodedata import combining
 
 import numpy as np
 
+from bertjax.data.tokenizer import Tokenizer, encodable
 
-def encode_with_offsets(
-    backend: Any,  # noqa: ANN401 (a tokenizers.Tokenizer)
-    texts: Sequence[str],
-    cleaned: Sequence[str],
-) -> list[tuple[list[int], np.ndarray]]:
-    """Ids of `cleaned` texts, and (begin, end) of each piece as i32[n,2] in `texts`, of which they may be the
-    lower-case form.
 
-    The space that a piece carries is left out; accents that an uncased vocabulary drops are in.
-    """
-    encodings = backend.encode_batch(cleaned, add_special_tokens=False)
-    return [
-        (encoding.ids, _places(text, clean, encoding.offsets))
-        for text, clean, encoding in zip(texts, cleaned, encodings, strict=True)
-    ]
+class LibraryBacked(Tokenizer):
+    """A kind whose ids are those of a pipeline of the library."""
+
+    _backend: Any  # a tokenizers.Tokenizer
+
+    def clean(self, text: str) -> str:
+        """What the pipeline is given of a text: the text, or its lower-case form."""
+        return encodable(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast([self.clean(text) for text in texts])]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
+        """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points.
+
+        The space that a piece carries is left out; accents that an uncased vocabulary drops are in.
+        """
+        cleaned = [self.clean(text) for text in texts]
+        encodings = self._backend.encode_batch(cleaned, add_special_tokens=False)
+        return [
+            (encoding.ids, _places(text, clean, encoding.offsets))
+            for text, clean, encoding in zip(texts, cleaned, encodings, strict=True)
+        ]
 
 
 def _places(text: str, clean: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:

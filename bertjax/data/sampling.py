@@ -12,6 +12,7 @@ from bertjax.errors import DataError
 # Characters of a line, so of a word: longer ones (hashes, noise) teach nothing, and SentencePiece's trainer compares
 # what is repeated letter by letter, which takes quadratic time on one long line of the same words.
 LONGEST = 1_000
+NO_TEXT = "the corpus has no text; check that the files are the right ones and not empty"
 
 
 class Texts(NamedTuple):
@@ -51,9 +52,7 @@ def sample(texts: Iterable[str], most: int) -> list[str]:
             kept = [(draw, text) for draw, text in kept if draw < share] or [min(kept)]
             size = sum(len(text) for _, text in kept)
     if not kept:
-        raise DataError(
-            "the corpus has no text to learn a vocabulary from; check that the files are the right ones and not empty"
-        )
+        raise DataError(NO_TEXT)
     return [text for _, text in kept]
 
 

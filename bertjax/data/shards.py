@@ -22,6 +22,7 @@ from bertjax.data.encode import Encoded
 from bertjax.data.held_out import split as held_out_split
 from bertjax.data.journal import Entry, Journal
 from bertjax.data.meta import VERSION, Meta, ShardFile, again, file_hash
+from bertjax.data.sampling import NO_TEXT
 from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
@@ -82,7 +83,7 @@ def _finish(writers: Mapping[str, _SplitWriter]) -> dict[str, tuple[ShardFile, .
     if min(counts) < 2 and counts != (1, 1):
         train.take(valid)
     if not train.documents:
-        raise DataError("the corpus has no text; check that the files are the right ones and not empty")
+        raise DataError(NO_TEXT)
     return {split: writer.finish() for split, writer in writers.items()}
 
 

@@ -16,11 +16,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from bertjax.data.offsets import encode_with_offsets
+from bertjax.data.offsets import LibraryBacked
 from bertjax.data.sampling import Texts, whole
 from bertjax.data.specials import BERT as SPECIALS
 from bertjax.data.tokenizer import encodable
@@ -33,7 +32,7 @@ LONGEST_WORD = 200  # characters
 _PARTS = re.compile(r"[!-/:-@\[-`{-~]|[^!-/:-@\[-`{-~]+")  # marks (ASCII but no letter, no digit) and what is between
 
 
-class WordPiece(WordTokenizer):
+class WordPiece(LibraryBacked, WordTokenizer):
     """Words cut at spaces and punctuation, then into the longest pieces there are; "##" goes on with a word."""
 
     def __init__(self, vocabulary: Sequence[str], *, lowercase: bool) -> None:
@@ -50,17 +49,9 @@ class WordPiece(WordTokenizer):
         """As prepared corpora hold it since before there were other kinds."""
         return hashlib.sha256(json.dumps([self.lowercase, self.vocabulary]).encode()).hexdigest()
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens."""
-        return [
-            encoding.ids
-            for encoding in self._backend.encode_batch_fast([_clean(text, self.lowercase) for text in texts])
-        ]
-
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
-        """The ids of `encode_batch`, and where each begins and ends in its text: i32[n,2], in code points."""
-        cleaned = [_clean(text, self.lowercase) for text in texts]
-        return encode_with_offsets(self._backend, texts, cleaned)
+    def clean(self, text: str) -> str:
+        """With "ς" for the capital sigma at the end of a word, which the library does not know."""
+        return _clean(text, self.lowercase)
 
     def words(self, text: str) -> list[str]:
         """BERT ends a word at every space, whatever stands around it."""
@@ -68,7 +59,7 @@ class WordPiece(WordTokenizer):
 
     def _encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """BERT makes a word of every ASCII mark; ASCII words are cut here, of others the library sees new ones once."""
-        parts = [_PARTS.findall(word if word.isascii() else _clean(word, self.lowercase)) for word in words]
+        parts = [_PARTS.findall(word if word.isascii() else self.clean(word)) for word in words]
         ids: dict[str, list[int]] = {}
         others: list[str] = []
         for part in set(chain.from_iterable(parts)):

@@ -12,7 +12,7 @@ from contextlib import closing
 from itertools import chain, pairwise
 
 from bertjax.data import parallel
-from bertjax.data.sampling import Texts
+from bertjax.data.sampling import NO_TEXT, Texts
 from bertjax.data.specials import BERT as SPECIALS
 from bertjax.errors import ConfigError, DataError
 
@@ -34,9 +34,7 @@ def learn_pieces(texts: Texts, split: Callable[[str], list[str]], size: int) -> 
         raise ConfigError(f"vocab_size={size} is too small; at least {SMALLEST}")
     counts = _count_words(texts, split)
     if not counts:
-        raise DataError(
-            "the corpus has no text to learn a vocabulary from; check that the files are the right ones and not empty"
-        )
+        raise DataError(NO_TEXT)
     alphabet = _alphabet(counts, (size - len(SPECIALS)) // 2)
     words = {word: count for word, count in counts.items() if all(s in alphabet for s in _symbols(word))}
     pieces = [*SPECIALS, *sorted(alphabet)]

@@ -8,7 +8,7 @@ from bertjax.data.bpe import ByteBPE
 from bertjax.data.spiece import FAST, SentencePiece
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.vocabulary_files import CONFIG, MAX_BYTES, read_config, read_object
-from bertjax.data.wordpiece import WordPiece
+from bertjax.data.wordpiece import LONGEST_WORD, WordPiece
 from bertjax.hf import unigram
 
 FILE = "tokenizer.json"
@@ -76,7 +76,7 @@ def _wordpiece(tokenizer: WordPiece) -> Parts:
         "type": "WordPiece",
         "unk_token": tokenizer.specials.unk,
         "continuing_subword_prefix": "##",
-        "max_input_chars_per_word": 200,
+        "max_input_chars_per_word": LONGEST_WORD,
         "vocab": tokenizer.rows,
     }
     decoder = {"type": "WordPiece", "prefix": "##", "cleanup": True}

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
+from bertjax.contracts import Batch
 from bertjax.initial import ZEROS, Initializer
 from bertjax.nn.dense import Dense, LayerNorm
 from bertjax.nn.mlp import Activation
 from bertjax.nn.params import Module
-from bertjax.nn.places import alike
+from bertjax.nn.places import alike, gather_tokens
 
 
 def mean_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
@@ -48,6 +49,11 @@ def features(layers: Sequence[jax.Array], which: Features) -> jax.Array:
 def pool(pooler: Dense, first: jax.Array, mesh: Mesh | None = None) -> jax.Array:
     """f[B,S,D]: tanh of a dense layer over the first token f[B,S,W] of each packed sequence (BERT's pooled output)."""
     return jnp.tanh(pooler(alike(first, mesh)))
+
+
+def pooled(pooler: Dense, hidden: jax.Array, batch: Batch) -> jax.Array:
+    """f[B,D]: the same of the first token alone of each row f[B,L,W]."""
+    return pool(pooler, gather_tokens(hidden, batch["first_tokens"]))[:, 0]
 
 
 PADDING_LOGIT = -1e9  # of rows of the table beyond the vocabulary

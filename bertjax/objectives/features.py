@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from bertjax.contracts import Batch, Encoded, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.initial import TruncatedNormal
 from bertjax.nn.dense import Dense
-from bertjax.nn.heads import pool
-from bertjax.nn.places import gather_tokens
+from bertjax.nn.heads import pooled
 
 
 @dataclass(frozen=True)
@@ -45,4 +44,4 @@ class Features(Objective):
         encoded = self.encoder(batch, train=False)
         if not self.config.pooler:
             return encoded, None
-        return encoded, pool(self.pooler, gather_tokens(encoded.hidden, batch["first_tokens"]))[:, 0]
+        return encoded, pooled(self.pooler, encoded.hidden, batch)

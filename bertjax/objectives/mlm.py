@@ -23,10 +23,9 @@ from bertjax.data.sources import Corruption, HostBatch, Planner
 from bertjax.errors import ConfigError, closest
 from bertjax.initial import TruncatedNormal
 from bertjax.nn.dense import Dense
-from bertjax.nn.heads import MlmHead, pool
+from bertjax.nn.heads import MlmHead, pool, pooled
 from bertjax.nn.losses import classification
 from bertjax.nn.mlp import ACTIVATIONS
-from bertjax.nn.places import gather_tokens
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class MlmNsp(Mlm):
 
     def encode(self, batch: Batch) -> tuple[Encoded, jax.Array | None]:
         encoded = self.encoder(batch, train=False)
-        return encoded, pool(self.pooler, gather_tokens(encoded.hidden, batch["first_tokens"]))[:, 0]
+        return encoded, pooled(self.pooler, encoded.hidden, batch)
 
 
 class MlmSop(MlmNsp):

@@ -11,7 +11,7 @@ from bertjax.errors import ConfigError
 from bertjax.initial import TruncatedNormal
 from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
-from bertjax.nn.heads import Features, features, pool
+from bertjax.nn.heads import Features, features, pool, pooled
 from bertjax.nn.losses import classification, regression
 from bertjax.nn.places import gather_tokens
 
@@ -78,7 +78,7 @@ class Supervised(Objective):
         if not self.pools:
             return encoded, None
         seen = features(encoded.layers, self.config.features)
-        return encoded, pool(self.pooler, gather_tokens(seen, batch["first_tokens"]))[:, 0]
+        return encoded, pooled(self.pooler, seen, batch)
 
     def hidden(self, batch: Batch, *, train: bool, read: jax.Array | None = None) -> jax.Array:
         """f[B,L,W], or f[B,K,W] at the places `read`: what the head sees.

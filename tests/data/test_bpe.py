@@ -143,7 +143,7 @@ def test_save_load_json_and_pickle(tmp_path, trained):
 def test_a_small_vocabulary_and_no_text():
     with pytest.raises(ConfigError, match="vocab_size=260 is too small for byte-level BPE; at least 261"):
         Tokenizer.train(["a"], 260, lowercase=False, kind="bpe")
-    with pytest.raises(DataError, match="no text to learn"):
+    with pytest.raises(DataError, match="the corpus has no text"):
         Tokenizer.train(["", " "], 300, lowercase=False, kind="bpe")
 
 

@@ -37,5 +37,5 @@ def test_at_least_a_line_is_left():
 
 def test_no_text():
     for texts in ([], ["", "\n"], ["x" * (LONGEST + 1)]):
-        with pytest.raises(DataError, match="no text to learn"):
+        with pytest.raises(DataError, match="the corpus has no text"):
             sample(texts, 10)

@@ -190,7 +190,7 @@ def test_errors(tmp_path, texts, trained):
             ConfigError, match=r"vocab_size=9 does not suit this corpus \(.*9 vs \d+.*\); give a larger"
         ):
             Tokenizer.train(texts, 9, lowercase=True, kind=kind)
-    with pytest.raises(DataError, match="no text to learn"):
+    with pytest.raises(DataError, match="the corpus has no text"):
         Tokenizer.train([" "], 99, lowercase=True, kind="unigram")
     trained.save(tmp_path)
     config = tmp_path / "tokenizer_config.json"
