@@ -207,10 +207,8 @@ def finetune(config: Finetune) -> None:
     with hosts.writing(out):
         session.train(prepared)
         best, mesh = open_run(config.out), make_mesh(config.mesh)
-        about: dict[str, Any] = {
-            "also": {name: _score(best, task, part) for name, part in also.items()},
-            **{"epoch": best.step / steps, "encoder": config.encoder, "from": config.source, "seed": config.seed},
-        }
+        scored = {name: _score(best, task, part) for name, part in also.items()}
+        about = {"also": scored, "epoch": best.step / steps, **_begun(config)}
         of_best = (best.step, partial(best.params, objective, mesh), best.figures)
         predictions = scorer(mesh).predictions_at(*of_best) if task.writes else []
         if hosts.first():
@@ -219,6 +217,11 @@ def finetune(config: Finetune) -> None:
             scoring.write_files(out, "", task, predictions, rows["dev"] if predictions else [])
             scoring.write_scores(out / "scores.json", task, "dev", best.figures, rows | also, about | baseline)
         hosts.meet("scores")  # which the rest of a suite reads
+
+
+def _begun(config: Finetune) -> dict[str, Any]:
+    """What a run began with, as its scores tell it."""
+    return {"encoder": config.encoder, "from": config.source, "seed": config.seed}
 
 
 def _rows(config: Finetune, task: Task) -> tuple[dict[str, list[Any]], list[str]]:

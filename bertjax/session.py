@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -114,13 +114,14 @@ def train(session: Session) -> TrainState:
         guard=config.guard,
         patience=session.patience,
     )
-    for rollbacks in count():
+    rollbacks = 0
+    while True:
         try:
             return _fit(session, fixed, state, extra, constant, stored)
         except Diverged as bad:
             found, extra = _before(session, run, bad, rollbacks)
+        rollbacks += 1
         state = resized(found.state(stored), like)  # once the failure, whose frames hold the last one, is gone
-    raise AssertionError("not reached")
 
 
 def _fit(

@@ -133,18 +133,20 @@ def _found(name: str) -> Any:  # noqa: ANN401 (a class or a function)
 
 def _chosen(name: str, rest: list[str]) -> tuple[Any, Any]:
     """The config of a command from its recipe and options, and which process this is."""
+    from bertjax.config import Pretrain
+
     verb, kind = VERBS[name], _found(VERBS[name].config)
     default, given = kind(), rest
     if verb.recipe and rest and not rest[0].startswith("-"):
         default, rest = recipe(rest[0], kind), rest[1:]
     elif verb.recipe and not {"-h", "--help"} & set(rest):
         raise ConfigError(f"the first argument is a recipe: bertjax {name} configs/NAME.py ...")
-    if name in ("pretrain", "plan"):
+    if isinstance(default, Pretrain):
         default, rest = preset(default, rest)
     if verb.recipe:
         rest = _mesh(rest)
     chosen, process = parse(kind, default, rest, name)
-    if name in ("pretrain", "plan") and chosen.source:
+    if isinstance(chosen, Pretrain) and chosen.source:
         _check_source(chosen, given)
     return chosen, process
 

@@ -121,9 +121,14 @@ def csv_records(path: Path, header: tuple[str, ...] = ()) -> list[Record]:
     return _named(path, rows, header, None)
 
 
+def is_json_lines(path: Path) -> bool:
+    """Whether a file says by its name that it has JSON lines; `.gz` may follow."""
+    return bool({".jsonl", ".json"} & set(path.suffixes))
+
+
 def table(path: Path, header: tuple[str, ...] = (), broken: list[str] | None = None) -> list[Record]:
     """Rows of JSON lines (`.jsonl`), of CSV (`.csv`) or else of TSV; `.gz` may follow."""
-    if {".jsonl", ".json"} & set(path.suffixes):
+    if is_json_lines(path):
         return objects(path)
     return csv_records(path, header) if ".csv" in path.suffixes else records(path, header, broken)
 

@@ -138,7 +138,7 @@ def spelled(record: _lines.Record, column: str) -> str:
 
 
 def _input_records(path: Path, spellings: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> list[_lines.Record]:
-    if {".jsonl", ".json"} & set(path.suffixes):
+    if _lines.is_json_lines(path):
         return _lines.objects(path)
     first = _lines.first_row(path)
     if any(set(names) <= set(first) for names in spellings):

@@ -58,7 +58,7 @@ class EntityTask(Task[Sentence]):
 
     def read_inputs(self, path: str) -> list[Sentence]:
         """Sentences from JSON lines with `words`, or from column files, whose first column is read."""
-        if ".jsonl" not in Path(path).suffixes:
+        if not _lines.is_json_lines(Path(path)):
             return self._sentences(Path(path), tagged=False)
         records = _lines.objects(Path(path))
         for place, values in records:

@@ -51,7 +51,7 @@ class RelationTask(ClassTask[Relation]):
 
     def read_inputs(self, path: str) -> list[Relation]:
         """Sentences with marked entities: `text` in JSON lines, TSV or CSV, or a file as the task's own."""
-        if {".jsonl", ".tsv", ".csv"} & set(Path(path).suffixes):
+        if _lines.is_json_lines(Path(path)) or {".tsv", ".csv"} & set(Path(path).suffixes):
             records = _lines.inputs(Path(path), ("text",), self.name)
             return [self.relation(place, values["text"], None) for place, values in records]
         return [row._replace(label=None) for row in self.rows_of(Path(path))]

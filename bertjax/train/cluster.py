@@ -36,15 +36,26 @@ class HostsConfig:
             raise ConfigError(f"hosts.start_timeout={self.start_timeout} and heartbeat={self.heartbeat}: at least 1")
 
 
-# By kind of chip: the devices of a machine that has some, the package that brings JAX to them, and how it is installed.
-CHIPS = {
-    "TPU": (("/dev/accel0", "/dev/vfio/0"), "libtpu", "pip install 'bertjax[tpu]'"),
-    "GPU": (
+class Plugin(NamedTuple):
+    """What JAX uses a kind of chip with; `devices` are the files by which a machine shows that it has some."""
+
+    chip: str
+    backend: str  # as JAX calls it
+    devices: tuple[str, ...]
+    package: str
+    install: str
+
+
+PLUGINS = (
+    Plugin("TPU", "tpu", ("/dev/accel0", "/dev/vfio/0"), "libtpu", "pip install 'bertjax[tpu]'"),
+    Plugin(
+        "GPU",
+        "cuda",
         ("/dev/nvidia0",),
         "jax_plugins",
         "pip install 'bertjax[cuda]', or 'bertjax[cuda12]' where the driver is older than 580",
     ),
-}
+)
 LET_GO = (
     f"end what else uses them (sudo lsof -w /dev/accel* /dev/vfio/* /dev/nvidia*) and sudo rm -f {TPU_LOCK}, "
     "or set JAX_PLATFORMS=cpu"
@@ -64,15 +75,14 @@ def unused_chips() -> Unused | None:
 
     It goes on with the CPU, and says so in its log at most, where they are in use or a driver is too old for them.
     """
-    kind = next((kind for kind, (paths, _, _) in CHIPS.items() if any(Path(path).exists() for path in paths)), "")
-    if not kind or jax.devices()[0].platform != "cpu":
+    plugin = next((plugin for plugin in PLUGINS if any(Path(path).exists() for path in plugin.devices)), None)
+    if not plugin or jax.devices()[0].platform != "cpu":
         return None
-    _, package, cure = CHIPS[kind]
-    what = f"the machine has a {kind}"
-    if not find_spec(package):
-        return Unused(what, cure, installed=False)
-    why = getattr(xla_bridge, "_backend_errors", {}).get({"TPU": "tpu", "GPU": "cuda"}[kind], "")
-    return Unused(f"{what} ({why[:300]})" if why else what, f"{LET_GO}; or {cure}", installed=True)
+    what = f"the machine has a {plugin.chip}"
+    if not find_spec(plugin.package):
+        return Unused(what, plugin.install, installed=False)
+    why = getattr(xla_bridge, "_backend_errors", {}).get(plugin.backend, "")
+    return Unused(f"{what} ({why[:300]})" if why else what, f"{LET_GO}; or {plugin.install}", installed=True)
 
 
 def given(config: HostsConfig, found: str = "") -> tuple[str, int, int]:

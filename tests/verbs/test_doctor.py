@@ -147,8 +147,8 @@ def chips(tmp_path, monkeypatch):
 
     def there(package):
         (tmp_path / "accel0").touch()
-        known = {"TPU": ((str(tmp_path / "accel0"),), package, "pip install 'bertjax[tpu]'")}
-        monkeypatch.setattr(cluster, "CHIPS", known)
+        known = cluster.Plugin("TPU", "tpu", (str(tmp_path / "accel0"),), package, "pip install 'bertjax[tpu]'")
+        monkeypatch.setattr(cluster, "PLUGINS", [known])
         monkeypatch.delenv("JAX_PLATFORMS", raising=False)
 
     return there
