@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bertjax.errors import AGAIN, FAULT, KILLED, ConfigError, UserError, closest, redacted
 from bertjax.heap import collect_seldom, keep_freed
-from bertjax.storage import as_told
+from bertjax.storage import known_error
 from bertjax.train import stop
 from bertjax.verbs import VERBS, act
 
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, MISPLACED) and _is_theirs(error, named):
             return _tell(verb, redacted(f"{error.filename}: {error.strerror}; give another path"), UserError.code)
-        known = as_told(error)
+        known = known_error(error)
         if not known:
             raise
         return _tell(verb, str(known), known.code)

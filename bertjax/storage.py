@@ -81,30 +81,30 @@ def _status(error: BaseException) -> int:
     return next((number for number, words in _WORDS.items() if re.search(words, text)), 0)
 
 
-def what(where: str | Path, number: int) -> str:
+def described(where: str | Path, number: int) -> str:
     """What to say of a disk, and what to do."""
     words, cure = BUCKETS[number] if number in BUCKETS else (os.strerror(number), CURES[number])
     return f"{where}: {words}; {cure}"
 
 
-def told(where: str | Path, number: int) -> StorageError:
+def storage_error(where: str | Path, number: int) -> StorageError:
     """What ends a command."""
-    return _kind(number)(f"{what(where, number)}, then give the same command again")
+    return _kind(number)(f"{described(where, number)}, then give the same command again")
 
 
 def given_up(why: str, where: str | Path, number: int) -> StorageError:
     """What ends a command that has tried for long."""
-    return _kind(number)(f"{why}: {told(where, number)}")
+    return _kind(number)(f"{why}: {storage_error(where, number)}")
 
 
-def as_told(error: Exception) -> UserError | None:
+def known_error(error: Exception) -> UserError | None:
     """What ends a command in the place of an error of a disk, of a bucket or of a device's memory; None: of others."""
     if said := lacked_memory(error):
         return MemoryShort(f"{said}: give smaller batches, or other devices")
     number = fault_of(error)
     if not number:
         return None
-    return told(getattr(error, "filename", None) or ("the bucket" if number < 0 else "the disk"), number)
+    return storage_error(getattr(error, "filename", None) or ("the bucket" if number < 0 else "the disk"), number)
 
 
 def _kind(number: int) -> type[StorageError]:
@@ -121,7 +121,7 @@ def writing(path: str | Path) -> Iterator[None]:
     except Exception as error:
         if not fault_of(error):
             raise
-        raise told(path, fault_of(error)) from error
+        raise storage_error(path, fault_of(error)) from error
 
 
 def free_bytes(folder: Path) -> int:

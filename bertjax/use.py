@@ -11,7 +11,7 @@ from bertjax.contracts import ModelConfig
 from bertjax.errors import ConfigError, UserError, at_least, closest
 from bertjax.nn.heads import Features, Pooling
 from bertjax.paths import as_path, remote
-from bertjax.storage import AWAY, fault_of, told, what
+from bertjax.storage import AWAY, described, fault_of, storage_error
 from bertjax.train.mesh import MeshConfig
 
 if TYPE_CHECKING:
@@ -196,5 +196,5 @@ def check_access(option: str, path: "BucketPath", *, writes: bool) -> None:
         if not number:
             raise
         if number == AWAY:
-            raise told(path.as_uri(), number) from error
-        raise ConfigError(f"{option} {what(path.as_uri(), number)}") from error
+            raise storage_error(path.as_uri(), number) from error
+        raise ConfigError(f"{option} {described(path.as_uri(), number)}") from error

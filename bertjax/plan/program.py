@@ -66,7 +66,7 @@ def compiled(lowered: Any, mesh: Mesh, arguments: int, *, topology: str, quick: 
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            temporaries, available = shortage(str(error), arguments)
+            temporaries, available = lacking(str(error), arguments)
             found = Program(False, temporaries, arguments, 0, available, 0.0, 0.0, (), 0.0)
         else:
             found = _program(made, mesh)
@@ -92,7 +92,7 @@ def _program(made: Any, mesh: Mesh) -> Program:  # noqa: ANN401 (a jax.stages.Co
     )
 
 
-def shortage(message: str, arguments: int) -> tuple[int, int]:
+def lacking(message: str, arguments: int) -> tuple[int, int]:
     """Bytes of temporaries and of available memory, from what a compiler says when these are too many.
 
     What libtpu calls temporaries there has the arguments in it.

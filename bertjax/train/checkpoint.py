@@ -18,7 +18,7 @@ from etils import epath
 
 from bertjax.contracts import Params
 from bertjax.errors import DataError, UserError
-from bertjax.storage import BUCKETS, fault_of, told
+from bertjax.storage import BUCKETS, fault_of, storage_error
 from bertjax.train import manifest
 from bertjax.train.background import listen
 from bertjax.train.mesh import path_of
@@ -95,7 +95,7 @@ class Checkpoints:
     def _unreadable(self, step: int, error: Exception) -> UserError:
         number = fault_of(error)
         if number in BUCKETS:
-            return told(folder_of(self.run, step), number)
+            return storage_error(folder_of(self.run, step), number)
         return DataError(
             f"checkpoint {folder_of(self.run, step)} cannot be read ({type(error).__name__}: {str(error)[:300]}); it "
             "may be damaged: delete that folder to fall back on the step before"

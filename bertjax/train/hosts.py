@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from bertjax.errors import AGAIN, FAULT, AloneError, ConfigError, DevicesError, StorageError, UserError
 from bertjax.lock import held
 from bertjax.paths import remote
-from bertjax.storage import as_told
+from bertjax.storage import known_error
 from bertjax.train.cluster import LET_GO, HostsConfig, cluster, given, unused_chips
 from bertjax.train.log import answers, console
 from bertjax.train.peers import Peers
@@ -26,7 +26,7 @@ from bertjax.train.rollcall import VAIN, RollCall
 from bertjax.train.stop import REQUEST
 
 LONGEST = 2_000  # bytes of a message from one process to the others
-GRACE = 60  # seconds until jax gives up after we do
+HEADROOM = 60  # seconds until jax gives up after we do
 SEEN_WITHIN = 20.0  # seconds until a network file system shows on one host what another has written
 
 
@@ -98,7 +98,7 @@ def _join(config: HostsConfig) -> None:
             count or None,
             number if number >= 0 else None,
             cluster_detection_method="deactivate" if whole else None,
-            initialization_timeout=config.start_timeout + GRACE,
+            initialization_timeout=config.start_timeout + HEADROOM,
             heartbeat_timeout_seconds=2 * config.heartbeat,  # ours comes first
             shutdown_timeout_seconds=config.start_timeout,
         )
@@ -161,7 +161,7 @@ def together() -> Iterator[list[str]]:
 
 def _code(error: Exception) -> int:
     """What a process ends with that has met an error."""
-    known = error if isinstance(error, UserError) else as_told(error)
+    known = error if isinstance(error, UserError) else known_error(error)
     return known.code if known else FAULT
 
 

@@ -12,7 +12,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from bertjax.errors import StorageError, UnsavedError
 from bertjax.paths import remote, remove
-from bertjax.storage import fault_of, free_bytes, given_up, what, writing
+from bertjax.storage import described, fault_of, free_bytes, given_up, writing
 from bertjax.train import manifest
 from bertjax.train.background import heard, listen
 from bertjax.train.log import console
@@ -183,7 +183,7 @@ class Saver:
             self._lost = UnsavedError(str(self._lost))
         if last or several or self._failures == FAILURES:
             raise self._lost
-        console.print(f"{why}: {what(self._run, number)}; the next save tries again")
+        console.print(f"{why}: {described(self._run, number)}; the next save tries again")
 
     def _start_again(self) -> None:
         """Begins anew with the next save: Orbax forgets that steps it meant to delete are still there."""
