@@ -5,12 +5,11 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from bertjax.errors import AGAIN, FAULT, KILLED, ConfigError, UserError, closest, redacted
 from bertjax.heap import collect_seldom, keep_freed
-from bertjax.storage import known_error
+from bertjax.storage import NAMED, known_error
 from bertjax.train import stop
 from bertjax.verbs import VERBS, act
 
@@ -19,7 +18,6 @@ USAGE = (
     + "".join(f"  {name:<10}{verb.about}\n" for name, verb in VERBS.items())
 )
 CLOSING = "\n`bertjax VERB --help` lists the options of a verb; recipes (CONFIG.py) are in configs/.\n"
-MISPLACED = (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
 PIPE = 128 + signal.SIGPIPE
 
 ELSEWHERE = {  # what others call a verb, or what is none
@@ -66,11 +64,12 @@ def run(arguments: Sequence[str]) -> int:
         print(USAGE + CLOSING, end="")
         return 0 if arguments else 2
     verb, *rest = arguments
-    named = dict.fromkeys(rest, False)
+    NAMED.clear()
+    NAMED.update(dict.fromkeys(rest, False))
     try:
         if verb not in VERBS:
             raise ConfigError(f"there is no command {verb!r}{ELSEWHERE.get(verb) or closest(verb, VERBS)}")
-        return act(verb, rest, named)
+        return act(verb, rest)
     except UserError as error:
         return _tell(verb, str(error), error.code)
     except stop.Interrupted as stopped:
@@ -78,31 +77,10 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _tell(verb, "interrupted", KILLED)
     except Exception as error:
-        if isinstance(error, MISPLACED) and _is_theirs(error, named):
-            return _tell(verb, redacted(f"{error.filename}: {error.strerror}; give another path"), UserError.code)
         known = known_error(error)
         if not known:
             raise
         return _tell(verb, str(known), known.code)
-
-
-def _is_theirs(error: OSError, named: Mapping[str, bool]) -> bool:
-    """Whether a path that the user has named, one in it or on the way to it is not as it should be.
-
-    But what vanishes from a folder that is written (of which `named` says True) is our fault, or passes.
-    """
-    if not isinstance(error.filename, str | os.PathLike):
-        return False
-    place, lost = _absolute(error.filename), isinstance(error, FileExistsError | FileNotFoundError)
-    paths = {_absolute(path): written for path, written in named.items() if path}
-    if place in paths or any(place in path.parents for path in paths):
-        return True
-    around = next((folder for folder in place.parents if folder in paths), None)
-    return around is not None and not (lost and paths[around])
-
-
-def _absolute(path: str | os.PathLike[str]) -> Path:
-    return Path(os.path.abspath(path))
 
 
 def _is_unread() -> bool:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bertjax.errors import AwayError, MemoryShort, StorageError, UserError, lacked_memory
+from bertjax.errors import AwayError, MemoryShort, StorageError, UserError, lacked_memory, redacted
 
+NAMED: dict[str, bool] = {}  # the paths that the user has named, and whether the command writes there
+MISPLACED = (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
 ROOM = "make room there"
 CURES = {
     errno.ENOSPC: ROOM,
@@ -98,13 +100,36 @@ def given_up(why: str, where: str | Path, number: int) -> StorageError:
 
 
 def known_error(error: Exception) -> UserError | None:
-    """What ends a command in the place of an error of a disk, of a bucket or of a device's memory; None: of others."""
+    """What ends a command in the place of an error of a path, of a disk, of a bucket or of a device's memory; None: of
+    others.
+    """
+    if isinstance(error, MISPLACED) and _is_theirs(error):
+        return UserError(redacted(f"{error.filename}: {error.strerror}; give another path"))
     if said := lacked_memory(error):
         return MemoryShort(f"{said}: give smaller batches, or other devices")
     number = fault_of(error)
     if not number:
         return None
     return storage_error(getattr(error, "filename", None) or ("the bucket" if number < 0 else "the disk"), number)
+
+
+def _is_theirs(error: OSError) -> bool:
+    """Whether a path that the user has named, one in it or on the way to it is not as it should be.
+
+    But what vanishes from a folder that is written is our fault, or passes.
+    """
+    if not isinstance(error.filename, str | os.PathLike):
+        return False
+    place, lost = _absolute(error.filename), isinstance(error, FileExistsError | FileNotFoundError)
+    paths = {_absolute(path): written for path, written in NAMED.items() if path}
+    if place in paths or any(place in path.parents for path in paths):
+        return True
+    around = next((folder for folder in place.parents if folder in paths), None)
+    return around is not None and not (lost and paths[around])
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.abspath(path))
 
 
 def _kind(number: int) -> type[StorageError]:

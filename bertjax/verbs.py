@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from bertjax.errors import ConfigError
 from bertjax.look import look, taken
 from bertjax.recipe import load_recipe
+from bertjax.storage import NAMED
 from bertjax.train import stop
 
 
@@ -92,8 +93,8 @@ VERBS = {
 }
 
 
-def act(name: str, rest: list[str], named: dict[str, bool]) -> int:
-    """Runs one command; its exit code. Adds to the paths `named` those of its config, and whether they are written."""
+def act(name: str, rest: list[str]) -> int:
+    """Runs one command; its exit code."""
     verb = VERBS[name]
     if not verb.config:
         look(name, rest, verb.about.partition(": ")[2])
@@ -113,7 +114,7 @@ def act(name: str, rest: list[str], named: dict[str, bool]) -> int:
     use.check_paths(chosen)
     for option, value in vars(chosen).items():
         texts = value if isinstance(value, tuple) else (value,)
-        named.update((text, option in use.WRITTEN) for text in texts if isinstance(text, str))
+        NAMED.update((text, option in use.WRITTEN) for text in texts if isinstance(text, str))
     if name in stop.VERBS:
         stop.REQUEST.works_on(chosen.out, getattr(chosen, "grace", stop.GRACE))
     function = _found("plan.dry.dry_run" if dry else verb.act)

@@ -142,7 +142,7 @@ def together() -> Iterator[list[str]]:
     except Exception as raised:
         error = raised
     seen = hashlib.sha256("\0".join(facts).encode()).hexdigest()
-    said = gather(f"{_code(error)} {type(error).__name__}: {error}" if error else f"={seen}")
+    said = gather(_failure(error) if error else f"={seen}")
     number = next((i for i, text in enumerate(said) if text[0] != "="), None)
     if number is None:
         number = next((i for i, text in enumerate(said) if text != said[0]), None)
@@ -159,10 +159,10 @@ def together() -> Iterator[list[str]]:
     raise Told(f"process {number} of {len(said)} stops all: {what}", code)
 
 
-def _code(error: Exception) -> int:
-    """What a process ends with that has met an error."""
+def _failure(error: Exception) -> str:
+    """What a process that has met an error ends with, and what it was."""
     known = error if isinstance(error, UserError) else known_error(error)
-    return known.code if known else FAULT
+    return f"{known.code if known else FAULT} {type(error).__name__}: {known or error}"
 
 
 SAME = "give every process the same command, and a --out folder that all of them see"

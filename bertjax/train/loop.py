@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bertjax.contracts import Batch, Metrics
+from bertjax.contracts import Batch, Metrics, Params
 from bertjax.errors import DataError
 from bertjax.train import hosts
 from bertjax.train.guard import Guard, Places, Watch
@@ -169,7 +169,9 @@ def _evaluate(run: Fit, state: TrainState, number: int, writer: Writer, window: 
     return figures
 
 
-def mean_metrics(step: Callable[[Any, Any], Metrics], state: TrainState, batches: Iterator[Any], mesh: Mesh) -> Metrics:
+def mean_metrics(
+    step: Callable[[Params, Batch], Metrics], state: TrainState, batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh
+) -> Metrics:
     """Metrics summed over all batches of an evaluation."""
     total: Metrics = {}
     for batch in batches:

@@ -22,7 +22,9 @@ class Window:
     """Metrics summed on the device since the last line of the log; saved with the state, so a resumed log is equal."""
 
     metrics: Metrics
-    work: list[tuple[Any, float]] = field(default_factory=list)  # of each step its real tokens, and FLOPs for each
+    work: list[tuple[jax.Array, float]] = field(
+        default_factory=list
+    )  # of each step its real tokens, and FLOPs for each
     seconds: float = 0  # in what is no training
     waited: float = 0  # of the rest, seconds in which the devices stood still for want of data
     began: float = 0

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from bertjax import storage
 from bertjax.errors import AwayError, ConfigError, DevicesError
 from bertjax.train import hosts
 
@@ -82,12 +83,15 @@ def test_no_mark_is_left_in_a_folder(tmp_path, monkeypatch, apart):
         (AwayError("x"), 75),
         (DevicesError("x"), 42),
         (OSError(errno.ENOSPC, "full"), 3),
+        (NotADirectoryError(errno.ENOTDIR, "no", "/named/run"), 2),
+        (NotADirectoryError(errno.ENOTDIR, "no", "/other/run"), 1),
         (KeyError("x"), 1),
     ],
 )
 def test_all_end_with_the_code_of_the_one_that_fails(monkeypatch, error, code):
     """Or one would be started again and wait for others that are not."""
     told = []
+    monkeypatch.setattr(storage, "NAMED", {"/named/run": True})
     monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
     monkeypatch.setattr(hosts, "gather", lambda text: (told.append(text), [told[0], "=other"])[1])
     with pytest.raises(type(error)), hosts.together():
