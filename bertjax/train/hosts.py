@@ -236,15 +236,15 @@ def stopped_together() -> None:
 
 
 def leave(code: int) -> None:
-    """Ends the process at once where the others do not know that it does; they see it by the heartbeat.
+    """Ends the process at once, and the others with it, where these do not know why it does.
 
     The orderly end, which jax arranges, waits for all: not for those that wait for this one.
     """
     if _own.peers and (code in (FAULT, StorageError.code) or (code == AGAIN and not _own.agreed)):
         _own.peers.await_verdict()
     if code and not _own.agreed:
-        if _own.number == 0:  # all end with it at once: first those that have the same error tell it
-            time.sleep(2)
+        if _own.peers:
+            _own.peers.leave(code)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -21,7 +21,7 @@ class Peers:
 
     To stop, each says how many steps it has asked about and waits there until all have said so: they stop after the
     step that comes next to the furthest of them. A process gives a sign of life with every look it takes; one that gave
-    none for `heartbeat` seconds is lost, and the others end.
+    none for `heartbeat` seconds is lost, and the others end, as they do where one says that it leaves.
     """
 
     def __init__(self, client: Any, number: int, count: int, heartbeat: int) -> None:  # noqa: ANN401 (a client of jax's)
@@ -33,7 +33,7 @@ class Peers:
         self._seen: dict[int, tuple[str, int]] = {i: ("", 0) for i in others}  # sign of life, looks since it came
         self._asked = 0  # how often, after a step
         self._last = -1  # the step to stop after, as such a number
-        self._agreeing = False
+        self._agreeing = self._leaving = False
         self._changed = threading.Condition()
         self._over = threading.Event()
         self._looks, self._store = 0, dict[str, str]()
@@ -48,8 +48,17 @@ class Peers:
         self._over.set()
         for thread in self._threads:
             thread.join(timeout=5)
-        with suppress(Exception):  # process 0 may have gone before
-            self._say(f"beat/{self._number}", "over")
+        self._try_to_say(f"beat/{self._number}", "over")
+
+    def leave(self, code: int) -> None:
+        """The others end with the same exit code, at once; they would wait for this process, and then be started again
+        without it. Returns when they have had time to see it, to say so and to end, before their connections break.
+        """
+        self._leaving = True
+        if self._number == 0:  # all end with it: first those that have the same error tell it
+            time.sleep(2)
+        within(1, lambda: self._try_to_say(f"left/{self._number}", str(code)))
+        time.sleep(2 + 4 * self._wait)
 
     def due(self) -> bool:
         """Whether all stop after this step; to be called by each of them once after every step."""
@@ -75,6 +84,8 @@ class Peers:
         """Apart from the looks, as one at the store of a process that is lost does not return."""
         seen, silent = self._store, 0
         while not self._over.wait(self._wait):
+            if self._leaving:
+                continue
             fresh = self._store is not seen
             seen, silent = self._store, 0 if fresh else silent + 1
             if silent >= self._patience:
@@ -98,7 +109,10 @@ class Peers:
                 self._changed.notify_all()
 
     def _find_lost(self, store: dict[str, str]) -> None:
-        """Ends this process where another gives no more signs of life, or where somebody has seen that."""
+        """Ends this process where another has left or gives no more signs of life, or where somebody has seen that."""
+        for number in self._seen:
+            if code := store.get(f"left/{number}"):
+                self._end(number, int(code))
         for number, (before, looks) in self._seen.items():
             now = store.get(f"beat/{number}", "")
             self._seen[number] = (now, 0 if now != before or now == "over" else looks + 1)
@@ -106,16 +120,21 @@ class Peers:
         if "lost" in store:
             self._end(int(store["lost"]))
         elif stale:
-            within(1, lambda: self._say("lost", str(stale[0])))
+            within(1, lambda: self._try_to_say("lost", str(stale[0])))
             self._end(stale[0])
 
-    def _end(self, lost: int) -> NoReturn:
-        """Ends this process; one of those that are left says why."""
+    def _end(self, lost: int, code: int | None = None) -> NoReturn:
+        """Ends this process, with the code of the one that has left; one of those that are there yet says why."""
         REQUEST.tells = self._number == 0 or (lost == 0 and self._number == 1 and not REQUEST.name)
-        REQUEST.end(AGAIN, f"process {lost} of {self._count} is lost, and so this run ends")
+        what = "is lost" if code is None else f"has ended with exit code {code}"
+        REQUEST.end(AGAIN if code is None else code, f"process {lost} of {self._count} {what}, and so this run ends")
 
     def _say(self, name: str, text: str) -> None:
         self._client.key_value_set(FOLDER + name, text, allow_overwrite=True)
+
+    def _try_to_say(self, name: str, text: str) -> None:
+        with suppress(Exception):  # process 0 may have gone before
+            self._say(name, text)
 
     def _outlive_jax(self) -> None:
         """jax aborts the process at once where process 0 is lost: not before we have said so.

@@ -37,8 +37,8 @@ class Ended(peers.Peers):
         self.lost = []
         super().__init__(*arguments)
 
-    def _end(self, lost):
-        self.lost.append(lost)
+    def _end(self, lost, code=None):
+        self.lost.append(lost if code is None else (lost, code))
         self._over.set()
 
     def _outlive_jax(self):
@@ -101,6 +101,12 @@ def test_who_gives_no_more_signs_is_lost_and_all_know(run):
     made[2]._over.set()
     assert waited(lambda: all(made[i].lost == [2] for i in (0, 1, 3))), [each.lost for each in made]
     assert not made[2].lost
+
+
+def test_who_leaves_tells_with_which_code(run):
+    _, made = run(3)
+    made[1].leave(2)
+    assert waited(lambda: made[0].lost == made[2].lost == [(1, 2)]), [each.lost for each in made]
 
 
 def test_who_was_done_is_not_lost(run):

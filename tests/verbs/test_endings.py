@@ -238,6 +238,29 @@ def test_where_a_process_is_lost_the_others_say_which_and_end(zygote, tiny, home
     assert sum("is lost" in text for text in said) == 1, said
 
 
+# One process alone lacks memory.
+LACKS = """
+import os, jax
+def late():
+    if os.environ["JAX_PROCESS_ID"] == "{}":
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Failed to allocate request for 1.2GiB")
+"""
+
+
+@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.late), pytest.param(0, marks=SLOW)])
+def test_all_end_with_the_code_of_one_that_ends_alone(zygote, tiny, home, tmp_path, number):
+    """Or they would wait for it, and be started again in vain."""
+    command = pretrain(home, tiny, tmp_path / "run", "--mesh.data", -1, "--hosts.heartbeat", 60)
+    children = zygote.several(2, *command, port=free_port(), before=FIFTH + STEP + LACKS.format(number))
+    children[number].reached()
+    ends = [child.ended() for child in children]
+    said = [child.err for child in children]
+    assert [code for code, _ in ends] == [2, 2] and sum(seconds for _, seconds in ends) < 30, said
+    assert f"(process {number} of 2): " in said[number] and "1.2GiB" in said[number], said
+    told = f"process {number} of 2 has ended with exit code 2, and so this run ends; the last checkpoint is of step 5"
+    assert told in said[1 - number] and not any("Traceback" in text for text in said), said
+
+
 # Touches HERE when it is about to join the others, and never does.
 LATE = """
 import time
