@@ -15,7 +15,7 @@ from bertjax.config import Finetune, PhaseConfig, Pretrain
 from bertjax.contracts import Compute, ModelConfig, Objective, Remat
 from bertjax.memory import Machine, amount, device_memory
 from bertjax.train.log import console
-from bertjax.train.mesh import MeshConfig, bytes_on_device, make_mesh, row_ways
+from bertjax.train.mesh import MeshConfig, bytes_on_device, idle, make_mesh, row_ways
 from bertjax.train.state import TrainState, planned_state
 from bertjax.train.step import Update
 
@@ -59,8 +59,10 @@ def mesh_of(
     return Chosen(make_mesh(chosen, devices), memory, reason)
 
 
-def tell(chosen: Chosen) -> None:
-    """Says what was chosen, and why; nothing where all was given."""
+def tell(chosen: Chosen, there: int = 0) -> None:
+    """Says what was chosen, and why, where not all was given; and which of the devices `there` have nothing to do."""
+    if chosen.mesh.size < there:
+        console.print(idle([*chosen.mesh.shape.values()], there))
     if chosen.reason:
         sizes = (f"{name} {size}" for name, size in chosen.mesh.shape.items() if size > 1 or name == "data")
         console.print(f"mesh {' x '.join(sizes)} (data and fsdp chosen): {chosen.reason}")

@@ -40,6 +40,9 @@ def main() -> None:
     except Exception as error:
         code = PIPE if isinstance(error, BrokenPipeError) and _is_unread() else FAULT
         if code != PIPE:
+            hosts = sys.modules.get("bertjax.train.hosts")
+            if hosts:
+                hosts.await_cause(error)
             print(redacted(traceback.format_exc()), end="", file=sys.stderr)
     hosts = sys.modules.get("bertjax.train.hosts")
     if hosts:

@@ -6,6 +6,7 @@ from pathlib import Path
 from bertjax.errors import ConfigError, DataError
 from bertjax.jsonio import read_json
 from bertjax.paths import remote, sizes
+from bertjax.storage import MISPLACED
 from bertjax.train.steps import steps_of
 
 RUNS = ("pretrain", "finetune", "convert")  # the commands that make one
@@ -56,8 +57,11 @@ def check_out(folder: Path) -> None:
 
 def check_file(path: Path) -> None:
     """Raises where a file cannot be written, before it is computed; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    there = path.exists()
-    path.open("ab").close()
-    if not there:
-        path.unlink()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except MISPLACED as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; give another path") from error

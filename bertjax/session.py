@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bertjax.automesh import Chosen, mesh_of, shortage, takes_less, tell
+from bertjax.automesh import Chosen, mesh_of, phases, shortage, takes_less, tell
 from bertjax.chips import chip_of
 from bertjax.config import Finetune, Pretrain
 from bertjax.contracts import Compute, ModelConfig, Objective, Params
@@ -208,9 +208,10 @@ def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Chosen, Step
     config, known = session.config, machines()
     with hosts.together() as facts:
         chosen = mesh_of(config, session.model, session.objective, optimizer, machines=known)
-        tell(chosen)
-        for _, mixture in session.phases:
-            check_batch(mixture.batch_size, config.micro_batches, chosen.mesh)
+        tell(chosen, jax.device_count())
+        buckets = config.buckets if isinstance(config, Finetune) else ()
+        for phase in phases(config):
+            check_batch(phase.batch_size, (*buckets, phase.length), config.micro_batches, chosen.mesh)
         found = Checkpoints(run).latest_good() if steps_of(run) else None
         options = {name: value for name, value in to_json(config).items() if name not in ("data", "out")}
         facts += [

@@ -144,7 +144,7 @@ def _chosen(name: str, rest: list[str]) -> tuple[Any, Any]:
         raise ConfigError(f"the first argument is a recipe: bertjax {name} configs/NAME.py ...")
     if isinstance(default, Pretrain):
         default, rest = preset(default, rest)
-    if verb.recipe:
+    if "mesh" in vars(default):
         rest = _mesh(rest)
     chosen, process = parse(kind, default, rest, name)
     if isinstance(chosen, Pretrain) and chosen.source:
@@ -188,10 +188,13 @@ def _mesh(rest: list[str]) -> list[str]:
     sizes, rest = taken("--mesh", rest)
     if sizes is None:
         return rest
+    if taken("--mesh", rest)[0] is not None:
+        raise ConfigError("--mesh is given more than once; give all sizes at once, as data=64,fsdp=4")
     each = [size.partition("=") for size in sizes.split(",")]
     if not all(name and value for name, _, value in each):
         raise ConfigError(f"--mesh {sizes}: sizes are given as data=64,fsdp=4")
     names = [name for name, _, _ in each]
+    names += [name for argument in rest if (name := argument.removeprefix("--mesh.").partition("=")[0]) != argument]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"--mesh {sizes}: {', '.join(twice)} given more than once")
     return [f"--mesh.{name}={value}" for name, _, value in each] + rest

@@ -64,6 +64,7 @@ case "$verb" in
         [ -n "${VERSION:-}" ] || wrong "name the runtime: VERSION=v2-alpha-tpuv5-lite"
         ;;
 esac
+command -v gcloud >/dev/null || wrong "gcloud is not on PATH: https://cloud.google.com/sdk/docs/install"
 case "${SPOT:-0}" in
     1 | yes | true) spot=--spot ;;
     0 | no | false) spot="" ;;
@@ -264,11 +265,15 @@ ask() {
     if [ -z "$had" ] && { [ "$code" -eq 2 ] || grep -q 'INVALID_ARGUMENT\|PERMISSION_DENIED' "$scratch/errors"; }; then
         wrong "it cannot be asked for so: mend TYPE, VERSION, ZONE or CREATE_FLAGS, or what the account may do"
     fi
+    later "could not be created"
+}
+
+later() {
     [ "$refused" -gt 0 ] || since=$SECONDS
     refused=$((refused + 1))
-    if [ $((SECONDS - since)) -ge "$give_up" ]; then say "could not be created in $give_up seconds: gives up" && exit 1; fi
+    if [ $((SECONDS - since)) -ge "$give_up" ]; then say "$1 in $give_up seconds: gives up" && exit 1; fi
     longer "$refused"
-    say "could not be created ($refused): tries again in $pause seconds"
+    say "$1 ($refused): tries again in $pause seconds"
 }
 
 renew() {
@@ -294,6 +299,7 @@ keep() {
                 started="" well=0
                 ask
                 ;;
+            UNKNOWN) [ -n "$had" ] || later "could not be asked about" ;; # who had one goes on: it may be the network here
             SUSPENDED | FAILED)
                 say "$now: deletes it and asks again"
                 if [ "$now" = FAILED ]; then fault "failed"; else faults=0; fi

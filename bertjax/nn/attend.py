@@ -23,6 +23,7 @@ from bertjax.nn.dropout import dropped
 from bertjax.nn.places import of_queries, same_sequence, spread_over, visible_to
 
 LONG = 512  # tokens from which the scores f32[N,L,L] of a row move more bytes than all else in a layer
+WIDEST = 1024  # bytes of what a head has of a token, above which the splash kernel's blocks do not fit in VMEM
 BLOCK = 128  # the splash kernel's rows are cut into blocks of so many tokens, or of more
 
 Heads = Float[Array, "B L N H"]
@@ -235,7 +236,7 @@ def choose(
     some = asking < length
     obstacles = {
         "cudnn": _without_cudnn(compute, head_width, dtype, dropped, length),
-        "splash": _without_splash(compute, length, dropped, window, some),
+        "splash": _without_splash(compute, head_width, dtype, dropped, length, window, some),
     }
     if compute.attention in obstacles:
         obstacle = obstacles[compute.attention]
@@ -267,7 +268,9 @@ def _without_cudnn(compute: Compute, head_width: int, dtype: jnp.dtype, dropped:
     return _DROPPED if dropped else ""
 
 
-def _without_splash(compute: Compute, length: int, dropped: bool, window: Window, some: bool) -> str:
+def _without_splash(
+    compute: Compute, head_width: int, dtype: jnp.dtype, dropped: bool, length: int, window: Window, some: bool
+) -> str:
     platform = platform_of(compute.mesh)
     if platform not in ("tpu", "cpu") or compute.mesh is None:
         return "needs TPUs"
@@ -275,6 +278,8 @@ def _without_splash(compute: Compute, length: int, dropped: bool, window: Window
     seq = compute.mesh.shape.get("seq", 1)
     if window is not None and (seq > 1 or some):
         obstacle = "has no windows on a mesh with seq above 1, nor for some of the places"
+    if head_width * dtype.itemsize > WIDEST:
+        obstacle = f"needs heads of at most {WIDEST // dtype.itemsize} units in {dtype}; they have {head_width}"
     if length % (BLOCK * seq):
         obstacle = f"needs a length that is a multiple of {BLOCK * seq}, is {length}"
     on_cpu = obstacle and platform == "cpu"  # where the kernel is only to be tried

@@ -1,5 +1,6 @@
 """`bertjax pretrain --dry-run`: what a run would take of this machine, and whether that fits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from bertjax.data.mixture import Mixture
 from bertjax.memory import fits, verdict
 from bertjax.plan.program import compiled
 from bertjax.plan.topology import LOCAL
-from bertjax.run import pretraining_batches, resolve
+from bertjax.run import pretraining
 from bertjax.session import training_step
 from bertjax.train.log import TEMPORARIES, answers, memory_table
 from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch
@@ -22,17 +23,16 @@ from bertjax.train.state import TrainState, planned_state
 
 def dry_run(config: Pretrain) -> None:
     """Compiles the step of every phase for its first batch, and tells what it takes; nothing is trained or written."""
-    tokenizer, config = resolve(config)
-    objective = config.objective.build(config.model)
+    prepared = pretraining(config)
+    config, objective = replace(config, model=prepared.model), prepared.objective
     optimizer = config.optimizer.build(config.steps)
     chosen = mesh_of(config, config.model, objective, optimizer)
-    tell(chosen)
+    tell(chosen, jax.device_count())
     mesh = chosen.mesh
     state = planned_state(objective, optimizer, mesh)
     step = training_step(config, objective, optimizer, config.optimizer.schedule(config.steps), mesh)
-    for phase in config.phases:
-        check_batch(phase.batch_size, config.micro_batches, mesh)
-        mixture = pretraining_batches(config, tokenizer, "train", phase)
+    for phase, (_, mixture) in zip(config.phases, prepared.phases, strict=True):
+        check_batch(phase.batch_size, [phase.length], config.micro_batches, mesh)
         example = mixture.batch(mixture.start())
         batch = abstract_batch(example, len(example["tokens"]), mesh)
         trees = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}

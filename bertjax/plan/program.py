@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bertjax.compiled import cache_folder, step_options
+from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json
 from bertjax.parsing import parse
 from bertjax.plan.hlo import Collective, collectives
@@ -66,7 +67,11 @@ def compiled(lowered: Any, mesh: Mesh, arguments: int, *, topology: str, quick: 
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            temporaries, available = lacking(str(error), arguments)
+            short = lacking(str(error), arguments)
+            if not short:
+                said = str(error).splitlines()[0][:500]
+                raise ConfigError(f"XLA cannot compile it for {topology}: {said}; try --attention einsum") from error
+            temporaries, available = short
             found = Program(False, temporaries, arguments, 0, available, 0.0, 0.0, (), 0.0)
         else:
             found = _program(made, mesh)
@@ -92,16 +97,16 @@ def _program(made: Any, mesh: Mesh) -> Program:  # noqa: ANN401 (a jax.stages.Co
     )
 
 
-def lacking(message: str, arguments: int) -> tuple[int, int]:
-    """Bytes of temporaries and of available memory, from what a compiler says when these are too many.
+def lacking(message: str, arguments: int) -> tuple[int, int] | None:
+    """Bytes of temporaries and of available memory, from what a compiler says when these are too many; None where it
+    lacks something else.
 
     What libtpu calls temporaries there has the arguments in it.
     """
     size = r"([\d.]+)([KMGT]?)"
     forms = (rf"HLO temporaries \({size}\) exceeds available HBM \({size}\)", rf"Used {size} of {size} hbm")
     found = next(filter(None, (re.search(form, message) for form in forms)), None)
-    assert found, f"a compiler's message that is not known: {message[:500]}"
-    return max(0, _bytes(found[1], found[2]) - arguments), _bytes(found[3], found[4])
+    return found and (max(0, _bytes(found[1], found[2]) - arguments), _bytes(found[3], found[4]))
 
 
 def _bytes(number: str, unit: str) -> int:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from bertjax.memory import verdict
 from bertjax.train.log import TEMPORARIES, answers, memory_table
+from bertjax.train.mesh import idle
 
 MIB = 2**20
 WORTH_A_WORD = 0.01  # of the state: the types' table of two rows is not
@@ -23,7 +24,7 @@ def show(report: dict[str, Any]) -> None:
     if share := report["chip"].get("memory_share"):
         answers.print(f"of a GPU's memory JAX takes {share:.0%}; XLA_PYTHON_CLIENT_MEM_FRACTION changes that")
     if report["idle_devices"]:
-        answers.print(idle(report["mesh"], report["devices"], report["idle_devices"]))
+        answers.print(idle([*report["mesh"].values()], report["devices"] + report["idle_devices"]))
     left, sizes = report["undivided"], report["phases"][0]["bytes_per_chip"]
     if left["bytes_per_chip"] > WORTH_A_WORD * (sizes["parameters"] + sizes["optimizer"]):
         answers.print(
@@ -34,15 +35,6 @@ def show(report: dict[str, Any]) -> None:
         _memory(phase)
         _collectives(phase["collectives_per_step"])
         _work(phase, report["mesh"], report["effort"])
-
-
-def idle(mesh: Mapping[str, int], used: int, left: int) -> str:
-    """What is to be said of devices that are left over: which sizes would take them."""
-    most = (used + left) // (used // mesh["data"])
-    if most > mesh["data"]:
-        return f"{left} devices have nothing to do: give --mesh.data {most}, or leave it out"
-    sizes = " x ".join(f"{name} {size}" for name, size in mesh.items() if name != "data" and size > 1)
-    return f"{left} devices have nothing to do: {sizes} does not divide {used + left}"
 
 
 def _memory(phase: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from bertjax.config import PhaseConfig, Plan, Pretrain
 from bertjax.contracts import Objective
 from bertjax.data.shapes import made_up_row, made_up_vocab
 from bertjax.errors import ConfigError
+from bertjax.folders import check_file
 from bertjax.jsonio import write_json
 from bertjax.memory import fits
 from bertjax.plan import tables
@@ -51,6 +52,7 @@ def plan(config: Plan) -> None:
     out = Path(config.out or f"plan-{config.topology.replace(':', '-')}.json")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give a file, such as {out / 'plan.json'}")
+    check_file(out)
     if config.data:
         config = replace(config, model=resolve(config)[1].model)
     chip, devices = devices_of(config.topology, config.mesh.dcn)
@@ -60,7 +62,7 @@ def plan(config: Plan) -> None:
     tell(chosen)
     mesh = chosen.mesh
     for phase in config.phases:
-        check_batch(phase.batch_size, config.micro_batches, mesh)
+        check_batch(phase.batch_size, [phase.length], config.micro_batches, mesh)
     state = planned_state(objective, optimizer, mesh)
     run = Run(config, mesh, chosen.memory, chip, objective, optimizer, state)
     report = {
@@ -74,8 +76,8 @@ def plan(config: Plan) -> None:
         "effort": "quick" if config.quick else "full",
         "phases": [_phase(run, number) for number in range(len(config.phases))],
     }
-    write_json(out, report)
     tables.show(report)
+    write_json(out, report)
     answers.print(f"all of it: {out}")
 
 

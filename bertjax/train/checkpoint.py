@@ -7,7 +7,8 @@ not as the manifest says.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,10 @@ class Checkpoints:
     def extra(self, step: int) -> dict[str, Any]:
         """Config, tokenizer, places in the data, metrics window and evaluation figures of a step."""
         self._steps.require(step, {"extra"})
-        try:  # by the handler alone: it does not wait for other processes, which may have errors of their own
+        with self._reading(step):  # by the handler alone: it does not wait for others, who may have errors of their own
             found: dict[str, Any] = ocp.JsonCheckpointHandler().restore(
                 epath.Path(folder_of(self.run, step) / "extra"), ocp.args.JsonRestore()
             )
-        except Exception as error:  # Orbax raises many kinds, plain Exception among them
-            raise self._unreadable(step, error) from error
         return found
 
     def parts(self, step: int) -> list[str]:
@@ -87,8 +86,16 @@ class Checkpoints:
         self._steps.require(step, like.keys())
         self._check_fit(step, like)
         items = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
-        try:
+        with self._reading(step):
             return dict(self._orbax.restore(folder_of(self.run, step), args=ocp.args.Composite(**items)))
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """What goes wrong with files inside is told with the cure."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # of no file: another process is lost, or a device lacks memory
+            raise
         except Exception as error:  # Orbax raises many kinds, plain Exception among them
             raise self._unreadable(step, error) from error
 
@@ -121,10 +128,8 @@ class Checkpoints:
 
     def _arrays(self, step: int, name: str) -> dict[str, str]:
         folder = folder_of(self.run, step) / name
-        try:
+        with self._reading(step):
             return arrays(ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree)
-        except Exception as error:  # Orbax raises many kinds, plain Exception among them
-            raise self._unreadable(step, error) from error
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,10 @@ class Watch:
     def _diverged(self, step: _Watched, what: str) -> Diverged:
         count = self._guard.consecutive
         first = step.number - count + 1
+        leave_out = "; or leave their data out: --guard.then rollback" if self._guard.then == "stop" else ""
         message = (
             f"{what} in {count} steps running ({first} to {step.number}). Lower --optimizer.peak-lr or raise "
-            "--optimizer.warmup; or see metrics.jsonl for their examples, if always the same ones fail; or leave "
-            "their data out: --guard.then rollback. Checkpoints saved before, if there are any, are whole."
+            f"--optimizer.warmup; or see metrics.jsonl for their examples, if always the same ones fail{leave_out}. "
+            "Checkpoints saved before, if there are any, are whole."
         )
         return Diverged(message, first, step.number, step.after)

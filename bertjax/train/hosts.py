@@ -235,6 +235,12 @@ def stopped_together() -> None:
     _own.agreed = True
 
 
+def await_cause(error: Exception) -> None:
+    """Where an error of a collective comes of a lost process, this one ends in here, and says that."""
+    if _own.peers and isinstance(error, jax.errors.JaxRuntimeError):
+        _own.peers.await_verdict()
+
+
 def leave(code: int) -> None:
     """Ends the process at once, and the others with it, where these do not know why it does.
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -83,13 +83,22 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] = ()) -> Mesh:
             f"mesh {config} needs {max(count, rest)} devices, here are {len(devices)} ({devices[0].platform}); lower "
             + " or ".join(f"--mesh.{f.name}" for f in fields(config) if getattr(config, f.name) > 1)
         )
-    if count < len(devices) and jax.process_count() > 1 and devices[0] in jax.devices():
-        raise ConfigError(
-            f"mesh {config} leaves {len(devices) - count} of the {len(devices)} devices of {jax.process_count()} "
-            "processes without work; give --mesh.data -1"
-        )
     shape = (dcn, data, max(1, config.fsdp), config.seq, config.tensor)
+    here = devices[0] in jax.devices()
+    if count < len(devices) and jax.process_count() > 1 and here:
+        raise ConfigError(f"each of {jax.process_count()} processes must have work: {idle(shape, len(devices))}")
+    if len(devices) % count and devices[0].platform == "tpu":
+        raise ConfigError(f"XLA for TPUs takes all chips, or a half, a quarter ...: {idle(shape, len(devices))}")
     return Mesh(_arranged(shape, _first(devices, count, dcn)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def idle(sizes: Sequence[int], there: int) -> str:
+    """What is to be said of devices that a mesh of these sizes leaves over: which sizes would take them."""
+    used, data = math.prod(sizes), sizes[AXES.index("data")]
+    if (most := there // (used // data)) > data:
+        return f"{there - used} of {there} devices have nothing to do: give --mesh.data {most}, or leave it out"
+    others = " x ".join(f"{name} {n}" for name, n in zip(AXES, sizes, strict=True) if name != "data" and n > 1)
+    return f"{there - used} of {there} devices have nothing to do: {others} does not divide {there}"
 
 
 def slices_of(devices: Sequence[Any]) -> int:
@@ -167,17 +176,24 @@ def row_ways(mesh: Mesh) -> int:
     return math.prod(mesh.shape[name] for name in ROWS[0])
 
 
-def check_batch(batch_size: int, micro_batches: int, mesh: Mesh) -> None:
-    """Raises where a batch cannot be cut into equal micro-batches over the mesh."""
+def check_batch(batch_size: int, lengths: Iterable[int], micro_batches: int, mesh: Mesh) -> None:
+    """Raises where a batch cannot be cut into equal micro-batches over the mesh, or rows of such lengths over `seq`."""
+    seq = mesh.shape["seq"]
+    for length in lengths:
+        if length % seq:
+            raise ConfigError(f"length={length} does not divide into seq={seq} devices; nearest: {_near(length, seq)}")
     ways = row_ways(mesh) * micro_batches
     if batch_size % ways:
-        low = batch_size // ways * ways
-        near = ", ".join(str(b) for b in (low, low + ways) if b)
         sizes = " x ".join(f"{name}={mesh.shape[name]}" for name in ROWS[0] if name != "dcn" or mesh.shape[name] > 1)
         raise ConfigError(
             f"batch_size={batch_size} does not divide into {sizes} devices x micro_batches={micro_batches} = {ways}; "
-            f"nearest: {near}"
+            f"nearest: {_near(batch_size, ways)}"
         )
+
+
+def _near(size: int, ways: int) -> str:
+    low = size // ways * ways
+    return ", ".join(str(near) for near in (low, low + ways) if near)
 
 
 @lru_cache  # every array of every batch asks

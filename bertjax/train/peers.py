@@ -33,7 +33,7 @@ class Peers:
         self._seen: dict[int, tuple[str, int]] = {i: ("", 0) for i in others}  # sign of life, looks since it came
         self._asked = 0  # how often, after a step
         self._last = -1  # the step to stop after, as such a number
-        self._agreeing = self._leaving = False
+        self._agreeing = self._leaving = self._judged = False
         self._changed = threading.Condition()
         self._over = threading.Event()
         self._looks, self._store = 0, dict[str, str]()
@@ -69,7 +69,9 @@ class Peers:
 
     def await_verdict(self) -> None:
         """What went wrong here may come of a lost process: where one is, this one ends in here, else it returns."""
-        time.sleep((self._patience + 8) * self._wait)
+        if not self._judged:
+            time.sleep((self._patience + 8) * self._wait)
+        self._judged = True
 
     def _run(self) -> None:
         while not self._over.wait(self._wait):

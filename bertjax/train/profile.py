@@ -16,6 +16,7 @@ class Profiler:
     def __init__(self, first: int, last: int, folder: Path) -> None:
         self._first, self._last, self._folder = first, last, folder
         self._tracing = self._begun = False
+        self._done = 0  # the last step that was traced
 
     def __enter__(self) -> "Profiler":
         return self
@@ -34,6 +35,7 @@ class Profiler:
 
     def after(self, count: int, made: Any) -> None:  # noqa: ANN401 (any pytree)
         """The trace ends when the last step has made what it makes."""
+        self._done = count
         if count == self._last:
             jax.block_until_ready(made)
             self._stop()
@@ -42,7 +44,7 @@ class Profiler:
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()
-            console.print(f"profile: a trace of steps {self._first} to {self._last} of this start is in {self._folder}")
+            console.print(f"profile: a trace of steps {self._first} to {self._done} of this start is in {self._folder}")
 
 
 def profiled(steps: str) -> tuple[int, int]:

@@ -123,6 +123,24 @@ def test_a_tpu_that_cannot_be_had_is_given_up_after_a_while(tmp_path):
     assert 3 <= sum("create" in arguments for arguments in calls(tmp_path, "gcloud")) <= 7
 
 
+def test_what_cannot_be_asked_about_is_given_up_after_a_while(tmp_path):
+    """No account, no project, no service: all that `gcloud` says is an error."""
+    gcloud = "#!/bin/sh\necho PERMISSION_DENIED: Cloud TPU API has not been used >&2\nexit 1\n"
+    done = script(install(tmp_path, gcloud=gcloud), "keep", "mine", *COMMAND, GIVE_UP="2")
+    assert done.returncode == 1 and "could not be asked about in 2 seconds: gives up" in done.stderr
+    assert "mine IS PERHAPS STILL THERE, AND PAID FOR" in done.stderr
+
+
+def test_without_gcloud_nothing_is_said_to_be_deleted(tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "env", "dirname", "mktemp", "rm", "git", "grep", "cat"):
+        (tools / name).symlink_to(shutil.which(name))
+    environment = {"PATH": str(tools), "ZONE": "us-west4-a"}
+    done = subprocess.run([SCRIPT, "delete", "mine"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "gcloud is not on PATH" in done.stderr
+
+
 def test_the_pause_doubles_with_every_failure_up_to_ten_minutes(tmp_path):
     environment = install(tmp_path, states=["FAILED"], sleep='#!/bin/sh\necho $1 >>"$STUBS/slept"\n')
     for poll in ("30", "150"):

@@ -70,20 +70,6 @@ def test_what_is_computed_again_is_work_too(ratio, remat, times):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "used", "left", "said"),
-    [
-        ({"data": 2, "tensor": 2}, 4, 4, "4 devices have nothing to do: give --mesh.data 4, or leave it out"),
-        ({"data": 2, "tensor": 3}, 6, 2, "2 devices have nothing to do: tensor 3 does not divide 8"),
-        ({"dcn": 2, "data": 1, "fsdp": 3}, 6, 2, "2 devices have nothing to do: dcn 2 x fsdp 3 does not divide 8"),
-        ({"data": 1, "tensor": 3}, 3, 5, "5 devices have nothing to do: give --mesh.data 2, or leave it out"),
-    ],
-)
-def test_sizes_that_leave_devices_over_are_named(sizes, used, left, said):
-    mesh = {name: 1 for name in ("dcn", "data", "fsdp", "seq", "tensor")} | sizes
-    assert tables.idle(mesh, used, left) == said
-
-
-@pytest.mark.parametrize(
     ("ratio", "remat", "used", "shared", "kernels", "why"),
     [
         (1.14, "none", 0.95, False, 0, ": it computes some of it again, to save memory"),

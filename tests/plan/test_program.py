@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bertjax.config import Pretrain
+from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.plan import program
 from bertjax.plan.topology import GPUS
@@ -109,6 +110,15 @@ def test_too_little_memory_is_an_answer(message, own_cache):
     temporaries, available = MESSAGES[message]
     assert (found.fits, found.temporaries, found.available) == (False, temporaries, available)
     assert found.needed == temporaries + GIB
+
+
+def test_what_else_a_compiler_lacks_is_told():
+    def fail():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: CompileTimeScopedVmemOom: limit 16.00M\nmore")
+
+    short = SimpleNamespace(as_text=lambda: "program", compile=fail)
+    with pytest.raises(ConfigError, match=r"cannot compile it for v5e:1x1: .*limit 16.00M; try --attention einsum$"):
+        program.compiled(short, MESH, GIB, topology="v5e:1x1", quick=False, about="it")
 
 
 LARGE_ARGUMENTS = """

@@ -165,6 +165,17 @@ def test_saving_goes_on_while_the_state_is_given_up(tmp_path, run):
         assert checkpoints.extra(number)["loader"] == [[0, 0, number]]
 
 
+def test_what_is_no_fault_of_its_files_is_not_told_as_one(saved, trained, monkeypatch):
+    """Where another process is lost while all read, this one has to say that, and to end with another code."""
+
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+
+    monkeypatch.setattr(saved._orbax, "restore", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="closed by peer"):
+        saved.state(2, abstract_state(at(trained, 2)))
+
+
 def test_a_run_without_checkpoints(tmp_path):
     with pytest.raises(DataError, match="holds no checkpoints/ folder: give the --out folder"):
         Checkpoints(tmp_path)

@@ -24,6 +24,7 @@ from bertjax.train.mesh import (
     abstract_batch,
     batch_sharding,
     check_batch,
+    idle,
     local_rows,
     make_mesh,
     path_of,
@@ -272,9 +273,29 @@ def test_mesh_config_errors(sizes):
 def test_check_batch_errors(batch_size, micro_batches, nearest):
     mesh = make_mesh(CUBE)
     with pytest.raises(ConfigError, match=f"batch_size={batch_size} does not divide .* nearest: {nearest}$"):
-        check_batch(batch_size, micro_batches, mesh)
+        check_batch(batch_size, [32], micro_batches, mesh)
     for size in nearest.split(", "):
-        check_batch(int(size), micro_batches, mesh)
+        check_batch(int(size), [32], micro_batches, mesh)
+
+
+def test_rows_must_divide_over_seq():
+    mesh = make_mesh(MeshConfig(2, seq=4))
+    check_batch(8, [32, 12], 1, mesh)
+    with pytest.raises(ConfigError, match=r"length=30 does not divide into seq=4 devices; nearest: 28, 32$"):
+        check_batch(8, [32, 30], 1, mesh)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ((1, 2, 1, 1, 2), "4 of 8 devices have nothing to do: give --mesh.data 4, or leave it out"),
+        ((1, 2, 1, 1, 3), "2 of 8 devices have nothing to do: tensor 3 does not divide 8"),
+        ((2, 1, 3, 1, 1), "2 of 8 devices have nothing to do: dcn 2 x fsdp 3 does not divide 8"),
+        ((1, 1, 1, 1, 3), "5 of 8 devices have nothing to do: give --mesh.data 2, or leave it out"),
+    ],
+)
+def test_sizes_that_leave_devices_over_are_named(sizes, said):
+    assert idle(sizes, 8) == said
 
 
 def test_one_host_has_all_rows():
@@ -328,10 +349,12 @@ def test_slices_are_an_axis_of_their_own():
         assert {device.slice_index for device in mesh.devices[number].flat} == {number}
     assert make_mesh(MeshConfig(), slices(1)).shape["dcn"] == 1
     assert {device.slice_index for device in make_mesh(MeshConfig(dcn=1, data=4), slices(2)).devices.flat} == {0}
-    for few in (MeshConfig(data=1), MeshConfig(data=2), MeshConfig(data=1, tensor=3), MeshConfig(data=-1, fsdp=3)):
+    for few in (MeshConfig(data=1), MeshConfig(data=2), MeshConfig(data=1, tensor=2)):
         mesh = make_mesh(few, slices(2))
         for number in range(2):
             assert {device.slice_index for device in mesh.devices[number].flat} == {number}
+    with pytest.raises(ConfigError, match=r"a quarter \.\.\.: 2 of 8 devices .*: dcn 2 x fsdp 3 does not divide 8$"):
+        make_mesh(MeshConfig(data=-1, fsdp=3), slices(2))
     gpus = [Device(number, slice_index=number // 4) for number in range(8)]
     for gpu in gpus:
         gpu.platform, gpu.slice_index = "gpu", 0

@@ -137,7 +137,7 @@ def test_room_on_the_disk(examined, copied, tmp_path, monkeypatch, free, begun, 
 
 
 def test_a_mesh_that_does_not_fit(examined):
-    code, found = examined("--mesh.fsdp", 3, "--mesh.tensor", 3)
+    code, found = examined("--mesh", "fsdp=3,tensor=3")
     assert code == 2 and found["mesh"][0] == "fail" and "needs 9 devices" in found["mesh"][1]
 
 

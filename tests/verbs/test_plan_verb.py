@@ -60,7 +60,7 @@ def test_options_reach_the_program_and_phases_have_one_each(plan):
     )
     outcome, found = plan(*options, "--quick", "--packing", "--mesh.data", "2")
     assert outcome.code == 0 and found["effort"] == "quick" and found["idle_devices"] == 6
-    assert "6 devices have nothing to do" in outcome.out
+    assert "6 of 8 devices have nothing to do" in outcome.out
     first, second = found["phases"]
     assert (second["batch_size"], second["length"], second["steps"]) == (4, 40, 4)
     assert first["flops_per_step"]["ratio"] > 1.0 and not first["from_cache"]
@@ -81,7 +81,7 @@ def test_a_mesh_in_one_option_and_the_arrays_it_does_not_divide(plan):
     left = found["undivided"]  # query, key, value (weights, biases) and out of two heads, the types; and their moments
     assert left["arrays"] == 3 * (3 * 2 + 1 + 1) and "attn/" in left["such_as"]
     assert f"{left['arrays']} arrays of parameters and optimizer" in outcome.out
-    assert "4 devices have nothing to do: give --mesh.data 2" in outcome.out
+    assert "4 of 8 devices have nothing to do: give --mesh.data 2" in outcome.out
     _, again = plan("--topology", "local", "--mesh=data=1,tensor=2", "--batch-size", "8", "--model.vocab-size", "64")
     assert again["undivided"] == {"arrays": 0, "bytes_per_chip": 0, "such_as": ""}
 
@@ -138,6 +138,7 @@ def test_the_memory_of_this_machine(plan, monkeypatch):
         (("--topology", "local", "--mesh", "date=2"), "--mesh.date"),
         (("--topology", "local", "--mesh", "data=4,data=2"), "--mesh data=4,data=2: data given more than once"),
         (("--topology", "local", "--out", "/"), "--out / is a folder; give a file, such as /plan.json"),
+        (("--topology", "local", "--out", "/dev/null/plan.json"), "/dev/null: File exists; give another path"),
     ],
 )
 def test_mistakes(plan, options, message):
