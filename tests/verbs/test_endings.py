@@ -238,6 +238,36 @@ def test_where_a_process_is_lost_the_others_say_which_and_end(zygote, tiny, home
     assert sum("is lost" in text for text in said) == 1, said
 
 
+# Process 1 does not come to read a checkpoint with the other.
+READS = """
+import os, time
+from bertjax.train.checkpoint import Checkpoints
+restore = Checkpoints._restore
+def wrapped(self, step, like):
+    if os.environ["JAX_PROCESS_ID"] == "1":
+        HERE.touch()
+        time.sleep(60)
+    return restore(self, step, like)
+Checkpoints._restore = wrapped
+"""
+
+
+@SLOW
+def test_where_a_process_is_lost_while_all_read_a_checkpoint_that_is_not_called_damaged(
+    zygote, pretrained, home, tmp_path
+):
+    options = ["--task", "sms_spam", "--from", pretrained, "--data", home, "--out", tmp_path / "run"]
+    many = ["--mesh.data", -1, "--hosts.heartbeat", 4]
+    children = zygote.several(2, "finetune", home / "finetune.py", *options, *many, port=free_port(), before=READS)
+    children[1].reached()
+    time.sleep(3)  # the other waits for it
+    children[1].send_signal(signal.SIGKILL)
+    code, _ = children[0].ended()
+    said = children[0].err
+    assert code == 42 and "process 1 of 2 is lost, and so this run ends" in said, said
+    assert "damaged" not in said and "Traceback" not in said, said
+
+
 # One process alone lacks memory.
 LACKS = """
 import os, jax
