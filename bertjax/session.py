@@ -110,7 +110,7 @@ def train(session: Session) -> TrainState:
         total_steps=session.total_steps,
         rates=Rates(schedule, _peak_flops(mesh)),
         flops_per_token=session.flops_per_token,
-        profiler=Profiler(*profiled(config.profile), run / "profile"),
+        profiler=Profiler(*profiled(config.profile), _traces(run)),
         guard=config.guard,
         patience=session.patience,
     )
@@ -201,6 +201,12 @@ def _peak_flops(mesh: Mesh) -> float:
     """Of all devices together, in bf16; 0 where it is not known."""
     chip = chip_of(mesh.devices.flat[0].device_kind)
     return chip.flops * mesh.size if chip else 0.0
+
+
+def _traces(run: Path) -> Path:
+    """Where the profiler writes: of several processes each apart, as it calls its files by the host."""
+    several = jax.process_count() > 1
+    return run / "profile" / f"process-{jax.process_index()}" if several else run / "profile"
 
 
 def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Chosen, Step | None]:

@@ -100,7 +100,7 @@ def two(tiny, pretrained, home, tmp_path_factory):
         [[*wrong, "--seed", number] for number in range(2)],
         [[*wrong, "--mesh.data", "1"]] * 2,
         [["doctor", "--data", folder / "nowhere" if number else tiny.data[0], "--out", folder] for number in range(2)],
-        [pretraining(home, *tiny.data, folder / "run")] * 2,
+        [pretraining(home, *tiny.data, folder / "run", "--profile", "2:3")] * 2,
         [["finetune", home / "finetune.py", *task, *both]] * 2,
         [["evaluate", folder / "tuned", "--data", home]] * 2,
         [["predict", folder / "tuned", "--input", home / "texts.tsv", "--out", folder / "predictions.tsv"]] * 2,
@@ -118,7 +118,8 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(two):
     assert "process 1 of 2 stops all: " in said[0].err and "nowhere: not a prepared corpus" in said[0].err
     assert "nowhere: not a prepared corpus" not in said[1].err
     assert "process 1 of 2 stops all: it has another configuration" in said[0].err
-    assert "--mesh.data -1" in said[0].err and "mesh" not in said[1].err
+    assert "each of 2 processes must have work: 1 of 2 devices have nothing to do: give --mesh.data 2" in said[0].err
+    assert "mesh" not in said[1].err
     assert not (folder / "wrong/checkpoints").exists()
 
 
@@ -148,6 +149,14 @@ def test_a_manifest_lists_what_all_processes_wrote(two, bertjax):
     assert bertjax("inspect", folder / "run", "--verify").code == 0
     listed = json.loads((folder / "run/checkpoints/16/manifest.json").read_text())["files"]
     assert {f"train/ocdbt.process_{number}/manifest.ocdbt" for number in (0, 1)} <= listed.keys()
+
+
+@pytest.mark.late
+def test_each_process_has_a_trace_of_its_own(two):
+    """Though the profiler calls its files by the host, which is the same."""
+    folder, _, _ = two
+    for number in (0, 1):
+        assert len(list((folder / f"run/profile/process-{number}").rglob("*.xplane.pb"))) == 1
 
 
 @pytest.mark.late
