@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from bertjax import tasks
 from bertjax.contracts import AttentionKind, ModelConfig, ObjectiveConfig, Remat
-from bertjax.data.sources import SHORTEST
+from bertjax.data.rows import SHORTEST
 from bertjax.errors import ConfigError, at_least
 from bertjax.models import bert
 from bertjax.nn.heads import Features

@@ -17,9 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 if TYPE_CHECKING:  # what runs on the host: data/ knows no jax, and so not this page
-    from bertjax.data.examples import Example
     from bertjax.data.masking import Vocab
-    from bertjax.data.sources import Corruption, Planner
+    from bertjax.data.rows import Corruption, Example, Planner
 
 # tokens i32[B,L]; types i32[B,L] (token_type_ids); sequence i32[B,L]: 0 padding, 1..S which packed sequence;
 # positions i32[B,L], restarting in every sequence; first_tokens i32[B,S]: where each sequence starts.

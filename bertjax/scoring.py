@@ -15,8 +15,9 @@ from rich.table import Table
 from bertjax.compiled import inference
 from bertjax.config import Finetune
 from bertjax.contracts import AttentionKind, Compute, Objective, Output, Params, Prediction, Task
-from bertjax.data.examples import Example, ExampleSource
-from bertjax.data.sources import HostBatch, Position
+from bertjax.data.examples import ExampleSource
+from bertjax.data.rows import Example, HostBatch
+from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError
 from bertjax.jsonio import write_json

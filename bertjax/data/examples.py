@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bertjax.data.sources import EXAMPLES, HostBatch, Position, generator
+from bertjax.data.rows import Example, HostBatch
+from bertjax.data.sources import EXAMPLES, Position, generator
 from bertjax.errors import ConfigError
-
-Example = dict[str, Any]  # one row before it is padded and stacked, as `Task.encode` makes it: numpy arrays and numbers
 
 
 def stack(examples: Sequence[Example], *, length: int, pad: int) -> HostBatch:

@@ -16,7 +16,8 @@ import numpy as np
 
 from bertjax.data.mixture import Mixture, Places
 from bertjax.data.parallel import end_with_parent, leave_signals_to_parent
-from bertjax.data.sources import HostBatch, Position, Source
+from bertjax.data.rows import HostBatch
+from bertjax.data.sources import Position, Source
 from bertjax.errors import ConfigError
 
 ENDLESS = 1 << 40  # Grain wants a length; no run has as many batches or epochs

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertjax.data.sources import START, HostBatch, Position, Source
+from bertjax.data.rows import HostBatch
+from bertjax.data.sources import START, Position, Source
 from bertjax.errors import ConfigError
 
 Places = tuple[Position, ...]  # one in each source

@@ -11,7 +11,7 @@ import numpy as np
 
 from bertjax.data.loader import Loader
 from bertjax.data.mixture import Mixture, Places
-from bertjax.data.sources import HostBatch
+from bertjax.data.rows import HostBatch
 
 
 class Phase(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,12 @@ from bertjax.data.packing import Rows
 from bertjax.data.ragged import join_bounds, ranges
 
 NO_LABEL = -1
+SHORTEST = 8  # tokens a row must have room for
+
+Example = dict[str, Any]  # one row before it is padded and stacked, as `Task.encode` makes it: numpy arrays and numbers
+HostBatch = dict[str, np.ndarray]  # a Batch of bertjax/contracts.py before it goes to the devices
+# (batch, keys u64[B], how much of the training is done, from 0 to 1) -> batch; picklable
+Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,12 @@ class Sequences:
         return cls(starts, stops, np.arange(len(starts) + 1), np.empty(0, np.int64))
 
 
+Planner = Callable[..., Sequences]  # (Shard, *, length, rng) -> what an epoch makes of it; picklable
+
+
 def row_batch(
     text: np.ndarray, sequences: Sequences, rows: Rows, chosen: np.ndarray, *, length: int, most: int, vocab: Vocab
-) -> dict[str, np.ndarray]:
+) -> HostBatch:
     """Chosen rows of at most `most` = S sequences: tokens, types, sequence, positions i32[B,L]; first_tokens i32[B,S].
 
     With a sentence objective also next_labels i32[B,S], next_weights f32[B,S], and types that count the spans; without

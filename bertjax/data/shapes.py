@@ -7,8 +7,8 @@ import numpy as np
 from bertjax.data.blocks import Shard
 from bertjax.data.masking import Vocab
 from bertjax.data.packing import one_each, sequences_in_row
-from bertjax.data.rows import row_batch
-from bertjax.data.sources import Corruption, HostBatch, Planner, generator
+from bertjax.data.rows import Corruption, HostBatch, Planner, row_batch
+from bertjax.data.sources import generator
 
 DOCUMENTS, SENTENCES = 4, 8
 

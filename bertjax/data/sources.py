@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,15 +11,10 @@ from bertjax.data.masking import Vocab
 from bertjax.data.meta import again
 from bertjax.data.packing import Rows, one_each, pack, sequences_in_row
 from bertjax.data.plan import next_sentence
-from bertjax.data.rows import Sequences, row_batch
+from bertjax.data.rows import SHORTEST, Corruption, HostBatch, Planner, Sequences, row_batch
 from bertjax.data.shards import Meta, read_shards
 from bertjax.errors import ConfigError, DataError
 from bertjax.paths import as_path
-
-HostBatch = dict[str, np.ndarray]  # a Batch of bertjax/contracts.py before it goes to the devices
-# (batch, keys u64[B], how much of the training is done, from 0 to 1) -> batch; picklable
-Corruption = Callable[[HostBatch, np.ndarray, float], HostBatch]
-Planner = Callable[..., Sequences]  # (Shard, *, length, rng) -> what an epoch makes of it; picklable
 
 
 class Position(NamedTuple):
@@ -33,7 +27,6 @@ class Position(NamedTuple):
 
 
 START = Position()
-SHORTEST = 8  # tokens a row must have room for
 
 # What a generator is for comes first, as numpy gives (seed, epoch) and (seed, epoch, 0) the same stream.
 SHARDS, PLAN, ROWS, CORRUPT, EXAMPLES, PACK = range(1, 7)

@@ -19,7 +19,7 @@ from bertjax.contracts import (
 from bertjax.data.contiguous import doc_sentences, full_sentences, segments
 from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.plan import next_sentence, sentence_order
-from bertjax.data.sources import Corruption, HostBatch, Planner
+from bertjax.data.rows import Corruption, HostBatch, Planner
 from bertjax.errors import ConfigError, closest
 from bertjax.initial import TruncatedNormal
 from bertjax.nn.dense import Dense

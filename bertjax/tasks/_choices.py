@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from bertjax.contracts import Head, Output, Prediction, Task, TokenizerLike
-from bertjax.data.examples import Example
+from bertjax.data.rows import Example
 from bertjax.errors import DataError
 from bertjax.tasks import _lines
 from bertjax.tasks._classify import known, softmax

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 
 from bertjax.contracts import Head, Output, Prediction, Task
-from bertjax.data.examples import Example
+from bertjax.data.rows import Example
 from bertjax.errors import DataError
 from bertjax.tasks._scores import METRICS
 

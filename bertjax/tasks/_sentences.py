@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bertjax.contracts import Row, TokenizerLike
-from bertjax.data.examples import Example
+from bertjax.data.rows import Example
 from bertjax.errors import DataError
 from bertjax.tasks import _lines
 from bertjax.tasks._classify import ClassTask

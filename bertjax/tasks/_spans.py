@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertjax.contracts import Output, TokenizerLike
-from bertjax.data.examples import Example
+from bertjax.data.rows import Example
 from bertjax.tasks._classify import softmax
 from bertjax.tasks._windows import most_context, windows
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bertjax.contracts import Prediction, Task, TokenizerLike
-from bertjax.data.examples import Example
+from bertjax.data.rows import Example
 from bertjax.data.tokenizer import shares
 from bertjax.errors import DataError, closest
 from bertjax.tasks import _lines

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bertjax.contracts import Head, Output, Prediction, Task, TokenizerLike
-from bertjax.data.examples import Example
+from bertjax.data.rows import Example
 from bertjax.tasks import _lines, _spans, _squad_files
 from bertjax.tasks._classify import known
 from bertjax.tasks._spans import Place, Question
