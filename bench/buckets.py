@@ -31,11 +31,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--vocab", required=True)
     parser.add_argument("--task", default="mrpc")
-    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--preset", choices=results.PRESETS, default="mini")
     parser.add_argument("--rows", type=int, default=640)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--buckets", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=results.count, default=3)
     arguments = parser.parse_args()
     keep_freed()  # as the command line does
     collect_seldom()

@@ -4,8 +4,8 @@
 
 A run is taken up after each signal until it is done, then another begins; each that is done must have logged, to the
 last bit, what the undisturbed one did. Rounds that are in OUT/endings.json already are not made again, so that it can
-be made in pieces; the table is OUT/endings.md. Every second start compiles anew, that there is something to hit. The
-processes are forked from one that has made its imports.
+be made in pieces, and the page tells which are of an earlier one; the table is OUT/endings.md. Every second start
+compiles anew, that there is something to hit. The processes are forked from one that has made its imports.
 """
 
 import json
@@ -100,8 +100,8 @@ class Rounds:
         }
 
 
-def write(out: Path, rounds: list[dict[str, Any]], done: int) -> None:
-    """The rounds, and a table of them."""
+def write(out: Path, rounds: list[dict[str, Any]], done: int, earlier: list[str]) -> None:
+    """The rounds, and a table of them; `earlier` says of which pieces some are."""
     head = (
         "processes",
         "under way",
@@ -120,7 +120,8 @@ def write(out: Path, rounds: list[dict[str, Any]], done: int) -> None:
         rows.append((*key, len(some), right, f"{most:.1f}", told["saved"], told["named"]))
     lines = ["SIGTERM at random moments of pretraining; CPU, 2 layers of 32.", "", *results.table(head, rows), ""]
     lines.append(f"Runs of one and of two processes that were taken up to their end, bit-equal in every line: {done}.")
-    results.write(out, "endings", lines, {"rounds": rounds, "runs done bit-equal": done})
+    lines += ["", *earlier] if earlier else []
+    results.write(out, "endings", lines, {"rounds": rounds, "runs done bit-equal": done, "earlier": earlier})
 
 
 def main() -> None:
@@ -131,7 +132,14 @@ def main() -> None:
     chosen = options.parse_args()
     before = chosen.out / "endings.json"
     kept = json.loads(before.read_text()) if before.exists() else {}
-    rounds, done = kept.get("rounds", []), kept.get("runs done bit-equal", 0)
+    rounds, done, earlier = kept.get("rounds", []), kept.get("runs done bit-equal", 0), kept.get("earlier", [])
+    have = Counter(each["processes"] for each in rounds)
+    if have[1] >= chosen.one and have[2] >= chosen.two:
+        print(f"{before} has {have[1]} and {have[2]} rounds already: ask for more, or give another --out")
+        return
+    if rounds:
+        where = f"{kept.get('machine', {}).get('cpu', 'a machine')}, commit {kept.get('commit', 'not known')}"
+        earlier.append(f"- the first {len(rounds)} rounds were there before: {kept.get('date', '')}, {where}")
     with tempfile.TemporaryDirectory() as folder:
         home, zygote = Path(folder), Zygote(Path(folder))
         (home / "recipe.py").write_text(RECIPE)
@@ -139,14 +147,13 @@ def main() -> None:
         made = zygote.start("prepare", "--corpus", corpus, "--vocab-size", 500, "--out", home / "data").ended(300)
         assert made[0] == 0, made
         for count, wanted in ((1, chosen.one), (2, chosen.two)):
-            have = sum(each["processes"] == count for each in rounds)
-            made = Rounds(home, zygote, count) if have < wanted else None
-            while have < wanted:
-                one = made.round(have)
+            made = Rounds(home, zygote, count) if have[count] < wanted else None
+            while have[count] < wanted:
+                one = made.round(have[count])
                 done += one is None
-                have += one is not None
+                have[count] += one is not None
                 rounds += [one] if one else []
-                write(chosen.out, rounds, done)
+                write(chosen.out, rounds, done, earlier)
         zygote.close()
 
 

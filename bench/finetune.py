@@ -6,8 +6,9 @@
 HF_DIR is a BERT encoder in Hugging Face's format; TASKS holds the published files in glue/, squad/, conll2003/ and
 semeval2010_task8/; PYTHON is one of an environment of its own with torch and transformers. Both sides are given the
 batches that `bertjax finetune` makes (with length buckets) and the same first values of the head, and so differ in
-their numerics and their dropout. They run in turn (A B A B ...), each in a process of its own. Scored are `dev` rows
-after the last epoch. Seconds are those of an epoch in which every shape has been seen before (ours: is compiled);
+their numerics and their dropout. Ours keeps freed memory, as the command line does, which torch does not; torch's
+AdamW is not fused. They run in turn (A B A B ...), each in a process of its own. Scored are `dev` rows after the last
+epoch. Seconds are those of an epoch in which every shape has been seen before (ours: is compiled);
 `padded` is torch on the rows of the first seed all padded to the length of the recipe, as its run_glue.py and run_qa.py
 do. The table goes to OUT/finetune.md, all figures to OUT/finetune.json.
 """

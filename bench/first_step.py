@@ -24,8 +24,8 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 def main() -> None:
     """Runs the rounds, prints a table and writes it."""
     parser = results.parser(__doc__)
-    parser.add_argument("--preset", default="mini")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--preset", choices=results.PRESETS, default="mini")
+    parser.add_argument("--rounds", type=results.count, default=3)
     parser.add_argument("--worker", action="store_true", help=results.HIDDEN)
     arguments = parser.parse_args()
     if arguments.worker:

@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the parts and writes what they found; the exit code."""
     parser = results.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=9.5)
-    parser.add_argument("--torch", default=sys.executable)
+    parser.add_argument("--torch", type=results.python, default=sys.executable)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args(arguments)
@@ -114,7 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if obstacle:
         print(f"bench/gpu.py: {obstacle}", file=sys.stderr)
         return 2
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / LOG).unlink(missing_ok=True)
     found = results.origin({"bertjax": results.versions(sys.executable)}) | {"parts": {}}
     for name, until in deadlines(options.parts, time.time(), end).items():

@@ -68,8 +68,8 @@ def main() -> None:
     """Runs both in turn and writes a line for each program."""
     parser = results.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--peer", default="")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--peer", type=results.python, default="")
+    parser.add_argument("--runs", type=results.count, default=3)
     options = parser.parse_args()
     if not (options.model / "model.safetensors").is_file():
         subprocess.run([sys.executable, "-c", MAKE, options.model], check=True)

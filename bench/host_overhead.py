@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=results.count, default=5)
     arguments = parser.parse_args()
     keep_freed()  # as the command line does
     collect_seldom()

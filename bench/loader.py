@@ -68,9 +68,9 @@ def lines(speeds: dict[int, dict[str, list[float]]]) -> list[str]:
 def _arguments() -> argparse.Namespace:
     parser = results.parser(__doc__)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--peer")
+    parser.add_argument("--peer", type=results.python)
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=results.count, default=3)
     parser.add_argument("--ours", default=sys.executable, help=results.HIDDEN)
     for name in ("--worker", "--length", "--folder"):
         parser.add_argument(name, help=results.HIDDEN)

@@ -126,8 +126,8 @@ def _arguments() -> argparse.Namespace:
     parser = results.parser(__doc__)
     parser.add_argument("table", choices=list(TABLES))
     for name in ("torch", "flax", "keras"):
-        parser.add_argument(f"--{name}", metavar="PYTHON")
-    parser.add_argument("--rounds", type=int, default=5)
+        parser.add_argument(f"--{name}", type=results.python, metavar="PYTHON")
+    parser.add_argument("--rounds", type=results.count, default=5)
     return parser.parse_args()
 
 
@@ -162,7 +162,7 @@ class Worker:
 
     def __init__(self, name: str, python: str, spec: dict[str, Any]) -> None:
         peer = PEERS[name]
-        about = {**spec, **peer.how, "cores": [os.cpu_count() - 1], "began": time.time()}
+        about = {**spec, **peer.how, "cores": [max(os.sched_getaffinity(0))], "began": time.time()}
         command = [python, str(WORKERS / peer.worker), json.dumps(about)]
         threads = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=false {peer.flags}"}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", default="", help="a vocab.txt, uncased; without it `scale` trains one")
     parser.add_argument("--peer", default=sys.executable)
     parser.add_argument("--megabytes", type=float)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=results.count, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     if options.what == "ours":

@@ -23,8 +23,8 @@ REPEATS = 8
 def main() -> None:
     """Runs the rounds, prints a table and writes it."""
     parser = results.parser(__doc__)
-    parser.add_argument("--torch", metavar="PYTHON")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--torch", type=results.python, metavar="PYTHON")
+    parser.add_argument("--rounds", type=results.count, default=3)
     parser.add_argument("--worker", choices=("xla", "torch"), help=results.HIDDEN)
     arguments = parser.parse_args()
     if arguments.worker:

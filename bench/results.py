@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PRESETS = ("tiny", "mini", "small", "medium", "base", "large")
 HIDDEN = argparse.SUPPRESS  # the help of what a script tells its own processes
 DECIDE = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "keras", "keras-hub", "datasets", "atheris")
 
@@ -24,8 +26,34 @@ DECIDE = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "keras", "k
 def parser(about: str | None) -> argparse.ArgumentParser:
     """Options of a script, --out among them; `about` is its docstring."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--out", type=Path, default=ROOT / "bench/results", help="the folder of the table")
+    made.add_argument("--out", type=folder, default=ROOT / "bench/results", help="the folder of the table")
     return made
+
+
+def folder(text: str) -> Path:
+    """An option that names a folder to write in, which is made: what is measured for long must have a place."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written")
+    return path
+
+
+def count(text: str) -> int:
+    """An option that is a number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def python(text: str) -> str:
+    """An option that names the Python of an environment."""
+    if not shutil.which(text):
+        raise argparse.ArgumentTypeError(f"there is no program {text}")
+    return text
 
 
 def write(
@@ -38,10 +66,9 @@ def write(
     """The lines of a table and its figures, with command, machine, commit and the versions of the programs."""
     about = origin(programs or {"bertjax": versions(sys.executable)})
     text = "\n".join([f"# {name}", "", *lines, "", *notes(about)])
-    out.mkdir(parents=True, exist_ok=True)
+    print(text, flush=True)
     (out / f"{name}.json").write_text(json.dumps(about | figures, indent=1) + "\n")
     (out / f"{name}.md").write_text(text + "\n")
-    print(text, flush=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

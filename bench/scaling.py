@@ -42,11 +42,11 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = results.parser(__doc__)
-    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--preset", choices=results.PRESETS, default="mini")
     parser.add_argument("--rows", type=int, default=8, help="of a batch (strong), of a device (weak)")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=results.count, default=3)
     for name in ("--devices", "--process", "--processes", "--port", "--batch"):
         parser.add_argument(name, type=int, help=results.HIDDEN)
     parser.add_argument("--worker", action="store_true", help=results.HIDDEN)

@@ -58,12 +58,12 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = results.parser(__doc__)
-    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--preset", choices=results.PRESETS, default="mini")
     parser.add_argument("--vocab-size", type=int, default=30_522)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=results.count, default=3)
     parser.add_argument("--worker", help=results.HIDDEN)
     parser.add_argument("--began", type=float, help=results.HIDDEN)
     return parser.parse_args()

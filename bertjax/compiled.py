@@ -50,15 +50,18 @@ def keep_compiled() -> None:
     JAX_ENABLE_COMPILATION_CACHE=false turns it off. A program is found by its text, options, versions and kind of
     machine, and computes the same to the last bit. Those with oneDNN in them jaxlib cannot write down.
     """
-    if jax.config.jax_compilation_cache_dir or "onednn_fusion" in os.environ.get("XLA_FLAGS", ""):  # type: ignore[attr-defined]
+    if "onednn_fusion" in os.environ.get("XLA_FLAGS", ""):
         return
-    folder = cache_folder("compiled")
-    if not folder:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.config.update("jax_compilation_cache_max_size", MOST)
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        folder = cache_folder("compiled")
+        if not folder:
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_max_size", MOST)
+    everything = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
+    for name, least in everything.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, least)
 
 
 def cache_folder(name: str) -> Path | None:

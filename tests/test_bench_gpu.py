@@ -358,5 +358,5 @@ def test_without_an_accelerator_it_says_so_at_once(tmp_path):
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=60
     )
-    assert done.returncode == 2 and list(tmp_path.iterdir()) == []
+    assert done.returncode == 2 and list((tmp_path / "out").iterdir()) == []
     assert done.stderr == "bench/gpu.py: JAX finds no accelerator here, only a CPU; --toy runs on one\n"

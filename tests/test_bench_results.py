@@ -116,6 +116,23 @@ def test_a_table_of_programs_has_the_wall_clock_and_says_who_gathers(table):
     assert ("are padded" in said) == table.packed
 
 
+def test_options_that_cannot_be_are_told_before_anything_is_measured(capsys, tmp_path):
+    assert set(results.PRESETS) == set(PRESETS)
+    parser = results.parser("")
+    parser.add_argument("--rounds", type=results.count)
+    parser.add_argument("--torch", type=results.python)
+    for options, told in (
+        (["--rounds", "0"], "'0' is no whole number from 1"),
+        (["--torch", str(tmp_path / "python")], "there is no program"),
+        (["--out", "/dev/null/results"], "/dev/null/results: Not a directory"),
+    ):
+        with pytest.raises(SystemExit):
+            parser.parse_args(options)
+        assert told in capsys.readouterr().err
+    chosen = parser.parse_args(["--rounds", "2", "--torch", sys.executable, "--out", str(tmp_path / "new")])
+    assert (chosen.rounds, chosen.torch, chosen.out.is_dir()) == (2, sys.executable, True)
+
+
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_every_table_says_where_it_is_from(path):
     page = (ROOT / "bench/results/README.md").read_text()

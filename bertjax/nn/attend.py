@@ -286,7 +286,7 @@ def _without_splash(
     return f"is for TPUs, here is a CPU; {obstacle}" if on_cpu else obstacle
 
 
-_DROPPED = "cannot drop attention probabilities: set --model.attention-dropout 0"
+_DROPPED = "cannot drop attention probabilities: set --model.attention-dropout 0 (when the encoder is pretrained)"
 
 
 def platform_of(mesh: Mesh | None) -> str:

@@ -97,7 +97,8 @@ class Writer:
             disable=not (console.is_terminal and self._first),
         )
         self._task = self._progress.add_task(title, total=total_steps, completed=start_step, figures="compiling")
-        self._total_steps, self._start_step = total_steps, start_step
+        self._total_steps = total_steps
+        self._line: tuple[float, int] | None = None  # when the first line of training was written, and its step
         self._progress.start()
 
     def write(self, step: int, figures: dict[str, float], *, split: str = "train") -> None:
@@ -109,11 +110,15 @@ class Writer:
         if split == "train":
             self._progress.update(self._task, completed=step, figures=text)
             if not console.is_terminal:
-                done = max(1, step - self._start_step)
-                eta = (time.perf_counter() - self._began) / done * (self._total_steps - step)
-                console.print(f"step {step}/{self._total_steps}  {text}  eta {eta:.0f} s")
+                console.print(f"step {step}/{self._total_steps}  {text}{self._eta(step)}")
         else:
             console.print(f"step {step} {split}: {text}")
+
+    def _eta(self, step: int) -> str:
+        """When all steps will be done, by the time since the first line: before it lies what comes once (compiling)."""
+        now = time.perf_counter()
+        since, at = self._line = self._line or (now, step)
+        return f"  eta {(now - since) / (step - at) * (self._total_steps - step):.0f} s" if step > at else ""
 
     def note(self, step: int, what: str, about: dict[str, Any], text: str) -> None:
         """A line about something that happened, its `what` in the place of a split; `text` stays on the screen."""

@@ -22,9 +22,7 @@ class Window:
     """Metrics summed on the device since the last line of the log; saved with the state, so a resumed log is equal."""
 
     metrics: Metrics
-    work: list[tuple[jax.Array, float]] = field(
-        default_factory=list
-    )  # of each step its real tokens, and FLOPs for each
+    work: list[tuple[jax.Array, float]] = field(default_factory=list)  # of each step real tokens, and FLOPs for each
     seconds: float = 0  # in what is no training
     waited: float = 0  # of the rest, seconds in which the devices stood still for want of data
     began: float = 0
@@ -72,13 +70,13 @@ class Rates:
     schedule: Callable[[int], Any]
     peak_flops: float  # of all devices together; 0: not known
 
-    def figures(self, window: Window, updates: int) -> dict[str, float]:
-        """Of a window whose metrics have come, and after so many updates of the parameters.
+    def figures(self, window: Window, updates: int, ended: float) -> dict[str, float]:
+        """Of a window whose metrics had come when it `ended`, and after so many updates of the parameters.
 
         Work is what the model needs for real tokens, not for padding: MFU as in Chowdhery et al. 2022, of the bf16
         peak; GFLOP a second where no peak is known.
         """
-        seconds = time.perf_counter() - window.began - window.seconds
+        seconds = ended - window.began - window.seconds
         work = [(float(tokens), per_token) for tokens, per_token in jax.device_get(window.work)]
         tokens, flops = sum(n for n, _ in work), sum(n * per_token for n, per_token in work)
         figures = {"lr": float(self.schedule(max(0, updates - 1))), "tokens_per_second": round(tokens / seconds, 1)}
@@ -115,5 +113,6 @@ class LateLog:
         (number, window), self._waiting = self._waiting, None
         self._watch.settle()
         figures = averages(window.metrics, self._loss_terms)
-        self._writer.write(number, {**figures, **self._rates.figures(window, number - self._watch.skipped)})
         following.began = time.perf_counter()
+        rates = self._rates.figures(window, number - self._watch.skipped, following.began)
+        self._writer.write(number, {**figures, **rates})

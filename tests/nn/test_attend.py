@@ -259,7 +259,8 @@ def test_why_a_kernel_is_not_taken_is_said_once(caplog):
         attend.choose(Compute(mesh=H100), **{**TRAIN, "dropped": True})
     (said,) = [record.message for record in caplog.records]
     assert said == (
-        "attention: einsum, not cudnn: cannot drop attention probabilities: set --model.attention-dropout 0"
+        "attention: einsum, not cudnn: cannot drop attention probabilities: set --model.attention-dropout 0 "
+        "(when the encoder is pretrained)"
     )
 
 

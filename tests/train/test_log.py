@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
+from bertjax.train import log
 from bertjax.train.log import Writer, averages, describe, read_metrics
 
 
@@ -90,11 +91,14 @@ def test_describe(figures, text):
     assert describe(figures) == text
 
 
-def test_console_says_how_long_it_will_take(tmp_path, capsys):
-    fill(tmp_path, [10])
+def test_console_says_how_long_it_will_take(tmp_path, capsys, monkeypatch):
+    """From the second line on: what comes before the first is compiling."""
+    seconds = iter(range(0, 1000, 100))
     fill(tmp_path, [10], split="dev")
+    monkeypatch.setattr(log.time, "perf_counter", lambda: float(next(seconds)))
+    fill(tmp_path, [10, 15])
     said = capsys.readouterr().err
-    assert "step 10/20  loss 1.000  eta " in said
+    assert "step 10/20  loss 1.000\n" in said and "step 15/20  loss 1.500  eta 200 s\n" in said
     assert "step 10 dev: loss 1.000" in said
 
 

@@ -39,7 +39,7 @@ def test_window_survives_json():
 def test_rates_leave_out_what_is_no_training():
     rates = Rates(lambda step: step / 10, peak_flops=2e9)
     work = [(np.float32(100), 5e6), (np.float32(200), 1.25e7)]
-    figures = rates.figures(window(work=work, began=time.perf_counter() - 5, seconds=2), 5)
+    figures = rates.figures(window(work=work, began=10, seconds=2), 5, ended=15)
     assert figures["lr"] == 0.4
     assert figures["tokens_per_second"] == pytest.approx(100, rel=0.01)
     assert figures["mfu"] == pytest.approx(0.5, rel=0.01) and "gflops_per_second" not in figures
@@ -52,7 +52,8 @@ def test_what_is_done_apart_is_left_out_once_the_devices_have_made_what_was_aske
     spent = window(work=[(np.float32(100), 1e9)])
     with spent.apart(2.0):
         now[0] += 50
-    assert spent.seconds == 50 and Rates(lambda step: 0.0, peak_flops=0).figures(spent, 0)["tokens_per_second"] == 50
+    figures = Rates(lambda step: 0.0, peak_flops=0).figures(spent, 0, ended=now[0])
+    assert spent.seconds == 50 and figures["tokens_per_second"] == 50
 
 
 @pytest.mark.parametrize(("asked", "waited"), [(None, 0), (False, 0), (True, 3)])
@@ -62,13 +63,12 @@ def test_devices_wait_for_data_that_come_when_all_is_done(asked, waited, monkeyp
     spent = window(work=[(np.float32(1), 1.0)])
     with spent.waiting(asked if asked is None else SimpleNamespace(is_ready=lambda: asked)):
         now[0] += 3
-    now[0] += 9
-    assert Rates(lambda step: 0.0, peak_flops=0).figures(spent, 0)["data_wait"] == waited / 12
+    assert Rates(lambda step: 0.0, peak_flops=0).figures(spent, 0, ended=12)["data_wait"] == round(waited / 12, 4)
 
 
 def test_without_a_known_peak_there_is_no_mfu():
     rates = Rates(lambda step: 0.0, peak_flops=0)
-    figures = rates.figures(window(work=[(np.float32(1), 3e9)], began=time.perf_counter() - 3), 0)
+    figures = rates.figures(window(work=[(np.float32(1), 3e9)], began=10), 0, ended=13)
     assert figures["gflops_per_second"] == pytest.approx(1, rel=0.01) and "mfu" not in figures
 
 
@@ -81,6 +81,18 @@ def test_a_window_waits_until_it_is_asked_for(tmp_path, writer):
     assert following.began == pytest.approx(time.perf_counter(), abs=1)
     late.flush(following)
     assert len(read_metrics(tmp_path)) == 1
+
+
+def test_the_time_of_a_window_begins_where_that_of_the_one_before_it_ends(writer, monkeypatch):
+    """Not when its line is written: the devices are at work on the next step meanwhile."""
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    late = late_log(writer)
+    monkeypatch.setattr(writer, "write", lambda *_: now.__setitem__(0, now[0] + 30))
+    following = late.put(5, window())
+    now[0] += 7
+    late.flush(following)
+    assert following.began == 7
 
 
 def test_it_is_written_at_the_end_even_after_a_fault(tmp_path, writer):

@@ -39,11 +39,11 @@ def without_cache():
 def start(home, data):
     """start(cache folder, out) -> how many programs a short run asked for, compiled, and found."""
 
-    def run(cache, out, *options):
+    def run(cache, out, *options, variable="XDG_CACHE_HOME"):
         command = [sys.executable, "-c", PROGRAM, "pretrain", home / "pretrain.py", "--data", data, "--out", out]
         done = subprocess.run(
             [*map(str, command), "--steps", "3", "--eval-every", "2", *options],
-            env={**without_cache(), "XDG_CACHE_HOME": str(cache)},
+            env={**without_cache(), variable: str(cache)},
             capture_output=True,
             text=True,
         )
@@ -57,11 +57,17 @@ def losses(folder):
     return [line["loss"].hex() for line in read_metrics(folder)]
 
 
-@pytest.mark.late
-def test_a_second_start_compiles_nothing_and_logs_the_same_bits(start, tmp_path):
-    cold = start(tmp_path, tmp_path / "cold")
-    warm = start(tmp_path, tmp_path / "warm")
-    assert (tmp_path / "bertjax" / "compiled").is_dir()
+@pytest.mark.parametrize(
+    ("variable", "folder"),
+    [
+        pytest.param("XDG_CACHE_HOME", "bertjax/compiled", marks=pytest.mark.late),
+        pytest.param("JAX_COMPILATION_CACHE_DIR", "", marks=pytest.mark.slow),  # one that is named keeps as much
+    ],
+)
+def test_a_second_start_compiles_nothing_and_logs_the_same_bits(start, tmp_path, variable, folder):
+    cold = start(tmp_path, tmp_path / "cold", variable=variable)
+    warm = start(tmp_path, tmp_path / "warm", variable=variable)
+    assert list((tmp_path / folder).glob("jit_step-*"))
     assert cold["cache_misses"] > 3 and warm["cache_misses"] == 0
     assert warm["cache_hits"] == warm["compile_requests_use_cache"] > 3
     assert losses(tmp_path / "cold") == losses(tmp_path / "warm") and len(losses(tmp_path / "cold")) == 6
