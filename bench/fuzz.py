@@ -5,7 +5,8 @@
 
 It begins with the valid files of a target and changes them by what it sees of the branches taken in bertjax. A finding
 is a file that raises anything but a UserError, takes over 10 seconds or 2 GB; it is kept in findings/TARGET/ and shown
-with its traceback: `python bench/fuzz.py TARGET --file FILE` reads it again. `--list` names the targets.
+with its traceback: `python bench/fuzz.py TARGET --file FILE` reads it again. `--list` names the targets. With any
+finding it ends with 1.
 With `all` the table goes to OUT/fuzz.md too, as JSON to OUT/fuzz.json.
 """
 
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,19 @@ def main() -> None:
         return print("\n".join(_targets()))
     if arguments.file:
         return print(_targets()[arguments.targets[0]](Path(arguments.file).read_bytes()) or "read")
-    everything = arguments.targets == ["all"]
+    known, everything = _targets(), arguments.targets == ["all"]
+    if unknown := [name for name in arguments.targets if not everything and name not in known]:
+        sys.exit(f"bench/fuzz.py: there is no target {unknown[0]!r}; --list names them")
+    if not find_spec("atheris"):
+        sys.exit("bench/fuzz.py: needs atheris: pip install 'bertjax[fuzz,test]'")
     rows = []
     print(*results.table(HEAD, rows), sep="\n")
-    for name in _targets() if everything else arguments.targets:
+    for name in known if everything else arguments.targets:
         rows.append(_run(name, arguments.seconds))
         print(results.table(HEAD, rows)[-1], flush=True)
     if everything:
         results.write(arguments.out, "fuzz", results.table(HEAD, rows), {"rows": rows})
+    sys.exit(any(found != "none" for *_, found in rows))
 
 
 def _arguments() -> argparse.Namespace:
