@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
 from bertjax.errors import AGAIN, FAULT, KILLED, ConfigError, UserError, closest, redacted
 from bertjax.heap import collect_seldom, keep_freed
@@ -40,15 +41,18 @@ def main() -> None:
     except Exception as error:
         code = PIPE if isinstance(error, BrokenPipeError) and _is_unread() else FAULT
         if code != PIPE:
-            hosts = sys.modules.get("bertjax.train.hosts")
-            if hosts:
+            if hosts := _hosts():
                 hosts.await_cause(error)
             print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-    hosts = sys.modules.get("bertjax.train.hosts")
-    if hosts:
+    if hosts := _hosts():
         hosts.leave(code)
     stop.REQUEST.over(code)
     sys.exit(code)
+
+
+def _hosts() -> ModuleType | None:
+    """What knows of other processes, where a command has imported it."""
+    return sys.modules.get("bertjax.train.hosts")
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -98,7 +102,7 @@ def _is_unread() -> bool:
 
 def _tell(verb: str, message: str, code: int) -> int:
     """One message, from one of several processes where all agree."""
-    hosts = sys.modules.get("bertjax.train.hosts")
+    hosts = _hosts()
     if not hosts or hosts.tells():
         print(f"bertjax {verb}{hosts.whose() if hosts else ''}: {message}", file=sys.stderr)
     return code

@@ -272,9 +272,9 @@ class Finetune(Limits):
 
 def check_length(length: int, model: ModelConfig) -> None:
     """Raises where rows of `length` tokens have no room, or no positions in the model."""
-    if not 8 <= length <= model.max_length:
+    if not SHORTEST <= length <= model.max_length:
         raise ConfigError(
-            f"length={length} must lie between 8 and model.max_length={model.max_length} (the position table)"
+            f"length={length} must lie between {SHORTEST} and model.max_length={model.max_length} (the position table)"
         )
 
 

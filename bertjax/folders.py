@@ -6,7 +6,7 @@ from pathlib import Path
 from bertjax.errors import ConfigError, DataError
 from bertjax.jsonio import read_json
 from bertjax.paths import remote, sizes
-from bertjax.storage import MISPLACED
+from bertjax.storage import MISPLACED, misplaced
 from bertjax.train.steps import steps_of
 
 RUNS = ("pretrain", "finetune", "convert")  # the commands that make one
@@ -64,4 +64,4 @@ def check_file(path: Path) -> None:
         if not there:
             path.unlink()
     except MISPLACED as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; give another path") from error
+        raise misplaced(error) from error

@@ -104,13 +104,18 @@ def known_error(error: Exception) -> UserError | None:
     others.
     """
     if isinstance(error, MISPLACED) and _is_theirs(error):
-        return UserError(redacted(f"{error.filename}: {error.strerror}; give another path"))
+        return misplaced(error)
     if said := lacked_memory(error):
         return MemoryShort(f"{said}: give smaller batches, or other devices")
     number = fault_of(error)
     if not number:
         return None
     return storage_error(getattr(error, "filename", None) or ("the bucket" if number < 0 else "the disk"), number)
+
+
+def misplaced(error: OSError) -> UserError:
+    """What ends a command whose path is not as it should be."""
+    return UserError(redacted(f"{error.filename}: {error.strerror}; give another path"))
 
 
 def _is_theirs(error: OSError) -> bool:

@@ -193,8 +193,8 @@ def _mesh(rest: list[str]) -> list[str]:
     each = [size.partition("=") for size in sizes.split(",")]
     if not all(name and value for name, _, value in each):
         raise ConfigError(f"--mesh {sizes}: sizes are given as data=64,fsdp=4")
-    names = [name for name, _, _ in each]
-    names += [name for argument in rest if (name := argument.removeprefix("--mesh.").partition("=")[0]) != argument]
+    apart = [word.removeprefix("--mesh.").partition("=")[0] for word in rest if word.startswith("--mesh.")]
+    names = [*apart, *(name for name, _, _ in each)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"--mesh {sizes}: {', '.join(twice)} given more than once")
     return [f"--mesh.{name}={value}" for name, _, value in each] + rest

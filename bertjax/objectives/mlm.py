@@ -8,14 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bertjax.contracts import (
-    Batch,
-    Encoded,
-    Metrics,
-    ModelConfig,
-    Objective,
-    ObjectiveConfig,
-)
+from bertjax.contracts import Batch, Encoded, Metrics, ModelConfig, Objective, ObjectiveConfig
 from bertjax.data.contiguous import doc_sentences, full_sentences, segments
 from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.plan import next_sentence, sentence_order

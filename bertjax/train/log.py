@@ -98,7 +98,7 @@ class Writer:
         )
         self._task = self._progress.add_task(title, total=total_steps, completed=start_step, figures="compiling")
         self._total_steps = total_steps
-        self._line: tuple[float, int] | None = None  # when the first line of training was written, and its step
+        self._first_line: tuple[float, int] | None = None  # when the first line of training was written, and its step
         self._progress.start()
 
     def write(self, step: int, figures: dict[str, float], *, split: str = "train") -> None:
@@ -117,7 +117,7 @@ class Writer:
     def _eta(self, step: int) -> str:
         """When all steps will be done, by the time since the first line: before it lies what comes once (compiling)."""
         now = time.perf_counter()
-        since, at = self._line = self._line or (now, step)
+        since, at = self._first_line = self._first_line or (now, step)
         return f"  eta {(now - since) / (step - at) * (self._total_steps - step):.0f} s" if step > at else ""
 
     def note(self, step: int, what: str, about: dict[str, Any], text: str) -> None:
