@@ -41,8 +41,12 @@ def mesh_of(
     optimizer: Update,
     devices: Sequence[Any] = (),
     machines: Sequence[Machine] = (),
+    sequences: int = 1,
 ) -> Chosen:
-    """The mesh of a run over these devices, or this program's; `machines` as in `device_memory`."""
+    """The mesh of a run over these devices, or this program's.
+
+    `machines` as in `device_memory`; `sequences` are those of a row of its data, one for each choice where it has some.
+    """
     mesh = make_mesh(config.mesh, devices)
     memory = device_memory([*mesh.devices.flat], machines)
     if mesh.size == 1 or not _left_to_us(config.mesh):
@@ -53,6 +57,7 @@ def mesh_of(
         ways=mesh.shape["data"],
         fixed=round(_needed(state, 0, config.micro_batches)),
         activations=max(activations(config, model, phase, mesh, config.remat) for phase in phases(config))
+        * sequences
         / config.micro_batches,
         memory=memory,
     )
@@ -106,7 +111,7 @@ def phases(config: Pretrain | Finetune) -> Sequence[PhaseConfig]:
 
 
 def activations(config: Pretrain | Finetune, model: ModelConfig, phase: PhaseConfig, mesh: Mesh, remat: Remat) -> float:
-    """About the bytes that a device keeps of a whole batch of a phase for its backward pass."""
+    """About the bytes that a device keeps of a whole batch of a phase for its backward pass: a sequence a row."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     changes: dict[str, Any] = {"dtype": "float32"} if on_cpu else {}
     if isinstance(config, Finetune) and config.frozen:  # nothing is kept: there is that of one layer at a time
@@ -128,11 +133,18 @@ def divisions(rows: Sequence[int], mesh_rows: int, least: int) -> list[int]:
 
 
 def shortage(
-    config: Pretrain | Finetune, model: ModelConfig, chosen: Chosen, state: TrainState, steps: Sequence[int], done: int
+    config: Pretrain | Finetune,
+    model: ModelConfig,
+    chosen: Chosen,
+    state: TrainState,
+    steps: Sequence[int],
+    done: int,
+    sequences: int = 1,
 ) -> str:
     """What to say of a run that may need more memory than there is; "" where it fits, or nobody knows.
 
-    `state` are the shapes of its state, `steps` how many each of its phases has, of which `done` in all are over.
+    `state` are the shapes of its state, `steps` how many each of its phases has, of which `done` in all are over;
+    `sequences` as in `mesh_of`.
     """
     if chosen.memory is None:
         return ""
@@ -140,7 +152,8 @@ def shortage(
     coming = [one for one in zip(phases(config), steps, ends, strict=True) if one[-1] > done]
     try:
         kept = {
-            remat: [activations(config, model, phase, chosen.mesh, remat) for phase, _, _ in coming] for remat in REMATS
+            remat: [sequences * activations(config, model, phase, chosen.mesh, remat) for phase, _, _ in coming]
+            for remat in REMATS
         }
     except NotImplementedError:  # a model of another package that does not say what it keeps
         return ""

@@ -203,6 +203,7 @@ def finetune(config: Finetune) -> None:
         trained_parts=trained_parts,
         patience=config.patience,
         frozen=("encoder",) if config.frozen else (),
+        sequences=max(1, source.choices),
     )
     with hosts.writing(out):
         session.train(prepared)

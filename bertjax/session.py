@@ -64,6 +64,7 @@ class Session:
     save_sync: bool = False
     patience: int = 0
     frozen: tuple[str, ...] = ()  # top-level parameters that are not trained
+    sequences: int = 1  # of a row: one for each choice, where its data have some
 
     @property
     def total_steps(self) -> int:
@@ -95,7 +96,7 @@ def train(session: Session) -> TrainState:
             f"{session.command}: {run} begins; device {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}"
         )
     steps = [count for count, _ in session.phases]
-    if said := shortage(config, session.model, chosen, like, steps, found.number if found else 0):
+    if said := shortage(config, session.model, chosen, like, steps, found.number if found else 0, session.sequences):
         console.print(f"{session.command}: {said}")
     with hosts.together():
         if hosts.first():
@@ -213,7 +214,9 @@ def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Chosen, Step
     """The mesh, and the checkpoint to go on from, in which all processes must agree."""
     config, known = session.config, machines()
     with hosts.together() as facts:
-        chosen = mesh_of(config, session.model, session.objective, optimizer, machines=known)
+        chosen = mesh_of(
+            config, session.model, session.objective, optimizer, machines=known, sequences=session.sequences
+        )
         tell(chosen, jax.device_count())
         buckets = config.buckets if isinstance(config, Finetune) else ()
         for phase in phases(config):

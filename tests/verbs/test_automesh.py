@@ -185,6 +185,34 @@ def test_fine_tuning_is_told_too():
     said = shortage(config, model, Chosen(Short.mesh, GIB, ""), Short.state, [30], 0)
     assert said.startswith("steps 1 to 30, of 64 x 512, may not fit"), said
     assert said.endswith("a device has 1.00 GiB; give --micro-batches 2")
+    rows = replace(config, batch_size=16)
+    assert not shortage(rows, model, Chosen(Short.mesh, GIB, ""), Short.state, [30], 0)
+    of_choices = shortage(rows, model, Chosen(Short.mesh, GIB, ""), Short.state, [30], 0, sequences=4)
+    assert of_choices == said.replace("64 x 512", "16 x 512")
+
+
+def test_the_choices_of_a_row_are_counted_where_a_run_starts(bertjax, home, pretrained, tmp_path, monkeypatch):
+    rows = [{"premise": "It rained.", "question": "effect", "choice1": "wet", "choice2": "dry", "label": 0}] * 8
+    (tmp_path / "COPA").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "COPA" / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    asked = []
+    monkeypatch.setattr(session, "shortage", lambda *about: asked.append(about[-1]) or "")
+    command = [
+        "finetune",
+        home / "finetune.py",
+        "--task",
+        "copa",
+        "--from",
+        pretrained,
+        "--data",
+        tmp_path,
+        "--length",
+        "16",
+    ]
+    outcome = bertjax(*command, "--epochs", "1", "--batch-size", "4", "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert asked == [2]
 
 
 def test_a_run_says_so_where_it_starts(bertjax, home, data, pretrained, tmp_path, monkeypatch):
