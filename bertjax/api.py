@@ -32,7 +32,7 @@ class Output(NamedTuple):
     """What a model returns, under the names that users of other libraries know."""
 
     last_hidden_state: np.ndarray  # f32[B,L,D]
-    pooler_output: np.ndarray | None  # f32[B,D]; None after pretraining without a sentence objective
+    pooler_output: np.ndarray | None  # f32[B,D]; None where the encoder has no pooler
     hidden_states: tuple[np.ndarray, ...]  # L+1 of f32[B,L,D], the embeddings first
 
 

@@ -53,9 +53,9 @@ class Prepare:
     deduplicate: bool = False
     """drop documents that are the same as an earlier one (12 to 24 bytes of memory a document)"""
     max_line: int = 1 << 20
-    """bytes; a longer line is cut at white space"""
+    """bytes in text files, else characters; a longer line is cut at white space"""
     max_document: int = 64 << 20
-    """bytes; what is longer is cut into several documents, or, when it is a line of JSON, dropped; all counted"""
+    """characters; what is longer is cut into several documents; a line of JSON of more bytes is dropped; all counted"""
     held_out: float = 0.01
     """share of the documents kept for evaluation, below 0.5"""
     shard_tokens: int = 4_000_000
@@ -112,7 +112,7 @@ class Pretrain(Limits):
     length: int = 128
     """tokens in a row"""
     later_phases: tuple[tuple[float, int, int], ...] = ()
-    """phases after the first, each: share of all steps, length, batch size; 0.1 512 64 as BERT's last tenth"""
+    """phases after the first, each: share of all steps, length, batch size; 0.1 512 256 as BERT's last tenth"""
     packing: bool = False
     """fill a row with several sequences, up to one for every 8 tokens, none of which sees another"""
     seed: int = 0
@@ -121,7 +121,7 @@ class Pretrain(Limits):
     log_every: int = 100
     eval_every: int = 10_000
     eval_batches: int = 20
-    """batches of held-out text in an evaluation"""
+    """batches of held-out text in an evaluation, shaped as in the first phase; the best checkpoint is of the last"""
     save_every: int = 10_000
     save_sync: bool = False
     """wait until a checkpoint is on the disk: a kill then costs the steps of one interval at most, not of two"""
@@ -205,7 +205,7 @@ class Finetune(Limits):
     encoder: Literal["pretrained", "random"] = "pretrained"
     """random: the same architecture untrained, to see what pretraining gave"""
     baseline: Literal["none", "tfidf"] = "none"
-    """score TF-IDF + logistic regression on the same rows beside it"""
+    """score TF-IDF + logistic (for numbers: ridge) regression on the same rows beside it"""
     train_rows: int = 0
     """train on so many rows, drawn by the seed; 0: all"""
     epochs: int = 3
@@ -236,10 +236,10 @@ class Finetune(Limits):
     mesh: MeshConfig = field(default_factory=MeshConfig)
     seed: int = 0
     seeds: tuple[int, ...] = ()
-    """a run each, in OUT/TASK/seed-N, and a table of them; what is finished is kept"""
+    """a run each in place of `seed`, in OUT/TASK/seed-N, and a table of them; what is finished is kept"""
     grid: Literal["none", "bert", "small"] = "none"
-    """also try all of: batches of 16, 32, rates 5e-5, 3e-5, 2e-5, 2 to 4 epochs (BERT, A.3); for small models batches
-    of 8 to 128, rates 3e-4, 1e-4, 5e-5, 3e-5, 4 epochs (Turc et al. 2019)"""
+    """in place of batch_size, peak_lr and epochs all of: 16, 32; 5e-5, 3e-5, 2e-5; 2, 3, 4 (BERT, A.3); or, for small
+    models, 8 to 128; 3e-4, 1e-4, 5e-5, 3e-5; 4 (Turc et al. 2019)"""
     from_mnli: bool = False
     """of glue: RTE, MRPC and STS-B start from the run of MNLI with the same seed"""
     log_every: int = 20

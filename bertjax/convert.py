@@ -48,6 +48,8 @@ def convert(config: Convert) -> None:
     if not parity["equal"]:
         raise RuntimeError(f"{partial} is not what {config.source} is: see parity.json in it")
     os.replace(partial, to)
+    if unused := parity["parts_without_use"]:
+        answers.print(f"convert: nothing here has a use for {', '.join(unused)} of {config.source}: not compared")
     worst = max(parity["max_difference"].values())
     answers.print(
         f"convert: {config.to}: {parity['parameters']:,} parameters, largest difference of any output {worst:g}"

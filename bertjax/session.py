@@ -135,6 +135,8 @@ def _fit(
 ) -> TrainState:
     """From the step of `state`, with the rest of its checkpoint, to the last one, or to a failure."""
     run, number = as_path(session.config.out), int(state.step)
+    phases = [Phase(steps, mixture, local_rows(mixture.batch_size, fixed.mesh)) for steps, mixture in session.phases]
+    ends = list(accumulate(phase.steps for phase in phases))
     saver = Saver(
         run,
         keep_last=session.keep_last,
@@ -143,9 +145,9 @@ def _fit(
         constant=constant,
         leader=extra.get("leader", ()),
         stored=stored,
+        phase_of=lambda step: phase_after(step - 1, ends),
     )
     writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
-    phases = [Phase(steps, mixture, local_rows(mixture.batch_size, fixed.mesh)) for steps, mixture in session.phases]
     places = tuple(Position(*place) for place in extra.get("loader", ()))
     batches = Phases(phases, done=number, places=places, workers=session.workers)
     try:

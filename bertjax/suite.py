@@ -38,6 +38,8 @@ def finetune(config: Finetune) -> None:
     """One run, or all of a suite, of several seeds, of a grid; the same command again goes on where it stopped."""
     if config.from_mnli and config.task != "glue":
         raise ConfigError("from_mnli is of the suite: give it with --task glue")
+    if config.from_mnli and config.encoder == "random":
+        raise ConfigError("from_mnli is for a pretrained encoder; leave out --encoder random")
     if config.task not in SUITES and not config.seeds and config.grid == "none":
         return run.finetune(config)
     names, missing = _present(config)

@@ -37,7 +37,9 @@ VERBS = {
         "config.Pretrain",
         "run.pretrain",
         required=("data", "out"),
-        recipe="--data DIR --out RUN [--preset tiny|mini|...] [--from RUN|HF_DIR] [--dry-run] [OPTIONS]",
+        recipe="--data DIR --out RUN [--preset tiny|mini|...] [--from RUN|HF_DIR] [--dry-run] [OPTIONS]\n\n"
+        "--preset: a model of another size than the recipe's (`bertjax list presets`). --dry-run: tell what the run would "
+        "take, and train nothing.",
         several=True,
     ),
     "plan": Verb(
@@ -45,7 +47,7 @@ VERBS = {
         "config.Plan",
         "plan.verb.plan",
         required=("topology",),
-        recipe="--topology v5e:16x16 [--data DIR] [--quick] [OPTIONS as of pretrain]",
+        recipe="--topology v5e:16x16 [--data DIR] [--preset NAME] [--quick] [OPTIONS as of pretrain]",
     ),
     "finetune": Verb(
         "CONFIG.py: a run and a task -> a fine-tuned model and its scores",

@@ -3,9 +3,10 @@
     bertjax prepare --corpus 'corpus/*.jsonl' --tokenizer vocab.txt --out data
     bertjax pretrain configs/bert.py --data data --out runs/base [--preset tiny|mini|small|medium|base|large]
 
-Hardware: BERT-base is 2.3e19 FLOP in all, 0.7 days of one H100-class GPU at 40% of its bf16 peak; the authors took
+Hardware: BERT-base is 2.2e19 FLOP in all, 0.7 days of one H100-class GPU at 40% of its bf16 peak; the authors took
 four days on 16 TPU chips. `--model.dtype bfloat16` there; `--micro-batches 4` where memory is short.
 Expected at the end on Wikipedia and books: masked-token loss about 1.4 (base), GLUE test average 79.6.
+GELU is exact here, as in transformers; the authors' code takes an approximation (`--model.activation gelu_tanh`).
 Not run to its end by us yet.
 """
 

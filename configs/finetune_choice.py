@@ -6,7 +6,7 @@
 
 `--data` is the folder with the published files: train.csv and val.csv; train.json and dev.json; train.jsonl and
 val.jsonl. `--length` is that of one choice with its context. BERT-base has an accuracy of 81.6 on the dev set of SWAG.
-`bertjax predict --top N` ranks choices, of any number, in JSON lines with `context`, `choices`, perhaps `question`.
+`bertjax predict --top N` ranks 2 to 100 choices a row, in JSON lines with `context`, `choices`, perhaps `question`.
 """
 
 from bertjax.config import Finetune

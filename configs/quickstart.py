@@ -3,7 +3,7 @@
 bertjax prepare --corpus sample_data/*.txt.gz --vocab-size 4096 --held-out 0.05 --out runs/data
 bertjax pretrain configs/quickstart.py --data runs/data --out runs/quickstart/pretrained
 
-Expected: held-out loss from 9.0 to about 6.5, masked accuracy from 0 to about 0.11, NSP accuracy about 0.80 (0.7 is
+Expected: held-out loss from 9.0 to about 6.5, masked accuracy from 0 to about 0.1, NSP accuracy about 0.8 (0.7 is
 what always answering "not next" gets: a message of one sentence has no next). Small batches of short rows, as many
 updates matter more than smooth ones when so few tokens are seen; no dropout, as nothing is learnt by heart so soon.
 """

@@ -12,6 +12,7 @@ from bertjax.errors import ConfigError
 from bertjax.models import bert
 from bertjax.recipe import load_recipe
 
+RECIPES = Path(__file__).parents[1] / "configs"
 FINETUNE = Finetune(task="cola", source="run", data="glue", out="out")
 SQUAD = Finetune(task="squad", source="run", data="squad", out="out")
 TEXT = Finetune(task="text", source="run", data="texts", out="out")
@@ -233,6 +234,14 @@ def test_what_is_wrong_in_a_recipe(tmp_path, text, message):
     with pytest.raises(ConfigError) as error:
         load_recipe(str(path), Pretrain)
     assert str(error.value).startswith(str(path)) and message in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.name)
+def test_every_recipe_that_comes_with_bertjax_loads(path):
+    kind = Finetune if path.name.startswith(("finetune", "quickstart_spam")) else Pretrain
+    recipe = load_recipe(str(path), kind)
+    if isinstance(recipe, Pretrain):
+        recipe.objective.build(recipe.model)
 
 
 def test_a_recipe_that_is_not_there():

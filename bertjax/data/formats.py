@@ -26,7 +26,7 @@ PARQUET_ROWS = 256  # texts held at once
 
 @dataclass(frozen=True)
 class Caps:
-    """Longer lines and documents are cut: bytes in text files, characters inside JSON, Parquet and TFDS."""
+    """Longer lines and documents are cut: lines by bytes in text files, all else by characters."""
 
     line: int = 1 << 20
     document: int = 64 << 20

@@ -143,7 +143,7 @@ class Tokenizer(ABC):
     ) -> tuple[np.ndarray, np.ndarray]:
         """[CLS] a [SEP] or [CLS] a [SEP] b [SEP]: tokens i32[n], types i32[n]; n <= max_length. See `separators`.
 
-        Too long a pair loses from the end of its longer side (create_pretraining_data.py, truncate_seq_pair).
+        Too long a pair loses from the end of its longer side (run_classifier.py, _truncate_seq_pair).
         """
         marks = 2 if b is None else 2 + self.separators
         if max_length is not None:

@@ -2,7 +2,8 @@
 
 Three habits of the `tokenizers` library are mended: words of up to 200 characters are cut into pieces (its default
 is 100), a literal "[MASK]" or "[SEP]" in raw text is three ordinary pieces, never a special id, and a capital sigma at
-the end of a word becomes "ς", as Python has it.
+the end of a word becomes "ς", as Python has it. Its tables of Unicode stay: characters for private use vanish, and
+punctuation of later versions (from U+2E43 on) and later CJK ideographs (from U+2B820 on) are letters of a word.
 """
 
 from __future__ import annotations

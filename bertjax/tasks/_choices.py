@@ -57,7 +57,7 @@ class ChoiceTask(Task[Choices]):
         return self.parse(Path(path), False)
 
     def encode(self, rows: Sequence[Choices], tokenizer: TokenizerLike, length: int) -> list[Example]:
-        """A sequence of at most `length` tokens for each choice; too long a context loses its end."""
+        """A sequence of at most `length` tokens for each choice; what is too long loses the end of its longer side."""
         contexts = tokenizer.encode_batch([row.context for row in rows])
         seconds = iter(
             tokenizer.encode_batch([f"{row.stem} {choice}".strip() for row in rows for choice in row.choices])

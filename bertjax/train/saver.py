@@ -1,7 +1,7 @@
 """The writing of checkpoints: in the background, whole or not at all, with a manifest."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,21 @@ from bertjax.train.background import heard, listen
 from bertjax.train.log import console
 from bertjax.train.padding import resized
 from bertjax.train.state import TrainState
-from bertjax.train.steps import UNFINISHED, folder_of, steps_of, unfinished
+from bertjax.train.steps import UNFINISHED, Rank, folder_of, steps_of, unfinished
 
 FAILURES = 3  # saves in a row that the disk may refuse
 NOTICED = 1.0  # seconds of waiting that are worth a word
 QUIET, CLEARED = 1.0, 8.0  # seconds without anything unfinished that show the end of it; seconds at most
 
 
-def _score(figures: Mapping[str, float]) -> float:
-    return figures["score"]
+def _rank(figures: Mapping[str, float]) -> Rank:
+    return figures["phase"], figures["score"]
 
 
 class Saver:
     """Writes RUN/checkpoints/STEP in the background; keeps the last `keep_last` and the best.
 
+    The best is one of the last phase: no positions after the rows of a shorter one have been trained before it.
     A save that the disk does not take is told and given up; the next one tries again, up to FAILURES in a row.
     """
 
@@ -45,11 +46,12 @@ class Saver:
         leader: Sequence[float] = (),
         sync: bool = False,
         stored: TrainState | None = None,
+        phase_of: Callable[[int], int] = lambda step: 0,
     ) -> None:
         """`best` is the figure to choose by, "-loss" to choose the lowest; `constant` goes into every `extra`.
 
-        `leader` is the first step that had the best score so far, and that score: an `extra` has it for who resumes.
-        With `sync` a save returns when it is on the disk. States are written as `stored` has them (train/padding.py),
+        `leader` is the first step that had the best score so far, its phase and that score: an `extra` has it for who
+        resumes. `phase_of` a step is the number of its phase. With `sync` a save returns when it is on the disk. States are written as `stored` has them (train/padding.py),
         or else as they are.
         """
         listen()
@@ -57,7 +59,7 @@ class Saver:
         self._run, self._keep_last, self._sync, self._stored = run, keep_last, sync, stored
         self._sign = -1.0 if best.startswith("-") else 1.0
         self._best = best.removeprefix("-")
-        self._constant = constant
+        self._constant, self._phase_of = constant, phase_of
         self._step: int | None = None  # what is being saved
         self._failures = 0  # since the last save that went well
         self._lost = StorageError()  # the last of them
@@ -65,9 +67,9 @@ class Saver:
         self._over = False  # whether it is to be begun anew
 
     def _begin(self) -> ocp.CheckpointManager:
-        kept = [LatestN(self._keep_last), BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)]
+        kept = [LatestN(self._keep_last), BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]
         options = ocp.CheckpointManagerOptions(
-            best_fn=_score,
+            best_fn=_rank,
             preservation_policy=AnyPreservationPolicy(kept),
             # Called by the first process alone, when all have written and before the folder gets its name.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._list),
@@ -88,9 +90,9 @@ class Saver:
     ) -> None:
         """Starts saving; the state may be given up once this returns. `log` is kept as it is."""
         step = int(state.step)
-        score = {"score": self._sign * figures[self._best]} if figures else None
-        if score and not (self.leader and score["score"] <= self.leader[1]):
-            self.leader = step, score["score"]
+        score = {"phase": self._phase_of(step), "score": self._sign * figures[self._best]} if figures else None
+        if score and not (self.leader and _rank(score) <= self.leader[1:]):
+            self.leader = step, *_rank(score)
         extra = {
             **self._constant,
             "leader": list(self.leader),

@@ -11,6 +11,8 @@ from bertjax.paths import DONE, remote, sizes, steps_in
 from bertjax.train import manifest
 from bertjax.train.log import console
 
+Rank = tuple[float, float]  # the phase of a checkpoint and its score: those of later phases come first
+UNKNOWN: Rank = (float("-inf"), float("-inf"))
 SHOWN = 20  # lines of a list in a message
 UNFINISHED = ".orbax-checkpoint-tmp"  # of the name of a folder that is being written
 
@@ -56,19 +58,20 @@ class Steps:
 
     def by_score(self) -> list[int]:
         """All steps, the best first; of equal ones, and of those without a score, the last."""
-        return sorted(self.numbers, key=lambda step: (self._score(step), step), reverse=True)
+        return sorted(self.numbers, key=lambda step: (self._rank(step), step), reverse=True)
 
-    def _score(self, step: int) -> float:
+    def _rank(self, step: int) -> Rank:
         try:
             data = (folder_of(self.run, step) / "metrics/metrics").read_bytes()
         except OSError as error:
             if remote(self.run) and not isinstance(error, FileNotFoundError):
                 raise  # a bucket that is out of reach
-            return float("-inf")
+            return UNKNOWN
         try:
-            return float(parse(data)["score"])
+            found = parse(data)
+            return float(found["phase"]), float(found["score"])
         except (ValueError, TypeError, KeyError, OverflowError):
-            return float("-inf")
+            return UNKNOWN
 
     def latest_good(self, before: float = math.inf) -> tuple[int, list[int]]:
         """The last step that is whole, of those before a step, and those after it; these are told."""

@@ -259,6 +259,6 @@ RUN_TARGETS = {
         "run.lock", lock.holder, dumped({"host": "a", "pid": 3, "machine": "b", "id": "c", "since": "d"})
     ),
     "manifest.json": Target("manifest.json", _verified, dumped(_manifest()), lambda: {"extra/metadata": b"{}"}),
-    "score": Target("checkpoints/4/metrics/metrics", _scored, dumped({"score": -2.5})),
+    "score": Target("checkpoints/4/metrics/metrics", _scored, dumped({"phase": 1, "score": -2.5})),
     "planned": Target("p.json", lambda folder: program._read(folder / "p.json"), dumped(_program())),
 }

@@ -19,6 +19,7 @@ from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
 from bertjax.train.saver import Saver, tidy
 from bertjax.train.state import planned_state
+from bertjax.train.steps import steps_of
 
 MODEL = replace(TINY, layers=1)
 CUBE = MeshConfig(2, 2, 2)
@@ -43,7 +44,7 @@ def at(state, step, mesh=ONE):
 
 
 def save(folder, states, *, losses=None, keep_last=9, best="-loss", **options):
-    saver = Saver(folder, keep_last=keep_last, best=best, constant={"config": {"a": 1}})
+    saver = Saver(folder, keep_last=keep_last, best=best, constant={"config": {"a": 1}}, **options)
     for number, state in enumerate(states):
         figures = losses[number] if losses else None
         saver.save(
@@ -78,10 +79,18 @@ def test_everything_comes_back_bit_for_bit(saved, trained):
 def test_the_leader_is_the_first_step_with_the_best_score(tmp_path, trained):
     states = [at(trained, step) for step in (2, 3, 4, 5)]
     checkpoints = save(tmp_path, states, losses=[0.5, 0.7, 0.7, 0.6], best="f1")
-    assert [checkpoints.extra(step)["leader"] for step in (2, 3, 4, 5)] == [[2, 0.5], [3, 0.7], [3, 0.7], [3, 0.7]]
-    saver = Saver(tmp_path, keep_last=9, best="f1", constant={}, leader=[3, 0.7])
-    assert saver.leader == (3, 0.7)
+    leaders = [checkpoints.extra(step)["leader"] for step in (2, 3, 4, 5)]
+    assert leaders == [[2, 0, 0.5], [3, 0, 0.7], [3, 0, 0.7], [3, 0, 0.7]]
+    saver = Saver(tmp_path, keep_last=9, best="f1", constant={}, leader=[3, 0, 0.7])
+    assert saver.leader == (3, 0, 0.7)
     saver.close()
+
+
+def test_the_leader_is_of_the_last_phase(tmp_path, trained):
+    states = [at(trained, step) for step in (2, 3, 4, 5)]
+    checkpoints = save(tmp_path, states, losses=[0.2, 0.4, 0.3, 0.5], keep_last=1, phase_of=lambda step: int(step > 2))
+    assert [checkpoints.extra(step)["leader"] for step in steps_of(tmp_path)] == [[4, 1, -0.3]] * 2
+    assert steps_of(tmp_path) == [4, 5] and checkpoints.best == 4
 
 
 def test_encoder_alone(saved, trained):

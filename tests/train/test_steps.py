@@ -13,14 +13,14 @@ from bertjax.train.steps import Steps, folder_of, steps_of
 from bertjax.train.stop import last_step
 
 
-def make(run, step, score=None):
+def make(run, step, score=None, phase=0):
     folder = folder_of(run, step)
     for name in ("encoder", "train", "extra"):
         (folder / name).mkdir(parents=True)
         (folder / name / "metadata").write_text('{"tree": {}}')
     if score is not None:
         (folder / "metrics").mkdir()
-        (folder / "metrics" / "metrics").write_text(json.dumps({"score": score}))
+        (folder / "metrics" / "metrics").write_text(json.dumps({"phase": phase, "score": score}))
     manifest.write(folder)
     return folder
 
@@ -53,6 +53,12 @@ def test_of_equal_scores_the_last_is_best(run):
     assert Steps(run).by_score()[:2] == [10, 4]
 
 
+def test_of_several_phases_one_of_the_last_is_best(run):
+    make(run, 10, 0.1, phase=1)
+    make(run, 12, 0.2, phase=1)
+    assert Steps(run).by_score() == [12, 10, 4, 6, 2, 8]
+
+
 def test_whole_steps_are_taken(run, capsys):
     assert Steps(run).latest_good() == (8, [])
     assert Steps(run).best_good() == (4, [])
@@ -83,7 +89,7 @@ def test_what_only_training_needs_may_be_damaged_elsewhere(run):
     Steps(run).require(4, {"encoder"})
 
 
-@pytest.mark.parametrize("text", ['{"score": 0.95}', '{"score": "high"}', "{", None])
+@pytest.mark.parametrize("text", ['{"phase": 0, "score": 0.95}', '{"phase": 0, "score": "high"}', '{"score": 0.95}', "{", None])
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_score_that_is_damaged_chooses_nothing(run, step, text):
     path = folder_of(run, step) / "metrics/metrics"

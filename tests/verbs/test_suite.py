@@ -135,6 +135,7 @@ def test_the_grids_are_the_published_ones():
     ("options", "said"),
     [
         ("--task cola --from-mnli", "give it with --task glue"),
+        ("--task glue --from-mnli --encoder random", "from_mnli is for a pretrained encoder"),
         ("--task cola --seeds 1 1", "seeds=1 1: give each once"),
         ("--task glue --data {empty}", "has the files of none of its tasks"),
         ("--task glue --data {empty}/.. --columns.label x", "those of cola are known"),
