@@ -94,7 +94,7 @@ def _fails(rules: list[dict[str, Any]], code: int) -> bool:
 
 
 def check_skypilot(folder: Path) -> None:
-    """SkyPilot reads the task, and refuses one with a wrong key."""
+    """SkyPilot reads the task, and refuses it without a bucket."""
     python = environment(folder / "sky", "skypilot[gcp]==0.14.1") / "python"
     home = {**os.environ, "HOME": str(folder), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
     done = subprocess.run([python, "-c", READ], env=home, cwd=ROOT, capture_output=True, text=True)

@@ -17,8 +17,7 @@ from bertjax.data.sources import Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.folders import check_file
-from bertjax.nn.heads import POOLINGS, Features, Pooling
-from bertjax.nn.heads import features as features_of
+from bertjax.nn.heads import POOLINGS, LayerChoice, Pooling, chosen_layers
 from bertjax.objectives import mlm
 from bertjax.paths import as_path, fetched, whole
 from bertjax.saved import SavedRun, open_run
@@ -80,7 +79,7 @@ class Model:
         texts: Sequence[str],
         *,
         pooling: Pooling = "mean",
-        features: Features = "last",
+        features: LayerChoice = "last",
         batch_size: int = 64,
     ) -> np.ndarray:
         """Vectors f32[B,D] of texts, in their order (f32[B,4D] of "concat-last-four"); made from real tokens alone.
@@ -160,11 +159,11 @@ class Model:
 
     @cached_property
     def _pool(self) -> Any:  # noqa: ANN401 (a function, the same one at each call: it is compiled once)
-        def vectors(params: Params, batch: Batch, pooling: Pooling, which: Features) -> jax.Array:
+        def vectors(params: Params, batch: Batch, pooling: Pooling, which: LayerChoice) -> jax.Array:
             def seen(objective: Objective) -> jax.Array:
                 if pooling == "cls" and which == "last":
                     return objective.encoder(batch, train=False, read=batch["first_tokens"]).hidden
-                return features_of(objective.encoder(batch, train=False).layers, which)
+                return chosen_layers(objective.encoder(batch, train=False).layers, which)
 
             hidden: Any = self.objective.apply({"params": params}, method=seen)
             real = batch["sequence"][:, : hidden.shape[1]] > 0

@@ -11,7 +11,7 @@ from bertjax.contracts import AttentionKind, ModelConfig, ObjectiveConfig, Remat
 from bertjax.data.rows import SHORTEST
 from bertjax.errors import ConfigError, at_least
 from bertjax.models import bert
-from bertjax.nn.heads import Features
+from bertjax.nn.heads import LayerChoice
 from bertjax.objectives import mlm
 from bertjax.tasks._columns import Columns
 from bertjax.tasks.glue import SUITES
@@ -227,7 +227,7 @@ class Finetune(Limits):
     """so many layers at the top, and the pooler, start anew instead of from the run (Zhang et al. 2021)"""
     frozen: bool = False
     """train pooler and head alone, the encoder gives features"""
-    features: Features = "last"
+    features: LayerChoice = "last"
     """layers that pooler or head see (BERT, 5.3)"""
     patience: int = 0
     """stop after so many epochs without a better score on dev; 0: never"""

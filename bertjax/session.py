@@ -26,7 +26,7 @@ from bertjax.paths import as_path, remote, send
 from bertjax.resume import check_fingerprint, check_resume, fingerprint
 from bertjax.saved import computed_by
 from bertjax.train import hosts
-from bertjax.train.checkpoint import Checkpoints, Step
+from bertjax.train.checkpoint import Checkpoint, Checkpoints
 from bertjax.train.guard import Diverged
 from bertjax.train.hang import watched
 from bertjax.train.log import ROLLED_BACK, Writer, console, read_metrics
@@ -116,13 +116,14 @@ def train(session: Session) -> TrainState:
         patience=session.patience,
     )
     rollbacks = 0
-    while True:
-        try:
-            return _fit(session, fixed, state, extra, constant, stored)
-        except Diverged as bad:
-            found, extra = _before(session, run, bad, rollbacks)
-        rollbacks += 1
-        state = resized(found.state(stored), like)  # once the failure, whose frames hold the last one, is gone
+    with fixed.profiler:
+        while True:
+            try:
+                return _fit(session, fixed, state, extra, constant, stored)
+            except Diverged as bad:
+                found, extra = _before(session, run, bad, rollbacks)
+            rollbacks += 1
+            state = resized(found.state(stored), like)  # once the failure, whose frames hold the last one, is gone
 
 
 def _fit(
@@ -151,9 +152,9 @@ def _fit(
     places = tuple(Position(*place) for place in extra.get("loader", ()))
     batches = Phases(phases, done=number, places=places, workers=session.workers)
     try:
-        if "rolled back" in extra:
+        if ROLLED_BACK in extra:
             saver.forget(after=number)
-            writer.note(number, ROLLED_BACK, *extra["rolled back"])
+            writer.note(number, ROLLED_BACK, *extra[ROLLED_BACK])
         with watched(session.config.hang_timeout, run, jax.process_index()):
             return fit(fixed, state, batches, begun=extra, saver=saver, writer=writer)
     except jax.errors.JaxRuntimeError as error:
@@ -169,8 +170,11 @@ def _fit(
 ROLLBACKS = 3  # after which a run stops all the same
 
 
-def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple[Step, dict[str, Any]]:
-    """The last checkpoint before a failure, and its `extra` with the places after it; raises where the run stops."""
+def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple[Checkpoint, dict[str, Any]]:
+    """The last checkpoint before a failure; its `extra` with the places after it, and what to tell under ROLLED_BACK.
+
+    Raises where the run stops.
+    """
     if session.config.guard.then == "stop":
         hosts.stopped_together()
         raise bad
@@ -188,8 +192,8 @@ def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple
     told = [line for line in read_metrics(run) if line["step"] > number and "examples" in line]
     about = {"from": bad.last, "why": str(bad), "steps": told}
     text = f"goes on from here after the failure in steps {bad.first} to {bad.last}, with the data after it"
-    places = [[*place[:3], number] for place in bad.after]
-    return found, {**found.extra, "loader": places, "rolled back": (about, text)}
+    places = [Position(*place)._replace(step=number) for place in bad.after]
+    return found, {**found.extra, "loader": places, ROLLED_BACK: (about, text)}
 
 
 def training_step(
@@ -212,7 +216,7 @@ def _traces(run: Path) -> Path:
     return run / "profile" / f"process-{jax.process_index()}" if several else run / "profile"
 
 
-def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Chosen, Step | None]:
+def _agree(session: Session, run: Path, optimizer: Update) -> tuple[Chosen, Checkpoint | None]:
     """The mesh, and the checkpoint to go on from, in which all processes must agree."""
     config, known = session.config, machines()
     with hosts.together() as facts:
@@ -256,7 +260,7 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         send(Path(here), folder)
 
 
-def _resume(session: Session, run: Path, found: Step) -> dict[str, Any]:
+def _resume(session: Session, run: Path, found: Checkpoint) -> dict[str, Any]:
     """The `extra` of the checkpoint to go on from; it must be of the same run."""
     extra = found.extra
     if extra["command"] != session.command:

@@ -9,7 +9,7 @@ from bertjax import registry
 from bertjax.config import SPELLED, Pretrain
 from bertjax.contracts import ModelConfig
 from bertjax.errors import ConfigError, UserError, at_least, closest
-from bertjax.nn.heads import Features, Pooling
+from bertjax.nn.heads import LayerChoice, Pooling
 from bertjax.paths import as_path, remote
 from bertjax.storage import AWAY, described, fault_of, storage_error
 from bertjax.train.mesh import MeshConfig
@@ -76,7 +76,7 @@ class Embed:
     """.npy to write: float32 [lines, width]"""
     pooling: Pooling = "mean"
     """over real tokens, or the first token, or the greatest value of each unit"""
-    features: Features = "last"
+    features: LayerChoice = "last"
     """layers that are pooled"""
     batch_size: int = 64
 

@@ -38,8 +38,8 @@ VERBS = {
         "run.pretrain",
         required=("data", "out"),
         recipe="--data DIR --out RUN [--preset tiny|mini|...] [--from RUN|HF_DIR] [--dry-run] [OPTIONS]\n\n"
-        "--preset: a model of another size than the recipe's (`bertjax list presets`). --dry-run: tell what the run would "
-        "take, and train nothing.",
+        "--preset: a model of another size than the recipe's (`bertjax list presets`).\n"
+        "--dry-run: tell what the run would take, and train nothing.",
         several=True,
     ),
     "plan": Verb(

@@ -1,4 +1,4 @@
-"""RoBERTa as published (Liu et al. 2019, tables 9 and 10): rows of 512 filled with whole sentences, masked anew each time.
+"""RoBERTa as published (Liu et al. 2019, table 9): rows of 512 full of sentences, masked anew each time.
 
     bertjax prepare --corpus 'corpus/*.jsonl' --tokenizer FOLDER_WITH_merges.txt --out data
     bertjax pretrain configs/roberta.py --data data --out runs/roberta [--preset base|large]

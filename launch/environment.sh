@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes .venv beside the README with the pinned versions and puts it on the PATH.
-# usage: . launch/environment.sh EXTRAS [FOLDER]     (EXTRAS of pyproject.toml, such as "test", or ""; else than .venv)
+# usage: . launch/environment.sh EXTRAS [FOLDER]     (EXTRAS of pyproject.toml, such as "test", or ""; FOLDER: .venv without it)
 # shellcheck shell=bash
 
 find_python() {

@@ -35,10 +35,10 @@ def max_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[A
 
 POOLINGS = {"mean": mean_pool, "cls": first_pool, "max": max_pool}
 Pooling = Literal["mean", "cls", "max"]
-Features = Literal["last", "sum-last-four", "concat-last-four"]  # of the layers (Devlin et al. 2019, section 5.3)
+LayerChoice = Literal["last", "sum-last-four", "concat-last-four"]  # of the layers (Devlin et al. 2019, section 5.3)
 
 
-def features(layers: Sequence[jax.Array], which: Features) -> jax.Array:
+def chosen_layers(layers: Sequence[jax.Array], which: LayerChoice) -> jax.Array:
     """f[B,L,D] of the last layer or the sum of the last four, or f[B,L,4D], these side by side."""
     if which == "last":
         return layers[-1]

@@ -12,7 +12,7 @@ from bertjax.contracts import Window
 
 
 def gather_tokens(values: Shaped[Array, "B L D"], places: Int[Array, "B K"]) -> Shaped[Array, "B K D"]:
-    """What stands at `places` of each row, all of them inside it: to look after others takes loops to compile."""
+    """What stands at `places` of each row, all of them inside it: a check of bounds would add loops to compile."""
     return jnp.take_along_axis(values, places[:, :, None], axis=1, mode="promise_in_bounds")
 
 

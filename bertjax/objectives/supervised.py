@@ -11,7 +11,7 @@ from bertjax.errors import ConfigError
 from bertjax.initial import TruncatedNormal
 from bertjax.nn.dense import Dense
 from bertjax.nn.dropout import Dropout
-from bertjax.nn.heads import Features, features, pool, pooled
+from bertjax.nn.heads import LayerChoice, chosen_layers, pool, pooled
 from bertjax.nn.losses import classification, regression
 from bertjax.nn.places import gather_tokens
 
@@ -27,7 +27,7 @@ class Config(ObjectiveConfig):
     dropout: float = 0.1
     """on what the head sees"""
     head: Head = "classify"
-    features: Features = "last"
+    features: LayerChoice = "last"
     """layers that the head sees"""
     frozen: bool = False
     """train what stands on the encoder alone"""
@@ -77,7 +77,7 @@ class Supervised(Objective):
         encoded = self.encoder(batch, train=False)
         if not self.pools:
             return encoded, None
-        seen = features(encoded.layers, self.config.features)
+        seen = chosen_layers(encoded.layers, self.config.features)
         return encoded, pooled(self.pooler, seen, batch)
 
     def hidden(self, batch: Batch, *, train: bool, read: jax.Array | None = None) -> jax.Array:
@@ -88,7 +88,7 @@ class Supervised(Objective):
         frozen, which = self.config.frozen, self.config.features
         whole = which != "last"  # of the layers before it all tokens are computed anyway
         encoded = self.encoder(batch, train=train and not frozen, read=None if whole else read)
-        seen = features(encoded.layers, which)
+        seen = chosen_layers(encoded.layers, which)
         if whole and read is not None:
             seen = gather_tokens(seen, read)
         return jax.lax.stop_gradient(seen) if frozen else seen

@@ -38,12 +38,12 @@ class Program:
     fits: bool  # as far as the compiler judges: those for GPUs do not
     temporaries: int
     arguments: int  # those of the step: state and batch
-    code: int
-    available: int  # of memory, where the compiler said; else 0
-    flops: float  # of one device, every loop counted once; 0 where it does not fit, or nobody counts
-    traffic: float  # bytes read and written in its memory, every loop as often as it runs; 0 where it does not fit
-    collectives: tuple[Collective, ...]
-    seconds: float  # of compiling
+    code: int = 0
+    available: int = 0  # of memory, where the compiler said; else 0
+    flops: float = 0.0  # of one device, every loop counted once; 0 where it does not fit, or nobody counts
+    traffic: float = 0.0  # bytes read and written in its memory, every loop as often as it runs; else 0
+    collectives: tuple[Collective, ...] = ()
+    seconds: float = 0.0  # of compiling
     cached: bool = False
     kernels: int = 0  # calls of Pallas' kernels for TPUs, whose FLOPs nobody counts
 
@@ -72,7 +72,7 @@ def compiled(lowered: Any, mesh: Mesh, arguments: int, *, topology: str, quick: 
                 said = str(error).splitlines()[0][:500]
                 raise ConfigError(f"XLA cannot compile it for {topology}: {said}; try --attention einsum") from error
             temporaries, available = short
-            found = Program(False, temporaries, arguments, 0, available, 0.0, 0.0, (), 0.0)
+            found = Program(fits=False, temporaries=temporaries, arguments=arguments, available=available)
         else:
             found = _program(made, mesh)
     found = replace(found, seconds=round(time.perf_counter() - began, 1))
@@ -88,11 +88,9 @@ def _program(made: Any, mesh: Mesh) -> Program:  # noqa: ANN401 (a jax.stages.Co
         temporaries=memory.temp_size_in_bytes,
         arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
-        available=0,
         flops=float(cost.get("flops", 0.0)),
         traffic=traffic(text),
         collectives=tuple(collectives(text, dict(mesh.shape), partial(links_of, devices=[*mesh.devices.flat]))),
-        seconds=0.0,
         kernels=text.count(KERNEL),
     )
 

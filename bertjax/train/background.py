@@ -1,4 +1,4 @@
-"""What Orbax does in the background, heard at once: it tells its log when a save fails, and us at the next one."""
+"""Saves in the background that fail, noticed at once: Orbax logs it when one does, and raises at the next save."""
 
 import logging
 import sys

@@ -48,15 +48,15 @@ class Checkpoints:
         """The step with the best score; the last one where none was evaluated."""
         return self._steps.by_score()[0]
 
-    def latest_good(self, before: float = math.inf) -> "Step":
+    def latest_good(self, before: float = math.inf) -> "Checkpoint":
         """The last step that is whole, of those before a step."""
         number, damaged = self._steps.latest_good(before)
-        return Step(self, number, tuple(damaged))
+        return Checkpoint(self, number, tuple(damaged))
 
-    def best_good(self) -> "Step":
+    def best_good(self) -> "Checkpoint":
         """The best step that is whole, but for what only training needs."""
         number, damaged = self._steps.best_good()
-        return Step(self, number, tuple(damaged))
+        return Checkpoint(self, number, tuple(damaged))
 
     def extra(self, step: int) -> dict[str, Any]:
         """Config, tokenizer, places in the data, metrics window and evaluation figures of a step."""
@@ -133,7 +133,7 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
-class Step:
+class Checkpoint:
     """One checkpoint, which was whole when it was chosen."""
 
     checkpoints: Checkpoints

@@ -11,7 +11,6 @@ import jax
 from jax._src import xla_bridge
 
 from bertjax.errors import ConfigError
-from bertjax.train.log import console
 
 TPU_LOCK = Path("/tmp/libtpu_lockfile")
 
@@ -73,7 +72,7 @@ class Unused(NamedTuple):
 def unused_chips() -> Unused | None:
     """The chips of this machine, where jax computes on its CPU; None where it has none, or jax uses them.
 
-    It goes on with the CPU, and says so in its log at most, where they are in use or a driver is too old for them.
+    Where they are in use, or their driver is too old, jax falls back to the CPU with a line in its log at most.
     """
     plugin = next((plugin for plugin in PLUGINS if any(Path(path).exists() for path in plugin.devices)), None)
     if not plugin or jax.devices()[0].platform != "cpu":
@@ -138,10 +137,9 @@ def cluster() -> str:
         if workers:
             return "tpu" if "," in workers or int(here.get("MEGASCALE_NUM_SLICES") or 1) > 1 else ""
         return "" if here.get("TPU_SKIP_MDS_QUERY") else "tpu"  # only Google's metadata server knows
-    if "KUBERNETES_SERVICE_HOST" in here and "JOB_COMPLETION_INDEX" in here:
-        if find_spec("kubernetes"):
-            return "kubernetes"
-        console.print(
-            "a pod of an indexed job runs alone: pip install 'jax[k8s]', or set JAX_NUM_PROCESSES and the like"
-        )
-    return ""
+    return "kubernetes" if in_indexed_pod() and find_spec("kubernetes") else ""
+
+
+def in_indexed_pod() -> bool:
+    """Whether this is a pod of an indexed job of Kubernetes, which finds the others by a library of its own."""
+    return {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys()

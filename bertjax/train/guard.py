@@ -1,4 +1,4 @@
-"""Steps gone bad: one whose loss or gradient is not finite is skipped, several running are a failure of the run."""
+"""Steps gone bad: one whose loss or gradient is not finite is skipped, several in a row are a failure of the run."""
 
 import math
 from collections import deque
@@ -27,13 +27,13 @@ class Guard:
     """
 
     consecutive: int = 3
-    """so many of them running are a failure"""
+    """so many of them in a row are a failure"""
     then: Literal["stop", "rollback"] = "stop"
     """after a failure: stop, with what is known; or go on from the last checkpoint before it with the data after it
     (as PaLM, 5.1; three times at most)"""
     spike: float = 6.0
-    """tell of a loss so many standard deviations above the mean of the last 128; with rollback as many of them running
-    are a failure too; 0: off"""
+    """tell of a loss so many standard deviations above the mean of the last 128; with rollback as many of them in
+    a row are a failure too; 0: off"""
 
     def __post_init__(self) -> None:
         if self.consecutive < 1 or self.spike < 0:
@@ -41,7 +41,7 @@ class Guard:
 
 
 class Diverged(DataError):
-    """Several steps running went bad: the first and the last of them, and the places in the data after them."""
+    """Several steps in a row went bad: the first and the last of them, and the places in the data after them."""
 
     def __init__(self, message: str, first: int, last: int, after: Places) -> None:
         super().__init__(message)
@@ -115,7 +115,7 @@ class Watch:
         first = step.number - count + 1
         leave_out = "; or leave their data out: --guard.then rollback" if self._guard.then == "stop" else ""
         message = (
-            f"{what} in {count} steps running ({first} to {step.number}). Lower --optimizer.peak-lr or raise "
+            f"{what} in {count} steps in a row ({first} to {step.number}). Lower --optimizer.peak-lr or raise "
             f"--optimizer.warmup; or see metrics.jsonl for their examples, if always the same ones fail{leave_out}. "
             "Checkpoints saved before, if there are any, are whole."
         )

@@ -19,7 +19,7 @@ from bertjax.errors import AGAIN, FAULT, AloneError, ConfigError, DevicesError, 
 from bertjax.lock import held
 from bertjax.paths import remote
 from bertjax.storage import known_error
-from bertjax.train.cluster import LET_GO, HostsConfig, cluster, given, unused_chips
+from bertjax.train.cluster import LET_GO, HostsConfig, cluster, given, in_indexed_pod, unused_chips
 from bertjax.train.log import answers, console
 from bertjax.train.peers import Peers
 from bertjax.train.rollcall import VAIN, RollCall
@@ -79,6 +79,10 @@ def _join(config: HostsConfig) -> None:
         return
     found = cluster()
     address, count, number = given(config, found)
+    if not (count or found) and in_indexed_pod():
+        console.print(
+            "a pod of an indexed job runs alone: pip install 'jax[k8s]', or set JAX_NUM_PROCESSES and the like"
+        )
     if count == 1 or not (count or found):
         return
     whole = bool(address and count and number >= 0)
@@ -91,7 +95,7 @@ def _join(config: HostsConfig) -> None:
         f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
     )
     by_hand = bool(config.coordinator)  # an address in the environment is that of a cluster
-    roll_call = RollCall(global_state, config.start_timeout, str(_own), cure, by_hand)
+    roll_call = RollCall(global_state, seconds=config.start_timeout, own=str(_own), cure=cure, given=by_hand)
     try:
         jax.distributed.initialize(
             address or None,
@@ -169,7 +173,7 @@ SAME = "give every process the same command, and a --out folder that all of them
 
 
 def check_shared(folder: Path) -> None:
-    """Raises where the processes do not all see the same folder; makes it."""
+    """Makes the folder, and raises where not all of several processes see it; one alone does nothing."""
     if jax.process_count() == 1:
         return
     marker = folder / f".shared-{gather(secrets.token_hex(8))[0]}"

@@ -88,7 +88,7 @@ def fit(
         _evaluate(run, state, done, writer, window)
     watch = Watch(run.guard, writer, batches.numbers, begun.get("watch", {}))
     late = LateLog(writer, watch, run.rates, run.loss_terms)
-    with StopSignal() as stop, late, run.profiler:
+    with StopSignal() as stop, late:
         ahead = _on_devices(batches, run.mesh, run.total_steps - done)
         before = batches.places
         compiled, asked = set[tuple[int, ...]](), None
@@ -96,11 +96,11 @@ def fit(
             with late.running(window).waiting(asked):
                 batch, places = next(ahead)
             shape = batch["tokens"].shape
-            with run.profiler.before(number - done), _compiling(shape, compiled, state, late, window):
+            with run.profiler.step(), _compiling(shape, compiled, state, late, window):
                 state, metrics = run.step(state, batch)
             asked = state.step
             moved()
-            run.profiler.after(number - done, state)
+            run.profiler.after_step(state)
             late.flush(window)
             watch.add(number, metrics.pop(WATCHED), before, places)
             before = places
@@ -113,7 +113,7 @@ def fit(
             if last or number % run.every.evaluate == 0:
                 late.flush(window)
                 figures = _evaluate(run, state, number, writer, window)
-            stopped_by = stop.after(number)
+            stopped_by = stop.after_step()
             if last or figures or stopped_by or number % run.every.save == 0:
                 late.flush(window)
                 watch.settle()

@@ -102,7 +102,7 @@ def idle(sizes: Sequence[int], there: int) -> str:
 
 
 def slices_of(devices: Sequence[Any]) -> int:
-    """How many slices TPUs are in, of which those of a single one do not say; others than TPUs are in one."""
+    """How many slices the TPUs are in (those of a single slice may not say which); 1 for other devices."""
     return len({getattr(device, "slice_index", None) for device in devices}) if devices[0].platform == "tpu" else 1
 
 
@@ -138,10 +138,14 @@ def path_of(path: tuple[Any, ...]) -> str:
 
 
 def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The rule for one array; axes that do not divide its shape are replicated. No rule at all is an error."""
+    """The rule for one array; axes that do not divide its shape are replicated."""
+    return P(*(fit(axes, size, mesh) for axes, size in zip(_rule(path, shape), shape, strict=False)))
+
+
+def _rule(path: str, shape: tuple[int, ...]) -> P:
     for pattern, spec in RULES:
         if re.search(pattern, path):
-            return P(*(fit(axes, size, mesh) for axes, size in zip(spec, shape, strict=False)))
+            return spec
     raise ConfigError(f"no sharding rule matches the array {path!r} {shape}; add one to bertjax/train/mesh.py RULES")
 
 
@@ -153,10 +157,7 @@ def fit(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> str | tupl
 
 def undivided(path: str, shape: tuple[int, ...], mesh: Mesh) -> bool:
     """Whether a rule wants this array cut but its shape does not divide, so that it is replicated instead."""
-    for pattern, spec in RULES:
-        if re.search(pattern, path):
-            return tuple(spec) != tuple(spec_for(path, shape, mesh))
-    return False
+    return tuple(_rule(path, shape)) != tuple(spec_for(path, shape, mesh))
 
 
 def undivided_in(tree: Any, mesh: Mesh) -> dict[str, Any]:  # noqa: ANN401 (any pytree)

@@ -11,32 +11,32 @@ from bertjax.train.log import console
 
 
 class Profiler:
-    """Traces steps `first` to `last`, counted from where this start of the run begins; 0, 0: none."""
+    """Traces steps `first` to `last` of those that this start of the run makes, rolled back or not; 0, 0: none."""
 
     def __init__(self, first: int, last: int, folder: Path) -> None:
         self._first, self._last, self._folder = first, last, folder
-        self._tracing = self._begun = False
-        self._done = 0  # the last step that was traced
+        self._tracing = False
+        self._count = 0  # of the steps so far
 
     def __enter__(self) -> "Profiler":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()
-        if self._first and not self._begun:
+        if self._count < self._first:
             console.print(f"profile: no trace, as this start of the run ended before its step {self._first}")
 
-    def before(self, count: int) -> jax.profiler.StepTraceAnnotation:
-        """What the `count`-th step runs in; a trace begins with the first of them."""
-        if count == self._first:
+    def step(self) -> jax.profiler.StepTraceAnnotation:
+        """What the next step runs in; a trace begins with the first of them."""
+        self._count += 1
+        if self._count == self._first:
             jax.profiler.start_trace(self._folder)
-            self._tracing = self._begun = True
-        return jax.profiler.StepTraceAnnotation("train", step_num=count)
+            self._tracing = True
+        return jax.profiler.StepTraceAnnotation("train", step_num=self._count)
 
-    def after(self, count: int, made: Any) -> None:  # noqa: ANN401 (any pytree)
+    def after_step(self, made: Any) -> None:  # noqa: ANN401 (any pytree)
         """The trace ends when the last step has made what it makes."""
-        self._done = count
-        if count == self._last:
+        if self._count == self._last:
             jax.block_until_ready(made)
             self._stop()
 
@@ -44,7 +44,9 @@ class Profiler:
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()
-            console.print(f"profile: a trace of steps {self._first} to {self._done} of this start is in {self._folder}")
+            console.print(
+                f"profile: a trace of steps {self._first} to {self._count} of this start is in {self._folder}"
+            )
 
 
 def profiled(steps: str) -> tuple[int, int]:

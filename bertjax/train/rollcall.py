@@ -25,7 +25,7 @@ CONNECTED = "01"  # the state of a connection in /proc/net/tcp
 class RollCall:
     """Ends this process where not all have come in time: with the code for "start me again" but for a wrong address."""
 
-    def __init__(self, state: Any, seconds: int, own: str, cure: str, given: bool) -> None:  # noqa: ANN401 (of a private class)
+    def __init__(self, state: Any, *, seconds: int, own: str, cure: str, given: bool) -> None:  # noqa: ANN401 (of a private class)
         """`state` is jax's: it knows address, number and count once they are found; `own` says which process this is.
 
         `given` says that the address came from the user, not from a cluster, where process 0 may just be late.
@@ -42,7 +42,7 @@ class RollCall:
         end, reached, came = time.monotonic() + self._seconds, False, 0
         while not self._over.wait(min(LOOK, max(0.0, end - time.monotonic()))):
             address = self._state.coordinator_address or ""
-            reached = reached or answers(address)
+            reached = reached or listens(address)
             if reached and self._state.process_id == 0:
                 came = max(came, staying(int(address.rpartition(":")[2])))
             if time.monotonic() >= end:
@@ -61,7 +61,7 @@ class RollCall:
         REQUEST.end(AGAIN, f"{what}; {self._cure}")
 
 
-def answers(address: str) -> bool:
+def listens(address: str) -> bool:
     """Whether somebody listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     try:

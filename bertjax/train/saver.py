@@ -1,5 +1,6 @@
 """The writing of checkpoints: in the background, whole or not at all, with a manifest."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -51,8 +52,8 @@ class Saver:
         """`best` is the figure to choose by, "-loss" to choose the lowest; `constant` goes into every `extra`.
 
         `leader` is the first step that had the best score so far, its phase and that score: an `extra` has it for who
-        resumes. `phase_of` a step is the number of its phase. With `sync` a save returns when it is on the disk. States are written as `stored` has them (train/padding.py),
-        or else as they are.
+        resumes. `phase_of` a step is the number of its phase. With `sync` a save returns when it is on the disk.
+        States are written as `stored` has them (train/padding.py), or else as they are.
         """
         listen()
         self.leader = tuple(leader)
@@ -90,7 +91,9 @@ class Saver:
     ) -> None:
         """Starts saving; the state may be given up once this returns. `log` is kept as it is."""
         step = int(state.step)
-        score = {"phase": self._phase_of(step), "score": self._sign * figures[self._best]} if figures else None
+        score = None
+        if figures and math.isfinite(figures[self._best]):  # nothing is better or worse than what is not a number
+            score = {"phase": self._phase_of(step), "score": self._sign * figures[self._best]}
         if score and not (self.leader and _rank(score) <= self.leader[1:]):
             self.leader = step, *_rank(score)
         extra = {

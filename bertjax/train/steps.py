@@ -74,11 +74,11 @@ class Steps:
             return UNKNOWN
 
     def latest_good(self, before: float = math.inf) -> tuple[int, list[int]]:
-        """The last step that is whole, of those before a step, and those after it; these are told."""
+        """The last step before `before` that is whole; and the damaged later ones, which are printed."""
         return self._first_good([number for number in self.numbers[::-1] if number < before], unread=frozenset())
 
     def best_good(self) -> tuple[int, list[int]]:
-        """The best step of which all is whole that is not for training alone, and damaged ones; these are told."""
+        """The best step that is whole but for what only training reads; and damaged better ones, which are printed."""
         scores = {step: self.faults(step, {"metrics"}) for step in self.numbers}
         unsure = [step for step in self.numbers if scores[step]]
         for step in unsure:

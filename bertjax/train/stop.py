@@ -53,7 +53,8 @@ class Request:
         self.grace = float(GRACE)
         self.due: Callable[[], bool] | None = None  # whether to stop after this step, where several processes agree
         self.tells = True  # whether it is this process that speaks
-        self._begun = self._noted = False
+        self._begun = False
+        self._interrupts = 0  # how often Ctrl-C was pressed
         self._saving = 0  # whether what is under way ends in a checkpoint when asked to
         self._code: int | None = None  # of a process that is on its way out
         self.command: Sequence[str] = ("",)  # what would go on
@@ -83,8 +84,8 @@ class Request:
         self._old = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again, self._noted = self._noted, True
-        if again and number == signal.SIGINT:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
             raise KeyboardInterrupt
         self.name = self.name or signal.Signals(number).name  # who watches may have been the first to see it
 
@@ -140,7 +141,7 @@ REQUEST = Request()
 
 
 class StopSignal:
-    """While it is open the process is not ended before its grace is over; its requests are read by `after`."""
+    """While it is open the process is not ended before its grace is over; its requests are read by `after_step`."""
 
     def __enter__(self) -> "StopSignal":
         self._own = not REQUEST._old
@@ -154,9 +155,9 @@ class StopSignal:
         if self._own:
             for number, handler in REQUEST._old.items():
                 signal.signal(number, handler)
-            REQUEST.name, REQUEST._noted, REQUEST._old = "", False, {}
+            REQUEST.name, REQUEST._interrupts, REQUEST._old = "", 0, {}
 
-    def after(self, step: int) -> str:
+    def after_step(self) -> str:
         """The signal that asks the run to stop after this step, or ""; to be called once after every step."""
         if REQUEST.due:
             return REQUEST.name if REQUEST.due() else ""
@@ -173,5 +174,5 @@ def within(seconds: float, look: Callable[[], Found]) -> Found | None:
 
 
 def last_step(run: Path) -> int:
-    """The last step that is whole on disk, 0 for none."""
+    """The last finished checkpoint, whole or not; 0 for none."""
     return max(steps_in(run / "checkpoints"), default=0)

@@ -44,8 +44,8 @@ class Window:
     def waiting(self, asked: Any) -> Iterator[None]:  # noqa: ANN401 (a jax.Array, whose stubs lack `is_ready`)
         """What is done in here brings data. The devices stand still for it if they have made `asked` when it is over.
 
-        They may have been at work for a part of it: it is the most that can have been lost. Nothing is where nothing
-        was asked of them yet (None).
+        They may have been at work for a part of it: it is the most that can have been lost. `asked` is None before the
+        first step: then nothing is counted.
         """
         began = time.perf_counter()
         yield

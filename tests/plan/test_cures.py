@@ -12,7 +12,7 @@ from bertjax.train.state import planned_state
 
 KEPT = {"none": 1600.0, "dots": 700.0, "blocks": 400.0}
 SHAPE = Shape([(0.0, 128, 64)], 0, 1, "none", rows=4, data=4, fsdp=1, state=300, gradient=100, activations=KEPT)
-SHORT = Program(False, 1700, 300, 100, 0, 1.0, 900.0, (), 0.0)
+SHORT = Program(fits=False, temporaries=1700, arguments=300, code=100)
 CUT = "--mesh.data 2 --mesh.fsdp 2 (parameters and optimizer cut 2 times as finely)"
 NOTHING = ["more chips, with --mesh.fsdp, or chips with more memory"]
 

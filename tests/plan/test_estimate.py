@@ -13,7 +13,7 @@ from bertjax.plan.program import Program
 CHIP = Chip(
     "chip", flops=100.0, float32=50.0, memory=1000.0, bandwidth=10.0, links=5.0, network=2.0, source="", kind=""
 )
-PROGRAM = Program(True, 600, 300, 100, 0, 1.0, 900.0, (), 0.0)
+PROGRAM = Program(fits=True, temporaries=600, arguments=300, code=100, flops=1.0, traffic=900.0)
 
 
 def sending(axes, devices, sent, links=0.0):

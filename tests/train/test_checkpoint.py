@@ -86,6 +86,14 @@ def test_the_leader_is_the_first_step_with_the_best_score(tmp_path, trained):
     saver.close()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path, trained, bad):
+    states = [at(trained, step) for step in (1, 2, 3, 4)]
+    checkpoints = save(tmp_path, states, losses=[2.0, 1.0, bad, 3.0], keep_last=1)
+    assert checkpoints.best == 2 and steps_of(tmp_path) == [2, 4]
+    assert checkpoints.extra(4)["leader"] == [2, 0, -1.0]
+
+
 def test_the_leader_is_of_the_last_phase(tmp_path, trained):
     states = [at(trained, step) for step in (2, 3, 4, 5)]
     checkpoints = save(tmp_path, states, losses=[0.2, 0.4, 0.3, 0.5], keep_last=1, phase_of=lambda step: int(step > 2))

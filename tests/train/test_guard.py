@@ -62,7 +62,7 @@ def test_no_spike_in_a_falling_loss_with_noise():
 
 def test_high_losses_running_are_a_failure_where_one_can_go_back():
     losses = [*noisy(50), 50.0, 60.0, 70.0, *noisy(3)]
-    with pytest.raises(Diverged, match=r"far above the usual .* in 3 steps running \(51 to 53\)") as error:
+    with pytest.raises(Diverged, match=r"far above the usual .* in 3 steps in a row \(51 to 53\)") as error:
         watch(losses, guard=Guard(then="rollback"))
     assert (error.value.first, error.value.last, error.value.after) == (51, 53, ((53,),))
     assert len(watch(losses)[1]) == 3  # without going back they are told
@@ -87,5 +87,5 @@ def test_taken_up_again_it_judges_as_before():
 def test_taken_up_again_with_another_guard_it_still_ends(bad):
     """More were bad already than are now allowed, or of a kind that was told only."""
     saved = watch([*noisy(60), *[bad] * 3], guard=Guard(consecutive=5))[0].to_json()
-    with pytest.raises(Diverged, match="in 2 steps running"):
+    with pytest.raises(Diverged, match="in 2 steps in a row"):
         watch([bad], saved=saved, guard=Guard(consecutive=2, then="rollback"))

@@ -84,7 +84,8 @@ def train(run, evaluate):
         per_token = lambda length: 1e3 * length  # noqa: E731
         fixed = Fit(step or run.step, run.mesh, terms, hook, every, steps, rates, per_token, profiler, guard)
         try:
-            return fit(fixed, state, Batches(extra["loader"], **options), begun=extra, saver=saver, writer=writer)
+            with profiler:
+                return fit(fixed, state, Batches(extra["loader"], **options), begun=extra, saver=saver, writer=writer)
         finally:
             writer.close()
             saver.close()
@@ -135,6 +136,13 @@ def test_stopped_by_a_signal(tmp_path, train, undisturbed, number):
     assert Checkpoints(tmp_path).latest == 6
     assert signal.getsignal(signal.SIGINT) is before
     assert_same_run(tmp_path, train(tmp_path), undisturbed)
+
+
+def test_one_ctrl_c_after_sigterm_is_the_first(tmp_path, train):
+    both = (signal.SIGTERM, signal.SIGINT)
+    with pytest.raises(Interrupted, match="SIGTERM: stopped after step 6 and saved it"):
+        train(tmp_path, before=lambda n: [signal.raise_signal(number) for number in both] if n == 6 else None)
+    assert Checkpoints(tmp_path).latest == 6
 
 
 def test_killed_between_saves(tmp_path, train, undisturbed):
@@ -380,7 +388,7 @@ def test_a_run_with_bad_steps_is_resumed_to_the_bit(tmp_path, train):
 def test_many_bad_steps_running_stop_the_run(tmp_path, train, first):
     bad = range(first, first + 3)
     with pytest.raises(
-        Diverged, match=rf"not finite \(loss nan, .*in 3 steps running \({first} to {first + 2}\)"
+        Diverged, match=rf"not finite \(loss nan, .*in 3 steps in a row \({first} to {first + 2}\)"
     ) as error:
         train(tmp_path, change=poisoned(*bad))
     assert (error.value.first, error.value.last, error.value.after) == (bad[0], bad[-1], ((0, 0, bad[-1]),))

@@ -17,10 +17,10 @@ def server():
 
 def test_somebody_listens_or_not(server):
     listening, port = server
-    assert rollcall.answers(f"localhost:{port}")
+    assert rollcall.listens(f"localhost:{port}")
     listening.close()
-    assert not rollcall.answers(f"localhost:{port}")
-    assert not any(map(rollcall.answers, ("", "localhost", "localhost:", "localhost:x", "nowhere.invalid:1")))
+    assert not rollcall.listens(f"localhost:{port}")
+    assert not any(map(rollcall.listens, ("", "localhost", "localhost:", "localhost:x", "nowhere.invalid:1")))
 
 
 def test_connections_are_counted_while_they_last(server):
@@ -61,7 +61,7 @@ def test_process_0_counts_who_has_come(monkeypatch, server, first, second, most)
         left.wait()
 
     monkeypatch.setattr(rollcall.REQUEST, "end", end)
-    call = rollcall.RollCall(state, 1, "", "the cure", given=True)
+    call = rollcall.RollCall(state, seconds=1, own="", cure="the cure", given=True)
     assert ended.wait(20)
     call.close()
     left.set()
@@ -84,7 +84,7 @@ def test_nobody_answers(monkeypatch, capfd, given):
     monkeypatch.setattr(rollcall.REQUEST, "end", end)
     state = State()
     state.coordinator_address, state.process_id = "localhost:1", 1
-    call = rollcall.RollCall(state, 1, "", "the cure", given)
+    call = rollcall.RollCall(state, seconds=1, own="", cure="the cure", given=given)
     assert ended.wait(20)
     call.close()
     nobody = "nobody answers at localhost:1"
@@ -95,6 +95,6 @@ def test_nobody_answers(monkeypatch, capfd, given):
 
 def test_nothing_is_said_once_all_have_come(monkeypatch, capfd):
     monkeypatch.setattr(rollcall.os, "_exit", lambda code: pytest.fail("ended"))
-    rollcall.RollCall(State(), 1, "", "the cure", given=True).close()
+    rollcall.RollCall(State(), seconds=1, own="", cure="the cure", given=True).close()
     time.sleep(1.2)
     assert not capfd.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 
 from bertjax import run, session
 from bertjax.data.loader import Loader
-from bertjax.train.checkpoint import Checkpoints, Step
+from bertjax.train.checkpoint import Checkpoint, Checkpoints
 from bertjax.train.log import read_metrics
 from bertjax.train.stop import Interrupted
 
@@ -70,17 +70,18 @@ def test_a_bad_step_is_told_with_its_examples(bertjax, command, poison, places, 
     assert "loss" not in of(tmp_path / "run", "train")[6]
 
 
-def test_three_running_stop_it_with_a_diagnosis(bertjax, command, poison):
+def test_three_in_a_row_stop_it_with_a_diagnosis(bertjax, command, poison):
     poison(7, 8, 9)
     outcome = bertjax(*command)
-    assert outcome.code == 2 and "in 3 steps running (7 to 9)" in outcome.err and "--guard.then rollback" in outcome.err
+    assert outcome.code == 2 and "in 3 steps in a row (7 to 9)" in outcome.err
+    assert "--guard.then rollback" in outcome.err
     again = bertjax(*command)  # from the checkpoint of step 5: the same data, the same end
-    assert again.code == 2 and "in 3 steps running (7 to 9)" in again.err
+    assert again.code == 2 and "in 3 steps in a row (7 to 9)" in again.err
 
 
 def test_it_goes_back_and_on_with_the_data_after_them(bertjax, command, poison, places, tmp_path, tiny, monkeypatch):
     poison(7, 8, 9)
-    before, held, restore = bytes_held(), [], Step.state
+    before, held, restore = bytes_held(), [], Checkpoint.state
 
     def state(step, like):
         held.append(bytes_held() - before)
@@ -88,9 +89,10 @@ def test_it_goes_back_and_on_with_the_data_after_them(bertjax, command, poison, 
         held.append(sum(x.nbytes for x in jax.tree.leaves(restored)))
         return restored
 
-    monkeypatch.setattr(Step, "state", state)
-    outcome = bertjax(*command, "--guard.then", "rollback")
+    monkeypatch.setattr(Checkpoint, "state", state)
+    outcome = bertjax(*command, "--guard.then", "rollback", "--profile", "15:16")
     folder = tmp_path / "run"
+    assert "a trace of steps 15 to 16 of this start" in outcome.err and "no trace" not in outcome.err
     assert held[0] < held[1] / 10  # the state that failed is gone before another one comes
     assert (
         outcome.code == 0 and "step 5 rolled back: goes on from here after the failure in steps 7 to 9" in outcome.err

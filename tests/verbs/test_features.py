@@ -11,7 +11,7 @@ import pytest
 from bertjax import load
 from bertjax.errors import ConfigError
 from bertjax.models.bert import Config
-from bertjax.nn.heads import POOLINGS, features
+from bertjax.nn.heads import POOLINGS, chosen_layers
 from bertjax.objectives import supervised
 from bertjax.saved import open_run
 from bertjax.train.checkpoint import Checkpoints
@@ -70,7 +70,7 @@ def test_heads_see_the_layers_asked_for(head, which):
         "sum-last-four": layers[2] + layers[3] + layers[4] + layers[5],
         "concat-last-four": np.concatenate(layers[2:], axis=-1),
     }[which]
-    np.testing.assert_allclose(features(encoded.layers, which), seen, rtol=1e-6)
+    np.testing.assert_allclose(chosen_layers(encoded.layers, which), seen, rtol=1e-6)
     layer = params["pooler" if head == "classify" else head]
     got = pooled if head == "classify" else objective.apply({"params": params}, batch, method="logits")
     expected = seen @ layer["kernel"] + layer["bias"]

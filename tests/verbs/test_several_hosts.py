@@ -275,6 +275,16 @@ def test_what_counts_as_one_of_several(monkeypatch, environment, platforms, foun
         jax.config.update("jax_platforms", before)
 
 
+@pytest.mark.parametrize("options", [{}, {"processes": 1}])
+def test_a_pod_of_several_that_will_run_alone_is_told(monkeypatch, capsys, options):
+    for name, value in {**POD, "JOB_COMPLETION_INDEX": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    hosts.join(cluster.HostsConfig(**options))
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("runs alone: pip install 'jax[k8s]'" in said) == (not options)
+
+
 def test_one_process_has_nothing_to_do_with_others(monkeypatch, tmp_path):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("initialised"))
     hosts.join(cluster.HostsConfig())
