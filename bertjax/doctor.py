@@ -16,12 +16,10 @@ from typing import NamedTuple
 import jax
 from rich.table import Table
 
-from bertjax.bucket_lock import holder as bucket_holder
 from bertjax.data.meta import Meta, again, file_hash
 from bertjax.errors import ConfigError, DevicesError, UserError
 from bertjax.folders import STALE, foreign
 from bertjax.jsonio import read_json
-from bertjax.lock import holder
 from bertjax.paths import as_path, fetched, remote, sizes
 from bertjax.storage import writing
 from bertjax.train import hosts
@@ -182,7 +180,7 @@ def _try_to_write(folder: Path) -> None:
 
 
 def _begun(folder: Path, what: str) -> Finding:
-    if writer := bucket_holder(folder) if remote(folder) else holder(folder):
+    if writer := hosts.writer_of(folder):
         return Finding("fail", what, f"is being written by {writer}", "end that run, or give another --out")
     if not (folder / "config.json").exists():
         return Finding("ok", what, "can be written; nothing is begun")

@@ -68,6 +68,12 @@ class AwayError(StorageError):
     code = HUNG
 
 
+class GoneError(UserError):
+    """A checkpoint that its run has deleted while it was read: the same command takes another."""
+
+    code = AGAIN
+
+
 class AloneError(UserError):
     """Processes that a cluster describes and that do not find each other: it may be late, the same command goes on."""
 

@@ -22,6 +22,7 @@ NAME = "run.lock"
 SIGN = 10.0  # seconds between two signs of life of a holder
 PASSING = 1.0  # seconds within which who looks at a lock has let it go, and who has taken it has signed
 SILENT = 60.0  # seconds without one after which a holder on another machine is gone
+END_IT = "end that, or give another --out. Nothing was changed"
 MOST = 4096  # bytes read of a lock
 
 _held: set[Path] = set()  # by this process, of which the system does not keep itself apart
@@ -192,6 +193,4 @@ def tell_of(folder: Path, holder: dict[str, object]) -> None:
 
 def busy(folder: Path, holder: dict[str, object]) -> ConfigError:
     """What the others are told."""
-    return ConfigError(
-        f"{folder} is being written by {named(holder)}; end that, or give another --out. Nothing was changed"
-    )
+    return ConfigError(f"{folder} is being written by {named(holder)}; {END_IT}")

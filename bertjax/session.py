@@ -74,8 +74,14 @@ class Session:
 
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
-    config, run = session.config, as_path(session.config.out)
-    REQUEST.works_on(config.out, config.grace)
+    REQUEST.works_on(session.config.out, session.config.grace)
+    run = as_path(session.config.out)
+    with watched(session.config.hang_timeout, run, jax.process_index()):
+        return _train(session, run)
+
+
+def _train(session: Session, run: Path) -> TrainState:
+    config = session.config
     schedule = config.optimizer.schedule(session.total_steps)
     if short := schedule.short:
         console.print(f"{session.command}: {short}")
@@ -155,8 +161,7 @@ def _fit(
         if ROLLED_BACK in extra:
             saver.forget(after=number)
             writer.note(number, ROLLED_BACK, *extra[ROLLED_BACK])
-        with watched(session.config.hang_timeout, run, jax.process_index()):
-            return fit(fixed, state, batches, begun=extra, saver=saver, writer=writer)
+        return fit(fixed, state, batches, begun=extra, saver=saver, writer=writer)
     except jax.errors.JaxRuntimeError as error:
         if said := lacked_memory(error):
             raise MemoryShort(f"{said}: {takes_less(session.config, fixed.mesh)}") from error

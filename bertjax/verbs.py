@@ -3,15 +3,19 @@
 import inspect
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import field, fields, make_dataclass
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
-from bertjax.errors import ConfigError
+from bertjax.errors import ConfigError, GoneError
 from bertjax.look import look, taken
 from bertjax.recipe import load_recipe
 from bertjax.storage import NAMED
 from bertjax.train import stop
+
+READING = ("evaluate", "predict", "embed", "convert")  # of a run that may be trained meanwhile
+TRIES = 4  # where it deletes what is being read
 
 
 class Verb(NamedTuple):
@@ -124,7 +128,11 @@ def act(name: str, rest: list[str]) -> int:
         function(chosen, process)
         return 0
     if process and not dry:
-        hosts.join(process, trains=name in stop.VERBS)
+        hosts.join(process, writes=chosen.out if name in stop.VERBS else "")
+    for _ in range(TRIES if name in READING and not hosts.several() else 0):
+        with suppress(GoneError):
+            function(chosen)
+            return 0
     function(chosen)
     return 0
 

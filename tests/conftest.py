@@ -24,6 +24,8 @@ import jax
 import jaxtyping
 import pytest
 
+from bertjax.train import steps
+
 jax.config.update("jax_num_cpu_devices", 8)
 jaxtyping.install_import_hook("bertjax.nn", "beartype.beartype")
 
@@ -32,6 +34,7 @@ jaxtyping.install_import_hook("bertjax.nn", "beartype.beartype")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+steps.DELETING = 0.05  # seconds that are waited at each of many damaged checkpoints
 GOLDEN = Path(__file__).parent / "golden"
 
 

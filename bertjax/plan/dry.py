@@ -12,7 +12,7 @@ from bertjax.config import PhaseConfig, Pretrain
 from bertjax.data.meta import Meta
 from bertjax.data.mixture import Mixture
 from bertjax.memory import fits, verdict
-from bertjax.plan.program import compiled
+from bertjax.plan.program import compiled_step
 from bertjax.plan.topology import LOCAL
 from bertjax.run import pretraining
 from bertjax.session import training_step
@@ -38,9 +38,7 @@ def dry_run(config: Pretrain) -> None:
         trees = {"parameters": state.params, "optimizer": state.opt_state, "batch": batch}
         sizes = {name: bytes_on_device(tree) for name, tree in trees.items()}
         about = f"{phase.batch_size:,} x {phase.length:,}"
-        program = compiled(
-            step.lower(state, batch), mesh, sum(sizes.values()), topology=LOCAL, quick=False, about=about
-        )
+        program = compiled_step(step, state, batch, mesh, topology=LOCAL, quick=False)
         answers.print(memory_table(f"{phase.steps:,} steps of {about}", sizes | {TEMPORARIES: program.temporaries}))
         available = program.available or chosen.memory
         fitting = program.fits and fits(program.needed, available)

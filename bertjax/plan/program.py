@@ -25,6 +25,9 @@ from bertjax.plan.hlo import Collective, collectives
 from bertjax.plan.topology import COMPILERS, GPUS, described_gpu, links_of
 from bertjax.plan.traffic import traffic
 from bertjax.train.log import console
+from bertjax.train.mesh import bytes_on_device
+from bertjax.train.state import TrainState
+from bertjax.train.step import TrainStep
 
 FORMAT = 7  # of what is kept
 QUICK = -1.0  # the lowest of XLA's efforts
@@ -51,6 +54,22 @@ class Program:
     def needed(self) -> int:
         """All of the memory it takes; results lie where the arguments were."""
         return self.arguments + self.temporaries + self.code
+
+
+def compiled_step(
+    step: TrainStep,
+    state: TrainState,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    mesh: Mesh,
+    *,
+    topology: str,
+    quick: bool,
+) -> Program:
+    """`compiled`, of a training step for a state and a batch of these shapes."""
+    rows, length = batch["tokens"].shape
+    arguments = bytes_on_device(state) + bytes_on_device(batch)
+    about = f"{rows:,} x {length:,}"
+    return compiled(step.lower(state, batch), mesh, arguments, topology=topology, quick=quick, about=about)
 
 
 def compiled(lowered: Any, mesh: Mesh, arguments: int, *, topology: str, quick: bool, about: str) -> Program:  # noqa: ANN401 (a jax.stages.Lowered)

@@ -19,7 +19,7 @@ from bertjax.memory import fits
 from bertjax.plan import tables
 from bertjax.plan.cures import cures, shape_of
 from bertjax.plan.estimate import estimate, roofline, work
-from bertjax.plan.program import Program, compiled
+from bertjax.plan.program import Program, compiled_step
 from bertjax.plan.topology import LOCAL, devices_of
 from bertjax.run import resolve
 from bertjax.session import training_step
@@ -111,7 +111,9 @@ def planned_batch(config: Pretrain, phase: PhaseConfig, mesh: Mesh) -> dict[str,
 def _phase(run: Run, number: int) -> dict[str, Any]:
     config, phase = run.config, run.config.phases[number]
     batch = planned_batch(config, phase, run.mesh)
-    program = _program(run, phase, batch)
+    schedule = config.optimizer.schedule(config.steps)
+    step = training_step(config, run.objective, run.optimizer, schedule, run.mesh)
+    program = compiled_step(step, run.state, batch, run.mesh, topology=config.topology, quick=config.quick)
     tokens = phase.batch_size * phase.length
     flops = _flops(run, phase, program)
     memory = _memory(run, batch, program)
@@ -139,20 +141,6 @@ def _phase(run: Run, number: int) -> dict[str, Any]:
         floor = roofline(program, run.chip, done, dtype=dtype, slices=run.mesh.shape["dcn"])
         told["estimate"] = estimate(floor, dtype=dtype, tokens=tokens, useful=useful)
     return told
-
-
-def _program(run: Run, phase: PhaseConfig, batch: dict[str, jax.ShapeDtypeStruct]) -> Program:
-    config = run.config
-    schedule = config.optimizer.schedule(config.steps)
-    lowered = training_step(config, run.objective, run.optimizer, schedule, run.mesh).lower(run.state, batch)
-    return compiled(
-        lowered,
-        run.mesh,
-        bytes_on_device(run.state) + bytes_on_device(batch),
-        topology=config.topology,
-        quick=config.quick,
-        about=f"{phase.batch_size:,} x {phase.length:,}",
-    )
 
 
 def _flops(run: Run, phase: PhaseConfig, program: Program) -> dict[str, Any]:

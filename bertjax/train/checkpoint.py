@@ -97,7 +97,7 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:  # of no file: another process is lost, or a device lacks memory
             raise
         except Exception as error:  # Orbax raises many kinds, plain Exception among them
-            raise self._unreadable(step, error) from error
+            raise self._steps.deleted(step) if self._steps.gone(step) else self._unreadable(step, error) from error
 
     def _unreadable(self, step: int, error: Exception) -> UserError:
         number = fault_of(error)

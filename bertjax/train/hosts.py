@@ -16,8 +16,8 @@ from jax._src.distributed import global_state  # whose client holds the store; O
 from jax.experimental import multihost_utils
 
 from bertjax.errors import AGAIN, FAULT, AloneError, ConfigError, DevicesError, StorageError, UserError
-from bertjax.lock import held
-from bertjax.paths import remote
+from bertjax.lock import END_IT, held, holder
+from bertjax.paths import as_path, remote
 from bertjax.storage import known_error
 from bertjax.train.cluster import LET_GO, HostsConfig, cluster, given, in_indexed_pod, unused_chips
 from bertjax.train.log import answers, console
@@ -56,17 +56,18 @@ class Own:
 _own = Own()
 
 
-def join(config: HostsConfig, *, trains: bool = False) -> None:
+def join(config: HostsConfig, *, writes: str = "") -> None:
     """Makes this process one of several where it is one; to be called before anything touches a device.
 
-    Raises DevicesError where there are none to be had; for one that `trains`, also where JAX has gone on with the CPU.
+    Raises DevicesError where there are none to be had; for one that trains, and `writes`
+    in a folder, also where JAX has gone on with the CPU.
     """
-    _join(config)
+    _join(config, writes)
     try:
         devices = len(jax.devices())
     except Exception as error:  # jax raises RuntimeError and AssertionError
         raise DevicesError(f"jax gets no devices: {str(error)[:300] or type(error).__name__}; {LET_GO}") from error
-    if trains and not os.environ.get("JAX_PLATFORMS") and (unused := unused_chips()):
+    if writes and not os.environ.get("JAX_PLATFORMS") and (unused := unused_chips()):
         if unused.installed:
             raise DevicesError(f"{unused.what}, but JAX computes on the CPU; {unused.cure}")
         console.print(f"computes on the CPU, but {unused.what}: {unused.cure}")
@@ -74,7 +75,7 @@ def join(config: HostsConfig, *, trains: bool = False) -> None:
         console.print(f"{jax.process_count()} processes, {devices} devices")
 
 
-def _join(config: HostsConfig) -> None:
+def _join(config: HostsConfig, writes: str) -> None:
     if jax.distributed.is_initialized():
         return
     found = cluster()
@@ -85,6 +86,8 @@ def _join(config: HostsConfig) -> None:
         )
     if count == 1 or not (count or found):
         return
+    if writes:
+        _await_end(as_path(writes), config.start_timeout)
     whole = bool(address and count and number >= 0)
     if whole:
         _own.number, _own.count = number, count
@@ -115,8 +118,31 @@ def _join(config: HostsConfig) -> None:
     if _own.count > 1:  # before devices are begun with, which may take one longer than another
         _own.peers = Peers(global_state.client, _own.number, _own.count, config.heartbeat)
         REQUEST.due, REQUEST.tells = _own.peers.due, _own.number == 0
+        told = _own.peers.told("count", str(_own.count))
+        if told != str(_own.count):
+            raise ConfigError(f"of {_own.count} processes, process 0 of {told}; give all the same --hosts.processes")
     _own.agreed = _own.count == 1
     console.quiet = answers.quiet = _own.number != 0
+
+
+def _await_end(run: Path, seconds: int) -> None:
+    """Returns when nobody writes in a folder: who came to the processes of a run as one of them would end it.
+
+    It may be this run itself, of which one process was started again before the others know that it was lost.
+    """
+    end = time.monotonic() + seconds
+    with suppress(OSError):  # what is wrong with the folder is told by who writes in it
+        if writer := writer_of(run):
+            console.print(f"{run} is being written by {writer}: waits up to {seconds} s for its end")
+        while writer := writer_of(run):
+            if time.monotonic() > end:
+                raise ConfigError(f"{run} is being written by {writer}; {END_IT}")
+            time.sleep(1)
+
+
+def several() -> bool:
+    """Whether this is one of several processes."""
+    return _own.count > 1
 
 
 def first() -> bool:
@@ -195,6 +221,15 @@ def check_shared(folder: Path) -> None:
         if first():
             with suppress(Exception):  # a bucket raises many kinds; `doctor` tells of what is left
                 marker.unlink(missing_ok=True)
+
+
+def writer_of(folder: Path) -> str:
+    """Who writes in a folder; "" for nobody."""
+    if remote(folder):
+        from bertjax import bucket_lock
+
+        return bucket_lock.holder(folder)
+    return holder(folder)
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:

@@ -54,7 +54,7 @@ def parts(folder: Path) -> set[str]:
     if remote(folder):
         there = {name.partition("/")[0] for name in _objects(folder) if "/" in name}
     else:
-        there = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+        there = set(next(os.walk(folder), ("", [], []))[1])  # none where the folder itself is gone
     try:
         return there | {name.partition("/")[0] for name in _read(folder)[1]}
     except DataError:

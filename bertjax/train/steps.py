@@ -1,11 +1,12 @@
 """The checkpoints of a run as folders: which there are, how they score, whether they are whole, and which to take."""
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Set
 from pathlib import Path
 
-from bertjax.errors import DataError
+from bertjax.errors import DataError, GoneError
 from bertjax.parsing import parse
 from bertjax.paths import DONE, remote, sizes, steps_in
 from bertjax.train import manifest
@@ -14,6 +15,7 @@ from bertjax.train.log import console
 Rank = tuple[float, float]  # the phase of a checkpoint and its score: those of later phases come first
 UNKNOWN: Rank = (float("-inf"), float("-inf"))
 SHOWN = 20  # lines of a list in a message
+DELETING = 2.0  # seconds within which a checkpoint that is being deleted is gone
 UNFINISHED = ".orbax-checkpoint-tmp"  # of the name of a folder that is being written
 
 
@@ -80,10 +82,10 @@ class Steps:
     def best_good(self) -> tuple[int, list[int]]:
         """The best step that is whole but for what only training reads; and damaged better ones, which are printed."""
         scores = {step: self.faults(step, {"metrics"}) for step in self.numbers}
-        unsure = [step for step in self.numbers if scores[step]]
+        unsure = [step for step in self.numbers if scores[step] and not self.gone(step)]
         for step in unsure:
             self._tell(step, scores[step])
-        order = [step for step in self.by_score() if step not in unsure]
+        order = [step for step in self.by_score() if not scores[step]]
         number, damaged = self._first_good(order, unread={"train"})
         return number, unsure + damaged
 
@@ -93,8 +95,11 @@ class Steps:
             faults = self.faults(step, manifest.parts(folder_of(self.run, step)) - unread)
             if not faults:
                 return step, damaged
-            self._tell(step, faults)
-            damaged.append(step)
+            if not self.gone(step):
+                self._tell(step, faults)
+                damaged.append(step)
+        if steps_of(self.run) != self.numbers:
+            raise self.deleted(self.numbers[-1])
         raise DataError(
             f"{self.run}: no checkpoint is whole; if the run was copied copy it anew, else delete "
             f"{self.run}/checkpoints and begin again"
@@ -110,11 +115,29 @@ class Steps:
             self._whole[step] |= wanted
         return found
 
+    def gone(self, step: int) -> bool:
+        """Whether a step that was there is there no more, or just being deleted: its run goes on being trained."""
+        end = time.monotonic() + DELETING
+        while step in steps_of(self.run):
+            if time.monotonic() > end:
+                return False
+            time.sleep(DELETING / 8)
+        return True
+
     def require(self, step: int, wanted: Set[str]) -> None:
         """Raises where a wanted part of a step is not as it was written."""
         faults = self.faults(step, wanted)
+        if faults and self.gone(step):
+            raise self.deleted(step)
         if faults:
             raise DataError(
                 f"{folder_of(self.run, step)} is damaged:\n  {listed(faults)}\n"
                 f"`bertjax inspect {self.run} --verify` tells which checkpoints are whole."
             )
+
+    def deleted(self, step: int) -> GoneError:
+        """What is told of a step that is gone."""
+        return GoneError(
+            f"checkpoint {folder_of(self.run, step)} was deleted while it was read, as the run is being trained and "
+            "keeps the last and the best alone: give the same command again, which takes another"
+        )

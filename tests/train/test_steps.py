@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from bertjax.errors import DataError
+from bertjax.errors import DataError, GoneError
 from bertjax.paths import finished
 from bertjax.supervise import kept
 from bertjax.train import manifest
@@ -95,6 +95,20 @@ def test_a_score_that_is_damaged_chooses_nothing(run, step, text):
     path = folder_of(run, step) / "metrics/metrics"
     path.write_text(text) if text else path.unlink()
     assert Steps(run).best_good() == ((4, [2]) if step == 2 else (6, [4]))
+
+
+def test_a_step_that_its_run_deletes_meanwhile_is_not_damaged(run, capsys):
+    steps = Steps(run)
+    shutil.rmtree(folder_of(run, 4))
+    assert steps.best_good() == (6, []) and steps.latest_good() == (8, [])
+    with pytest.raises(GoneError, match=r"checkpoints/4 was deleted while it was read, .* give the same command again"):
+        steps.require(4, {"encoder"})
+    for step in (2, 6, 8):
+        shutil.rmtree(folder_of(run, step))
+    for choose in (steps.latest_good, steps.best_good):
+        with pytest.raises(GoneError):
+            choose()
+    assert capsys.readouterr().err == ""
 
 
 def test_nothing_whole_is_an_error(run):

@@ -291,6 +291,20 @@ def test_all_end_with_the_code_of_one_that_ends_alone(zygote, tiny, home, tmp_pa
     assert told in said[1 - number] and not any("Traceback" in text for text in said), said
 
 
+OF_THREE = "import os\nos.environ['JAX_NUM_PROCESSES'] = '23'[os.environ['JAX_PROCESS_ID'] == '1']\n"
+
+
+@pytest.mark.late
+def test_processes_that_were_told_of_different_counts(zygote, tiny, home, tmp_path):
+    command = pretrain(home, tiny, tmp_path / "run", "--mesh.data", -1)
+    children = zygote.several(2, *command, port=free_port(), before=OF_THREE)
+    ends = [child.ended() for child in children]
+    said = [child.err for child in children]
+    assert [code for code, _ in ends] == [2, 2], said
+    assert "(process 1 of 3): of 3 processes, process 0 of 2; give all the same --hosts.processes" in said[1]
+    assert "process 1 of 2 has ended with exit code 2" in said[0] and not (tmp_path / "run").exists()
+
+
 # Touches HERE when it is about to join the others, and never does.
 LATE = """
 import time
@@ -339,6 +353,14 @@ def test_a_data_pipe_that_stands_still_is_told_with_all_stacks(zygote, tiny, hom
     stacks = (out / "stacks-0.txt").read_text()
     assert "in __next__" in stacks and "loader.py" in stacks and "loop.py" in stacks and stacks.count("Thread 0x") > 1
     assert "loader.py" in child.err and "loop.py" in child.err
+
+
+@SLOW
+def test_a_beginning_that_stands_still_is_told_too(zygote, tiny, home, tmp_path):
+    stands = STUCK + "from bertjax import session\nsession.init_state = lambda *_, **__: stuck()\n"
+    child = zygote.start(*pretrain(home, tiny, tmp_path / "run", "--hang-timeout", 10), before=stands)
+    code, _ = child.ended()
+    assert code == 75 and "it hangs" in child.err and "in stuck" in (tmp_path / "run/stacks-0.txt").read_text()
 
 
 def children_of(pid):

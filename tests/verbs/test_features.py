@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +112,22 @@ def test_vectors_are_those_of_each_text_alone(bertjax, pretrained, tmp_path, poo
 def test_max_is_over_real_tokens():
     hidden, mask = jnp.array([[[-1.0], [-2.0], [5.0]]]), jnp.array([[True, True, False]])
     assert POOLINGS["max"](hidden, mask).tolist() == [[-1.0]]
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_read(bertjax, pretrained, tmp_path, monkeypatch):
+    run = shutil.copytree(pretrained, tmp_path / "run")
+    (tmp_path / "in.txt").write_text("a\n")
+    deleted, read = [], Checkpoints.params
+
+    def params(self, step, like):
+        if not deleted:
+            deleted.append(step)
+            shutil.rmtree(run / "checkpoints" / str(step))
+        return read(self, step, like)
+
+    monkeypatch.setattr(Checkpoints, "params", params)
+    outcome = bertjax("embed", run, "--input", tmp_path / "in.txt", "--out", tmp_path / "v.npy")
+    assert outcome.code == 0 and deleted and np.load(tmp_path / "v.npy").shape == (1, 32), outcome.err
 
 
 def test_mistakes_of_embed(bertjax, pretrained, tmp_path):

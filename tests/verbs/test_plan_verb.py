@@ -95,7 +95,7 @@ def test_a_preset_and_the_default_name_of_the_file(bertjax, home, tmp_path):
 
 def test_what_does_not_fit_is_told_with_what_would(plan, monkeypatch):
     short = program.Program(fits=False, temporaries=40 << 30, arguments=1 << 30, available=15 << 30)
-    monkeypatch.setattr("bertjax.plan.verb.compiled", lambda *_, **__: short)
+    monkeypatch.setattr("bertjax.plan.verb.compiled_step", lambda *_, **__: short)
     outcome, found = plan("--topology", "local", "--mesh.data", "1", "--batch-size", "64", "--micro-batches", "1")
     assert outcome.code == 0 and found["phases"][0]["short_by_bytes"] == 26 << 30
     assert found["phases"][0]["collectives_per_step"] is None  # nobody knows: there is no program

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from processes import batches, drive, finish, free_port, start
 
-from bertjax import run
+from bertjax import lock, run
+from bertjax.errors import ConfigError
 from bertjax.train import cluster, hosts, loop
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
@@ -283,6 +284,18 @@ def test_a_pod_of_several_that_will_run_alone_is_told(monkeypatch, capsys, optio
     hosts.join(cluster.HostsConfig(**options))
     said = " ".join(capsys.readouterr().err.split())
     assert ("runs alone: pip install 'jax[k8s]'" in said) == (not options)
+
+
+def test_a_run_that_is_being_written_is_not_joined(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("initialised"))
+    monkeypatch.setattr(hosts, "_own", hosts.Own())
+    again = cluster.HostsConfig(f"localhost:{free_port()}", 2, 0, start_timeout=1)
+    with (
+        lock.held(tmp_path / "run"),
+        pytest.raises(ConfigError, match="run is being written by this process; end that"),
+    ):
+        hosts.join(again, writes=str(tmp_path / "run"))
+    assert "waits up to 1 s for its end" in " ".join(capsys.readouterr().err.split())
 
 
 def test_one_process_has_nothing_to_do_with_others(monkeypatch, tmp_path):
