@@ -78,6 +78,7 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(cloud, capsys, monkeyp
 
 
 def test_a_container_before_this_one_with_the_same_numbers_is_dead(cloud, monkeypatch):
+    monkeypatch.setattr(lock, "SIGN", 0.5)  # a sign is awaited for half as long again
     monkeypatch.setattr(lock, "SILENT", 1e9)
     about = {"host": "pod-0", "pid": os.getpid(), "machine": bucket_lock._machine(), "id": "dead", "since": "?"}
     cloud.store("bkt", "run/run.lock", json.dumps(about).encode())
