@@ -93,9 +93,10 @@ def _join(config: HostsConfig, writes: str) -> None:
         _own.number, _own.count = number, count
     _own.agreed = False
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
+    own_number = ", each with a --hosts.process of its own," if config.process >= 0 else ""
     cure = (
-        "start the same command on every host (gcloud: --worker=all; Slurm: srun) within --hosts.start-timeout="
-        f"{config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
+        f"start the same command on every host{own_number} (gcloud: --worker=all; Slurm: srun) within "
+        f"--hosts.start-timeout={config.start_timeout} seconds, or give --hosts.processes 1 to run this one alone"
     )
     by_hand = bool(config.coordinator)  # an address in the environment is that of a cluster
     roll_call = RollCall(global_state, seconds=config.start_timeout, own=str(_own), cure=cure, given=by_hand)
