@@ -86,6 +86,12 @@ class DevicesError(UserError):
     code = AGAIN
 
 
+class LostWorker(UserError):
+    """A process of ours that was killed: the same command goes on."""
+
+    code = AGAIN
+
+
 class UnsavedError(StorageError):
     """A checkpoint of several processes that one of them could not write: started again, they look for room first."""
 

@@ -8,18 +8,26 @@ and hosts may differ in number from one run to the next.
 from __future__ import annotations
 
 import bisect
+import errno
+import re
+import signal
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from bertjax.data.mixture import Mixture, Places
-from bertjax.data.parallel import end_with_parent, leave_signals_to_parent
+from bertjax.data.parallel import DIED, end_with_parent, leave_signals_to_parent
 from bertjax.data.rows import HostBatch
 from bertjax.data.sources import Position, Source
-from bertjax.errors import ConfigError
+from bertjax.errors import ConfigError, LostWorker, StorageError
 
+FULL = (
+    "/dev/shm is full, through which worker processes hand batches on; make room there (of a container: a larger "
+    "--shm-size) or give --workers 0, then give the same command again"
+)
 ENDLESS = 1 << 40  # Grain wants a length; no run has as many batches or epochs
 
 
@@ -101,7 +109,10 @@ class Loader:
         epochs: int | None = None,
     ) -> None:
         self.places = start or mixture.start()
-        self._open = [_open(_Batches(mixture, self.places, ENDLESS if epochs is None else epochs, rows), workers)]
+        batches = _Batches(mixture, self.places, ENDLESS if epochs is None else epochs, rows)
+        self._workers = workers
+        with _told(workers):
+            self._open = [_open(batches, workers)]
         # Grain's processes must be gone before the interpreter takes its modules apart.
         self._finish = weakref.finalize(self, _close, self._open)
 
@@ -111,7 +122,8 @@ class Loader:
     def __next__(self) -> HostBatch:
         if not self._open:
             raise StopIteration
-        item = next(self._open[0])
+        with _told(self._workers):
+            item = next(self._open[0])
         self.places = tuple(Position(*place) for place in item["next"].tolist())
         if not item["batch"]:
             self.close()
@@ -122,6 +134,23 @@ class Loader:
     def close(self) -> None:
         """Stop the workers and free what was made ahead; no batch comes after it."""
         self._finish()
+
+
+@contextmanager
+def _told(workers: int) -> Iterator[None]:
+    """What befalls worker processes is told with the cure, as Grain does not."""
+    try:
+        yield
+    except OSError as error:  # without a path, or with that of a piece of shared memory
+        if workers and error.errno == errno.ENOSPC:
+            raise StorageError(FULL) from error
+        raise
+    except RuntimeError as error:
+        died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if not died:
+            raise
+        # Shared memory is promised where there is none yet: who then writes there has it from the kernel.
+        raise StorageError(FULL) if int(died[1]) == -signal.SIGBUS else LostWorker(DIED) from None
 
 
 def _close(opened: list[Any]) -> None:

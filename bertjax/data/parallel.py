@@ -12,10 +12,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from bertjax.errors import DataError
+from bertjax.errors import LostWorker
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+DIED = (
+    "a worker process died; was it killed, perhaps for want of memory? Fewer --workers take less; "
+    "the same command goes on"
+)
 IN_FLIGHT = 3  # items for each worker: one at work, one waiting for it, one waiting to be taken
 
 
@@ -49,10 +53,7 @@ def ordered(function: Callable[[In], Out], items: Iterable[In], workers: int) ->
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise DataError(
-            "a worker process died; was it killed, perhaps for want of memory? Fewer --workers take less; "
-            "the same command goes on"
-        ) from None
+        raise LostWorker(DIED) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

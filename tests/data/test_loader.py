@@ -1,3 +1,6 @@
+import errno
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,7 +13,7 @@ from bertjax.data.masking import Masking, Vocab, mask_tokens
 from bertjax.data.mixture import Mixture
 from bertjax.data.plan import next_sentence
 from bertjax.data.sources import CorpusSource, Position
-from bertjax.errors import ConfigError
+from bertjax.errors import AGAIN, ConfigError, StorageError, UserError
 
 
 def corrupt(batch, keys, progress):
@@ -168,6 +171,57 @@ def test_empty_windows_are_passed_over():
 def test_a_source_without_batches_is_the_users_error(workers):
     loader = Loader(Mixture((Nothing(),)), workers=workers)
     with pytest.raises(ConfigError, match="does not fill one batch"):
+        next(loader)
+    loader.close()
+
+
+class Kills(Uneven):
+    """Its process."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def batch(self, position, rows=None):
+        if position.step == 2:
+            os.kill(os.getpid(), self.number)
+        return super().batch(position, rows)
+
+
+class Full(Uneven):
+    """What a worker meets that makes shared memory where there is no room."""
+
+    def batch(self, position, rows=None):
+        raise OSError(errno.ENOSPC, "No space left on device", "/psm_0123abcd")
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "message"),
+    [
+        (Kills(signal.SIGKILL), AGAIN, "a worker process died.*[Ff]ewer --workers"),
+        (Kills(signal.SIGBUS), StorageError.code, "/dev/shm is full.*--workers 0"),  # a write where there is no room
+        (Full(), StorageError.code, "/dev/shm is full.*--workers 0"),
+    ],
+)
+def test_what_befalls_workers_is_told_with_the_cure(source, code, message):
+    loader = Loader(Mixture((source,)), workers=2)
+    with pytest.raises(UserError, match=message) as raised:
+        list(loader)
+    loader.close()
+    assert raised.value.code == code
+
+
+def test_no_room_for_the_locks_of_workers(monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("_multiprocessing.SemLock", full)
+    with pytest.raises(StorageError, match="/dev/shm is full"):
+        next(Loader(Mixture((Uneven(),)), workers=1))
+
+
+def test_a_disk_that_is_full_is_not_the_memory_of_workers():
+    loader = Loader(Mixture((Full(),)))
+    with pytest.raises(OSError, match="psm_0123abcd"):
         next(loader)
     loader.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertjax.data.parallel import IN_FLIGHT, ordered
-from bertjax.errors import ConfigError, DataError
+from bertjax.errors import ConfigError, DataError, LostWorker
 
 
 class Work:
@@ -59,7 +59,7 @@ def test_little_is_in_flight():
 
 @pytest.mark.parametrize(
     "special, kind, message",
-    [(-1, DataError, "a worker process died.*[Ff]ewer --workers"), (-2, ConfigError, "minus two")],
+    [(-1, LostWorker, "a worker process died.*[Ff]ewer --workers"), (-2, ConfigError, "minus two")],
 )
 def test_a_worker_that_dies_or_raises(special, kind, message):
     with pytest.raises(kind, match=message):

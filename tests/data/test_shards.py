@@ -16,7 +16,7 @@ from bertjax.data.held_out import split
 from bertjax.data.shards import Meta, read_shard, write
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.wordpiece import WordPiece
-from bertjax.errors import ConfigError, DataError
+from bertjax.errors import ConfigError, DataError, LostWorker
 
 
 def prepare(documents, tokenizer, out, **options):
@@ -211,7 +211,7 @@ class Dies:
         return lines
 
 
-@pytest.mark.parametrize("how, error", [("killed", DataError), ("raises", ZeroDivisionError)])
+@pytest.mark.parametrize("how, error", [("killed", LostWorker), ("raises", ZeroDivisionError)])
 def test_a_worker_that_dies_leaves_no_corpus(documents, tokenizer, tmp_path, how, error):
     text = [*documents, ["here"], *documents]
     with pytest.raises(error):
