@@ -1,6 +1,8 @@
-"""A profiler trace of a few steps, for XProf, TensorBoard or Perfetto."""
+"""A profiler trace of a few steps, for XProf, TensorBoard or Perfetto. One that fails costs the run nothing."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,10 @@ class Profiler:
         """What the next step runs in; a trace begins with the first of them."""
         self._count += 1
         if self._count == self._first:
-            jax.profiler.start_trace(self._folder)
-            self._tracing = True
+            with _told():
+                self._folder.mkdir(parents=True, exist_ok=True)  # or that it cannot be made comes out at the end
+                jax.profiler.start_trace(self._folder)
+                self._tracing = True
         return jax.profiler.StepTraceAnnotation("train", step_num=self._count)
 
     def after_step(self, made: Any) -> None:  # noqa: ANN401 (any pytree)
@@ -43,10 +47,21 @@ class Profiler:
     def _stop(self) -> None:
         if self._tracing:
             self._tracing = False
-            jax.profiler.stop_trace()
-            console.print(
-                f"profile: a trace of steps {self._first} to {self._count} of this start is in {self._folder}"
-            )
+            with _told():
+                jax.profiler.stop_trace()
+                console.print(
+                    f"profile: a trace of steps {self._first} to {self._count} of this start is in {self._folder}"
+                )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """An error of the profiler, which has many kinds, is one line."""
+    try:
+        yield
+    except Exception as error:
+        why, _, _ = str(error).partition("\n")
+        console.print(f"profile: no trace, as it cannot be made ({type(error).__name__}: {why}); the run goes on")
 
 
 def profiled(steps: str) -> tuple[int, int]:

@@ -335,6 +335,26 @@ def test_a_profile_that_the_end_of_the_run_cuts_off(tmp_path, train, capsys):
     jax.profiler.stop_trace()
 
 
+def test_a_profile_that_cannot_be_begun_costs_the_run_nothing(tmp_path, train, undisturbed, capsys):
+    (tmp_path / "profile").touch()
+    assert_same_run(tmp_path, train(tmp_path, profile=(2, 4)), undisturbed)
+    assert f"profile: no trace, as it cannot be made (FileExistsError: [Errno 17] File exists: '{tmp_path}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_nor_does_one_that_cannot_be_written(tmp_path, train, undisturbed, monkeypatch, capsys):
+    stop = jax.profiler.stop_trace
+
+    def full():
+        stop()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", full)
+    assert_same_run(tmp_path, train(tmp_path, profile=(2, 4)), undisturbed)
+    assert capsys.readouterr().err.count("profile: no trace, as it cannot be made (OSError: [Errno 28] No space") == 1
+
+
 def steps_of(folder, what):
     return [line["step"] for line in read_metrics(folder) if line["split"] == what]
 
