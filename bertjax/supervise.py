@@ -67,8 +67,9 @@ class Supervisor:
         self._command, self._progress = command, progress
         self._child: subprocess.Popen[bytes] | None = None
         self._asked = threading.Event()  # to stop
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._hand_on)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._hand_on)
 
     def run(self, pause: float) -> int:
         """The exit code of the last start. `pause` is that before the first start anew, in seconds.
@@ -150,7 +151,8 @@ def _out(command: Sequence[str]) -> Path | None:
 
 
 def _say(text: str) -> None:
-    print(f"supervise: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal may be gone
+        print(f"supervise: {text}", file=sys.stderr, flush=True)
 
 
 def _seconds(text: str) -> float:

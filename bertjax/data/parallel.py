@@ -65,7 +65,8 @@ def _begin(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent says when to stop
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # what a terminal sends reaches all; the parent says when to stop
     end_with_parent()
 
 
@@ -83,7 +84,7 @@ def end_with_parent() -> None:
 def leave_signals_to_parent() -> None:
     """In a worker: what is sent to all processes of a job is for the parent to obey, which needs it until it ends."""
     if multiprocessing.parent_process():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
 
 

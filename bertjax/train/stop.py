@@ -1,8 +1,8 @@
 """Signals that ask a process to stop: noted at any moment, read between two steps, and obeyed in time.
 
-SIGTERM or Ctrl-C is noted even while the main thread compiles or waits. A run that can save has `grace` seconds for it;
-then, or at once where nothing is under way that could be saved, the process ends, and the last checkpoint stands. Free
-of jax, so that a process can listen before it imports anything.
+SIGTERM, Ctrl-C or the end of the terminal (SIGHUP, but under nohup) is noted even while the main thread compiles or
+waits. A run that can save has `grace` seconds for it; then, or at once where nothing is under way that could be saved,
+the process ends, and the last checkpoint stands. Free of jax, so that a process can listen before it imports anything.
 """
 
 import os
@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,7 +22,7 @@ from bertjax.errors import AGAIN, KILLED, at_least, redacted
 from bertjax.paths import as_path, steps_in
 
 VERBS = ("prepare", "pretrain", "finetune")  # what takes long, and goes on where it was stopped
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE = 8  # seconds
 Found = TypeVar("Found")
 
@@ -31,7 +32,7 @@ class Limits:
     """How long a run waits."""
 
     grace: int = GRACE
-    """seconds after SIGTERM or Ctrl-C to save in; then the run ends, and the last checkpoint stands"""
+    """seconds after SIGTERM, SIGHUP or Ctrl-C to save in; then the run ends, and the last checkpoint stands"""
     hang_timeout: int = 1800
     """seconds without a step, batch of an evaluation or save, compilations apart, after which the run counts as hung:
     where its threads stand is told, and it ends with exit code 75; 0: never"""
@@ -77,13 +78,18 @@ class Request:
         """Nothing is left to be stopped; where the process was asked to stop, it still ends in time."""
         self._code = code
         if self._begun:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the interpreter's clean-up would make it deadly again
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # the interpreter's clean-up would make it deadly again
 
     def listen(self) -> None:
-        """Takes the signals."""
-        self._old = {number: signal.signal(number, self._note) for number in SIGNALS}
+        """Takes the signals, but SIGHUP where the process was started to outlive its terminal (nohup)."""
+        outlives = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        heard = [number for number in SIGNALS if not (outlives and number == signal.SIGHUP)]
+        self._old = {number: signal.signal(number, self._note) for number in heard}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             raise KeyboardInterrupt
@@ -131,7 +137,8 @@ class Request:
         """Ends the process whatever its other threads do; so without their locks, and past their clean-up."""
         if self._code is None and self.tells:
             shown = "\x1b[?25h\r" if os.isatty(2) else ""  # a progress bar hides the cursor
-            os.write(2, f"{shown}bertjax {self.command[0]}: {message}{self.kept() if kept else ''}\n".encode())
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, f"{shown}bertjax {self.command[0]}: {message}{self.kept() if kept else ''}\n".encode())
             if self.due:
                 time.sleep(1)  # the others end first: without process 0 they could not end as they should
         os._exit(code if self._code is None else self._code)
@@ -162,6 +169,15 @@ class StopSignal:
         if REQUEST.due:
             return REQUEST.name if REQUEST.due() else ""
         return REQUEST.name
+
+
+def leave_terminal() -> None:
+    """What is printed from now on goes nowhere, where it went to a terminal that is gone: it would be an error."""
+    for number in (1, 2):
+        look = select.poll()
+        look.register(number, 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def within(seconds: float, look: Callable[[], Found]) -> Found | None:

@@ -78,16 +78,39 @@ def test_it_waits_twice_as_long_each_time(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "ends", "code"),
-    [(signal.SIGTERM, 42, 42), (signal.SIGINT, 42, 42), (signal.SIGTERM, 1, 42), (signal.SIGTERM, 3, 3)],
+    [
+        (signal.SIGTERM, 42, 42),
+        (signal.SIGINT, 42, 42),
+        (signal.SIGHUP, 42, 42),
+        (signal.SIGTERM, 1, 42),
+        (signal.SIGTERM, 3, 3),
+    ],
 )
 def test_asked_to_stop_it_hands_that_on_and_starts_nothing(tmp_path, number, ends, code):
     process = supervise(tmp_path / "run", [["wait", ends]])
-    end = time.monotonic() + 60
-    while not (tmp_path / "run/waits").exists() and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_for(tmp_path / "run/waits")
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code and "starts again" not in err
+
+
+def wait_for(path):
+    end = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_under_nohup_the_end_of_the_terminal_is_none_of_the_command(tmp_path):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process = supervise(tmp_path / "run", [["wait", 42]])
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    wait_for(tmp_path / "run/waits")
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 42
 
 
 def test_asked_to_stop_while_it_waits(tmp_path):

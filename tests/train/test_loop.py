@@ -127,7 +127,7 @@ def test_a_logged_loss_is_the_mean_over_its_window(undisturbed, run):
         assert first[name] == pytest.approx(total / weight, rel=1e-6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped_by_a_signal(tmp_path, train, undisturbed, number):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match=f"{number.name}: stopped after step 6 and saved it"):
@@ -143,6 +143,17 @@ def test_one_ctrl_c_after_sigterm_is_the_first(tmp_path, train):
     with pytest.raises(Interrupted, match="SIGTERM: stopped after step 6 and saved it"):
         train(tmp_path, before=lambda n: [signal.raise_signal(number) for number in both] if n == 6 else None)
     assert Checkpoints(tmp_path).latest == 6
+
+
+def test_what_outlives_its_terminal_is_not_stopped_with_it(tmp_path, train, undisturbed):
+    """As nohup starts it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        state = train(tmp_path, before=lambda n: signal.raise_signal(signal.SIGHUP) if n == 6 else None)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert_same_run(tmp_path, state, undisturbed)
 
 
 def test_killed_between_saves(tmp_path, train, undisturbed):

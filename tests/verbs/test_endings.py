@@ -1,11 +1,13 @@
 """Asked to stop at any moment: saved or not, the process ends in time, says where it stands, and can go on."""
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,12 +145,46 @@ def test_a_second_ctrl_c_does_not_wait(zygote, tiny, home, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_all_processes_of_a_run_leaves_it_its_workers(zygote, tiny, home, pretrained, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_of_a_run_leaves_it_its_workers(zygote, tiny, home, pretrained, tmp_path, number):
     out = tmp_path / "run"
     child = zygote.start(*pretrain(home, tiny, out, "--workers", 1, "--grace", 60), before=FIFTH + STEP + SHORT)
     child.reached()
-    os.killpg(child.pid, signal.SIGTERM)
+    os.killpg(child.pid, number)
     assert child.ended()[0] == 42 and "stopped after step 8 and saved it" in child.err, child.err
+
+
+# The terminal of the process, which then says there all that it says.
+TERMINAL = """
+import fcntl, os, termios
+terminal = os.open({!r}, os.O_RDWR)
+fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+for number in range(3):
+    os.dup2(terminal, number)
+os.close(terminal)
+"""
+
+
+def test_a_run_whose_terminal_is_closed_is_saved(zygote, tiny, home, pretrained, tmp_path):
+    """As when ssh is lost: what it would print then is an error of the terminal's."""
+    ours, its = pty.openpty()
+    out = tmp_path / "run"
+    before = TERMINAL.format(os.ttyname(its)) + FIFTH + STEP + SHORT
+    child = zygote.start(*pretrain(home, tiny, out, "--grace", 60), before=before)
+    os.set_blocking(ours, False)
+    said = bytearray()
+
+    def read():
+        with suppress(BlockingIOError):
+            said.extend(os.read(ours, 4096))
+        return Path(f"{child._err}.here").exists()
+
+    child.until(read)
+    os.close(its)
+    os.close(ours)
+    assert child.ended()[0] == 42 and Checkpoints(out).latest == 8, said.decode()
+    run.pretrain(replace(tiny, out=str(out)))
+    equal_runs(pretrained, out)
 
 
 def test_a_preparation_ends_at_once_with_its_workers_and_goes_on(zygote, bertjax, home, tmp_path):
