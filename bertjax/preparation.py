@@ -14,6 +14,7 @@ from bertjax.config import Prepare
 from bertjax.data import corpus, shards
 from bertjax.data.journal import Journal
 from bertjax.data.lines import BYTES
+from bertjax.data.meta import FEW_SENTENCES, Meta, sentences_a_document
 from bertjax.data.sentences import split_sentences
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.train.log import console
@@ -71,11 +72,22 @@ def prepare(config: Prepare) -> None:
             journal=journal,
             progress=lambda done, tokens: progress.update(bar, figures=f"{done:,} documents  {tokens:,} tokens"),
         )
+    _tell(config, meta, counts)
+
+
+def _tell(config: Prepare, meta: Meta, counts: Counter[str]) -> None:
+    """What has come of it."""
     for split in meta.splits:
         done, tokens = meta.total(split, "documents"), meta.total(split, "tokens")
         console.print(f"prepare: {config.out} {split}: {done:,} documents, {tokens:,} tokens")
-    few = "" if given or meta.vocab_size >= config.vocab_size else f", all that the text gives of {config.vocab_size:,}"
+    all_there = config.tokenizer or meta.vocab_size >= config.vocab_size
+    few = "" if all_there else f", all that the text gives of {config.vocab_size:,}"
     console.print(f"prepare: vocabulary of {meta.vocab_size:,}{few}; what is in the corpus: {config.out}/report.html")
+    if (mean := sentences_a_document([meta])) < FEW_SENTENCES:
+        console.print(
+            f"prepare: {mean:.2f} sentences a document, which are few for pairs (NSP, SOP); do blank lines part "
+            "sentences, not documents?"
+        )
     for reason, count in sorted(counts.items()):
         console.print(f"prepare: {reason}: {count:,}")
 

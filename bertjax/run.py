@@ -12,8 +12,9 @@ from bertjax import scoring, session, tasks
 from bertjax.config import Finetune, PhaseConfig, Pretrain, check_length, with_vocabulary
 from bertjax.contracts import Compute, Params, Task
 from bertjax.data.masking import Vocab
-from bertjax.data.meta import Meta, again
+from bertjax.data.meta import FEW_SENTENCES, Meta, again, sentences_a_document
 from bertjax.data.mixture import Mixture, Places, shares
+from bertjax.data.plan import next_sentence, sentence_order
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
@@ -43,6 +44,7 @@ def pretrain(config: Pretrain) -> None:
 def pretraining(config: Pretrain) -> session.Session:
     """What `pretrain` trains, and on what."""
     tokenizer, config = resolve(config)
+    _check_pairs(config)
     objective = config.objective.build(config.model)
     held_out = pretraining_batches(config, tokenizer, "valid", config.phases[0])
 
@@ -95,6 +97,25 @@ def resolve(config: Pretrain) -> tuple[Tokenizer, Pretrain]:
                 f"prepare it again with --tokenizer {first}/tokenizer"
             )
     return tokenizer, _continuing(config, tokenizer) if config.source else with_vocabulary(config, meta.vocab_size)
+
+
+def _check_pairs(config: Pretrain) -> None:
+    """Raises where no document has the two sentences that a true pair takes, and tells where few have."""
+    mean = sentences_a_document(Meta.load(folder) for folder in config.data)
+    if config.objective.planner() not in (next_sentence, sentence_order) or mean >= FEW_SENTENCES:
+        return
+    few = (
+        "every document is one sentence, so no two follow each other"
+        if mean <= 1
+        else f"{mean:.2f} sentences a document are few for pairs, as most rows have no two that follow each other"
+    )
+    said = (
+        f"{' '.join(config.data)}: {few}; give --objective.examples full-sentences, or prepare documents of several "
+        "sentences (blank lines part documents, not sentences)"
+    )
+    if mean <= 1:
+        raise ConfigError(said)
+    console.print(f"pretrain: {said}")
 
 
 OWN = ("dropout", "attention_dropout", "dtype")  # of a model: what a run says itself that goes on from another

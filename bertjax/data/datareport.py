@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bertjax.data.meta import Meta
+from bertjax.data.meta import Meta, sentences_a_document
 from bertjax.data.tally import Tally
 from bertjax.paths import write_text
 
@@ -34,6 +34,7 @@ def contents(meta: Meta, tally: Tally, samples: Sequence[Sequence[str]]) -> dict
         },
         "vocabulary": meta.vocab_size,
         "tokenizer_hash": meta.tokenizer_hash,
+        "sentences_a_document": round(sentences_a_document([meta]), 4),
         "words": tally.words,
         "fertility": round(tokens / max(tally.words, 1), 4),
         "unknown": tally.unknown,
@@ -67,6 +68,7 @@ def page(report: dict[str, Any]) -> str:
     columns = list(next(iter(splits.values())))
     figures = [
         ("vocabulary", f"{report['vocabulary']:,}"),
+        ("sentences a document (train)", f"{report['sentences_a_document']:.2f}"),
         ("white-space words", f"{report['words']:,}"),
         ("fertility (tokens per word)", f"{report['fertility']:.3f}"),
         ("unknown tokens", f"{report['unknown']:,} ({report['unknown_rate']:.4%})"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bertjax.parsing import is_name, parse
 from bertjax.paths import as_path, fetched, remote, size, sizes, write_text
 
 VERSION = 1
+FEW_SENTENCES = 1.5  # in a document: with fewer most rows are no pair of sentences that follow each other
 
 
 def again(folder: str | Path) -> str:
@@ -117,3 +119,10 @@ class Meta:
     def total(self, split: str, what: str) -> int:
         """Sum over the shards of a split: total("train", "tokens")."""
         return sum(getattr(shard, what) for shard in self.splits[split])
+
+
+def sentences_a_document(metas: Iterable[Meta], split: str = "train") -> float:
+    """Over all of these corpora; 1 says that no document has two."""
+    metas = list(metas)
+    sentences, documents = (sum(meta.total(split, what) for meta in metas) for what in ("sentences", "documents"))
+    return sentences / max(1, documents)

@@ -61,6 +61,8 @@ def test_report_of_a_corpus(prepared, documents, tokenizer):
         "tokens": meta.total("train", "tokens"),
         "shards": len(meta.splits["train"]),
     }
+    mean = meta.total("train", "sentences") / meta.total("train", "documents")
+    assert report["sentences_a_document"] == round(mean, 4) > 2
     words = sum(len(sentence.split()) for document in documents for sentence in document)
     assert report["words"] == words and report["fertility"] == round(sum(lengths) / words, 4)
     assert report["unknown"] == sum(row.count(tokenizer.unk_id) for document in ids for row in document)

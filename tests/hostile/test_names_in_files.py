@@ -139,6 +139,7 @@ def test_a_report_of_data_shows_all_as_text():
 
     def page(texts):
         about = {"vocabulary": 9, "words": 9, "fertility": 1.0, "unknown": 0, "unknown_rate": 0.0}
+        about |= {"sentences_a_document": 2.0}
         told = {f"{number} {text}": 5 for number, text in enumerate(texts)}
         named = {f"{number} {text}": next(iter(splits.values())) for number, text in enumerate(texts)}
         report = {**about, "splits": named, "counts": told, "samples": [texts]}

@@ -134,3 +134,41 @@ def test_a_corpus_of_one_document(bertjax, home, tmp_path):
     for examples in ("sop", "full-sentences", "segments"):
         outcome = bertjax(*command, tmp_path / examples, "--objective.examples", examples)
         assert outcome.code == 0, outcome.err
+
+
+@pytest.fixture
+def singles(bertjax, home, data, tmp_path):
+    """singles(pairs) -> documents of one sentence, `pairs` of them of two, prepared; and what was said."""
+
+    def make(pairs):
+        lines = (home / "corpus.txt").read_text().replace("\n\n", "\n").splitlines()[:200]
+        text = "\n".join(line + "\n" * (number >= pairs) for number, line in enumerate(lines))
+        (tmp_path / "text.txt").write_text(text)
+        prepare = f"prepare --corpus {tmp_path}/text.txt --tokenizer {data}/tokenizer --held-out 0.2 --out"
+        outcome = bertjax(*prepare.split(), tmp_path / "singles")
+        assert outcome.code == 0, outcome.err
+        return tmp_path / "singles", outcome.err
+
+    return make
+
+
+def test_documents_of_one_sentence_give_no_pairs(bertjax, home, data, tmp_path, singles):
+    folder, said = singles(pairs=0)
+    assert "prepare: 1.00 sentences a document, which are few for pairs" in said
+    command = ["pretrain", home / "pretrain.py", "--steps", 2, "--out", tmp_path / "run", "--data"]
+    for examples in ("nsp", "sop"):
+        outcome = bertjax(*command, folder, "--objective.examples", examples)
+        assert outcome.code == 2 and "every document is one sentence" in outcome.err, outcome.err
+        assert "give --objective.examples full-sentences, or prepare documents of several" in outcome.err
+        assert not (tmp_path / "run").exists()
+    for fine in ([folder, "--objective.examples", "full-sentences"], [data, folder, "--dry-run"]):
+        outcome = bertjax(*command, *fine)
+        assert outcome.code == 0 and "sentences a document" not in outcome.err, outcome.err
+
+
+def test_few_documents_of_several_sentences_are_told(bertjax, home, tmp_path, singles):
+    folder, _ = singles(pairs=50)
+    outcome = bertjax(*f"pretrain {home}/pretrain.py --data {folder} --out {tmp_path}/run --steps 2".split())
+    assert outcome.code == 0, outcome.err
+    told = re.findall(r"pretrain: .*?: (1\.[234]\d) sentences a document are few for pairs, as most", outcome.err)
+    assert len(told) == 1 and "full-sentences" in outcome.err, outcome.err
