@@ -15,6 +15,8 @@ from bertjax.errors import DataError
 
 EMPTY = "empty documents (dropped)"
 DUPLICATES = "documents that came before (dropped)"
+KEPT = "documents that came before (kept; --deduplicate drops them)"
+LOOKED_FOR = 1 << 23  # documents that are remembered to tell of those that are kept: in 128 MiB
 
 
 def sources(patterns: Sequence[str]) -> list[Path | str]:
@@ -62,10 +64,11 @@ def documents(
     """Documents, as lists of lines, of text, WikiExtractor, JSON lines and Parquet files (formats.py) and of TFDS.
 
     In text files a blank line ends a document; `wrapped` says that their lines are broken to a width. Of equal
-    documents `deduplicate` keeps the first. Data sets of TFDS lie in `data_dir` (or TFDS's own). `counts` gathers
-    what was mended, cut or dropped and why, and the bytes read.
+    documents `deduplicate` keeps the first; without it those that came before are counted, among LOOKED_FOR. Data sets
+    of TFDS lie in `data_dir` (or TFDS's own). `counts` gathers what was mended, cut or dropped and why, and the bytes
+    read.
     """
-    seen = Seen()
+    seen = Seen() if deduplicate else Seen(LOOKED_FOR)
     for source in sources(patterns):
         if isinstance(source, str):
             found = tfds.documents(source, data_dir, text_column, caps, counts)
@@ -74,9 +77,12 @@ def documents(
         for document in found:
             if not document:
                 counts[EMPTY] += 1
-            elif deduplicate and not seen.new(document):
+            elif seen.new(document):
+                yield document
+            elif deduplicate:
                 counts[DUPLICATES] += 1
             else:
+                counts[KEPT] += 1
                 yield document
 
 

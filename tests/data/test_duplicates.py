@@ -22,6 +22,11 @@ def test_lines_count_and_their_breaks():
     assert not seen.new(["a b", "c"]) and not seen.new(["\ud800"])
 
 
+def test_of_more_than_most_the_later_ones_are_not_remembered():
+    seen = Seen(most=3)
+    assert [seen.new([text]) for text in "abcdbdad"] == [True] * 4 + [False, True, False, True]
+
+
 def test_memory_is_a_few_bytes_a_document():
     tracemalloc.start()
     seen = Seen()
@@ -35,10 +40,11 @@ def test_memory_is_a_few_bytes_a_document():
 def test_duplicates_are_dropped_over_all_files_and_counted(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\n\n one  \ntwo\n\nthree\nfour\n")
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ("three", "one\n\ntwo", "five")))
-    for deduplicate, kept, dropped in ((True, 4, 3), (False, 7, 0)):
+    for deduplicate, kept, names in ((True, 4, corpus.DUPLICATES), (False, 7, corpus.KEPT)):
         counts = Counter()
         found = list(corpus.documents([str(tmp_path / "*")], deduplicate=deduplicate, counts=counts))
-        assert len(found) == kept and counts[corpus.DUPLICATES] == dropped
+        assert len(found) == kept and counts[names] == 3
+        assert not counts.keys() & {corpus.DUPLICATES, corpus.KEPT} - {names}
     assert list(corpus.documents([str(tmp_path / "*")], deduplicate=True, counts=Counter())) == [
         ["one", "two"],
         ["three"],

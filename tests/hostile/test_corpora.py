@@ -55,7 +55,7 @@ def test_every_letter_is_kept_in_its_order(tmp_path_factory, rows):
     found, counts = read(tmp_path_factory.mktemp("corpus"), "c.txt", text.encode())
     expected = [line.strip() for line in text.removeprefix("\ufeff").split("\n")]
     assert [line for document in found for line in document] == [line for line in expected if line]
-    assert set(counts) <= {lines.BYTES, corpus.EMPTY} and counts[lines.BYTES] == len(text.encode())
+    assert set(counts) <= {lines.BYTES, corpus.EMPTY, corpus.KEPT} and counts[lines.BYTES] == len(text.encode())
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xed\xa0\x80", b"\xc3", b"\xf5\x80\x80\x80"])
