@@ -90,7 +90,7 @@ def test_packing(bertjax, pretrain, spied, home, data, tmp_path):
     assert all(batch["first_tokens"].shape[1] == batch["next_weights"].shape[1] == 5 for batch in spied)
     assert np.mean(fill) > 0.85 and max(batch["sequence"].max() for batch in spied) > 1
     for options in ("--packing", "--no-packing"):
-        dry = f"pretrain {home}/pretrain.py --data {data} --out {tmp_path}/dry --length 40 --batch-size 16 --dry-run"
+        dry = f"pretrain {home}/pretrain.py --data {data} --out {tmp_path}/dry --length 40 --batch-size 4 --dry-run"
         arguments = f"{dry} --objective.examples segments {options}"
         shown = re.search(r"sequences a row\D+([\d.]+)", bertjax(*arguments.split()).out)
         assert (float(shown[1]) > 1) == (options == "--packing")
