@@ -17,11 +17,11 @@ import jax
 from rich.table import Table
 
 from bertjax.data.meta import Meta, again, file_hash
-from bertjax.errors import ConfigError, DevicesError, UserError
+from bertjax.errors import ConfigError, DevicesError, StorageError, UserError
 from bertjax.folders import STALE, foreign
 from bertjax.jsonio import read_json
 from bertjax.paths import as_path, fetched, remote, sizes
-from bertjax.storage import writing
+from bertjax.storage import known_error, writing
 from bertjax.train import hosts
 from bertjax.train.cluster import TPU_LOCK, HostsConfig, cluster, unused_chips
 from bertjax.train.log import answers
@@ -48,11 +48,11 @@ def doctor(config: Doctor, process: HostsConfig) -> None:
     if not alone:
         findings += _devices(config)
     for folder in config.data:
-        findings += _data(as_path(folder))
+        findings += _read(f"data {folder}", _data(as_path(folder)))
     if not alone:
         out = as_path(config.out) if config.out else None
         made = [] if out is None or remote(out) else [path for path in (out, *out.parents) if not path.exists()]
-        findings += _run(out) if out is not None else []
+        findings += _read(f"run {out}", _run(out)) if out is not None else []
         findings += _of_others(findings)
         for path in made:  # to try it
             with suppress(OSError):
@@ -120,6 +120,17 @@ def _devices(config: Doctor) -> Iterator[Finding]:
         else Finding("ok", "devices", here)
     )
     yield Finding("ok", "mesh", ", ".join(f"{name} {size}" for name, size in mesh.shape.items()))
+
+
+def _read(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings, up to a file that is there and cannot be read."""
+    try:
+        yield from findings
+    except (OSError, StorageError) as error:
+        known = error if isinstance(error, UserError) else known_error(error)
+        if not known:
+            raise
+        yield Finding("fail", what, *str(known).rsplit("; ", 1))
 
 
 def _data(folder: Path) -> Iterator[Finding]:

@@ -56,6 +56,10 @@ class MissingData(DataError):
     """A data set of which no files are there."""
 
 
+class AccessError(ConfigError):
+    """A file that is there and that this user may not read."""
+
+
 class StorageError(UserError):
     """A disk that is full, read-only or broken: with room again the same command goes on."""
 

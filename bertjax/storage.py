@@ -8,18 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bertjax.errors import AwayError, MemoryShort, StorageError, UserError, lacked_memory, redacted
+from bertjax.errors import AccessError, AwayError, MemoryShort, StorageError, UserError, lacked_memory, redacted
 
 NAMED: dict[str, bool] = {}  # the paths that the user has named, and whether the command writes there
 MISPLACED = (IsADirectoryError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
+LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)  # a name that stands for no file
 ROOM = "make room there"
+SHARE = "mount the share again"
+SHARES = (errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN)  # that is out of reach
 CURES = {
     errno.ENOSPC: ROOM,
     errno.EDQUOT: ROOM,
     errno.EFBIG: "raise the limit for files (ulimit -f)",
     errno.EROFS: "mount it for writing, or give another folder",
     errno.EIO: "check the disk (dmesg), or give another folder",
-    errno.ESTALE: "mount the share again",
+    errno.ESTALE: SHARE,
 }
 # What is wrong with a bucket, by the status that the store answers with or would, as numbers that no system has.
 LOGIN, FORBIDDEN, AWAY = -401, -403, -503
@@ -53,6 +56,8 @@ def fault_of(error: BaseException | None) -> int:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in CURES:
             return error.errno
+        if isinstance(error, OSError) and error.errno in SHARES and error.filename:  # else of a connection
+            return error.errno
         if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", str(error)):  # numpy's
             return errno.ENOSPC
         if status := _status(error):
@@ -85,8 +90,12 @@ def _status(error: BaseException) -> int:
 
 def described(where: str | Path, number: int) -> str:
     """What to say of a disk, and what to do."""
-    words, cure = BUCKETS[number] if number in BUCKETS else (os.strerror(number), CURES[number])
+    words, cure = BUCKETS[number] if number in BUCKETS else (os.strerror(number), _cure(number))
     return f"{where}: {words}; {cure}"
+
+
+def _cure(number: int) -> str:
+    return CURES.get(number, SHARE if number in SHARES else "check the disk (dmesg) or the share that it is on")
 
 
 def storage_error(where: str | Path, number: int) -> StorageError:
@@ -152,6 +161,36 @@ def writing(path: str | Path) -> Iterator[None]:
         if not fault_of(error):
             raise
         raise storage_error(path, fault_of(error)) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """A file or folder of this machine that is there and cannot be read is told as a fault of the disk or of rights.
+
+    It is no damage. Where there is none, or one of another kind, and in a bucket, the error stays as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.errno in LOST or not isinstance(path, Path):
+            raise
+        raise _unread(path, error, error.errno) from error
+
+
+def _unread(path: Path, error: OSError, number: int) -> UserError:
+    path = Path(error.filename) if isinstance(error.filename, str) else path
+    if not isinstance(error, PermissionError):
+        return storage_error(path, number)
+    try:
+        owner = path.owner()
+    except KeyError:  # a user without a name
+        owner = f"user {path.stat().st_uid}"
+    except OSError:
+        owner = "somebody else"
+    return AccessError(
+        f"{path}: {error.strerror}: it belongs to {owner}, and this is user {os.geteuid()}; let this user read it "
+        "(chmod, setfacl), or give the command as the one who may"
+    )
 
 
 def free_bytes(folder: Path) -> int:

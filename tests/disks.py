@@ -1,5 +1,7 @@
-"""Small disks of our own, where this user may mount them."""
+"""Small disks of our own, where this user may mount them; and files that cannot be read."""
 
+import io
+import os
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -33,3 +35,15 @@ def make_read_only(folder):
 
 def make_writable(folder):
     subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+
+
+def refuse_to_read(monkeypatch, part, number):
+    """Files with `part` in their path are there, and give an error of the system when they are opened to be read."""
+    real = io.open
+
+    def failing(file, mode="r", *arguments, **options):
+        if part in str(file) and "r" in mode:
+            raise OSError(number, os.strerror(number), str(file))
+        return real(file, mode, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", failing)

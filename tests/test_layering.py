@@ -63,7 +63,7 @@ ONLY_IN = {
     "tensorflow": (),
     "transformers": (),
 }
-DATA_KNOWS = ("bertjax.data", "bertjax.errors", "bertjax.parsing", "bertjax.paths")
+DATA_KNOWS = ("bertjax.data", "bertjax.errors", "bertjax.parsing", "bertjax.paths", "bertjax.storage")
 TRAIN_KNOWS = (
     "train",
     "compiled",

@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from bertjax.data.tally import Tally
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
 from bertjax.paths import as_path, fetched, remote
+from bertjax.storage import fault_of, reading, storage_error
 
 SAMPLES = 12  # sentences shown in the report
 SAMPLE_TOKENS = 64  # of each
@@ -180,4 +181,9 @@ def read_shard(path: str | Path) -> Shard:
             reader.close()
             return unpack(records)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
+        if number := fault_of(error):
+            raise storage_error(path, number) from None
+        if not remote(path):
+            with suppress(OSError), reading(Path(path)):  # ArrayRecord has the system's words, and not its numbers
+                Path(path).open("rb").close()
         raise DataError(f"{path}: cannot be read ({error}); {again(as_path(path).parent)}") from None

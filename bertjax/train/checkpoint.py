@@ -19,7 +19,7 @@ from etils import epath
 
 from bertjax.contracts import Params
 from bertjax.errors import DataError, UserError
-from bertjax.storage import BUCKETS, fault_of, storage_error
+from bertjax.storage import fault_of, storage_error
 from bertjax.train import manifest
 from bertjax.train.background import listen
 from bertjax.train.mesh import path_of
@@ -101,7 +101,7 @@ class Checkpoints:
 
     def _unreadable(self, step: int, error: Exception) -> UserError:
         number = fault_of(error)
-        if number in BUCKETS:
+        if number:
             return storage_error(folder_of(self.run, step), number)
         return DataError(
             f"checkpoint {folder_of(self.run, step)} cannot be read ({type(error).__name__}: {str(error)[:300]}); it "

@@ -10,15 +10,17 @@ import json
 import os
 from base64 import b64encode
 from collections.abc import Iterator, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import xxhash
 
-from bertjax.errors import DataError
+from bertjax.errors import DataError, UserError
 from bertjax.parsing import parse
 from bertjax.paths import DONE, remote
+from bertjax.storage import reading
 
 NAME = "manifest.json"
 VERSION = 1  # with checksums of XXH3
@@ -54,7 +56,7 @@ def parts(folder: Path) -> set[str]:
     if remote(folder):
         there = {name.partition("/")[0] for name in _objects(folder) if "/" in name}
     else:
-        there = set(next(os.walk(folder), ("", [], []))[1])  # none where the folder itself is gone
+        there = set(next(os.walk(folder, onerror=_not_listed), ("", [], []))[1])  # none where the folder itself is gone
     try:
         return there | {name.partition("/")[0] for name in _read(folder)[1]}
     except DataError:
@@ -62,21 +64,39 @@ def parts(folder: Path) -> set[str]:
 
 
 def faults(folder: Path, wanted: Set[str]) -> list[str]:
-    """What is not as it was written in the `wanted` parts, and beside the parts; a line for each file."""
+    """What is not as it was written in the `wanted` parts, and beside the parts; a line for each file.
+
+    Raises where one is there and cannot be read: that is a fault of the disk or of rights, and no damage.
+    """
+    found = []
+    for verdict in verdicts(folder, wanted):
+        if isinstance(verdict, UserError):
+            raise verdict
+        found.append(verdict)
+    return found
+
+
+def verdicts(folder: Path, wanted: Set[str]) -> Iterator[str | UserError]:
+    """The same as they are found, and the error of each file that cannot be read."""
     try:
         version, listed = _read(folder)
-    except DataError as error:
-        return [str(error)]
-    if remote(folder):
-        there = _objects(folder, wanted)
-        wrong = [
-            _fault_of_object(folder / name, name, listed.get(name), version, there[name]) for name in sorted(there)
-        ]
-    else:
-        there = dict.fromkeys(_names(folder, wanted), (0, ""))
-        wrong = [_fault(folder / name, name, listed.get(name), version) for name in sorted(there)]
+    except UserError as error:
+        yield str(error) if isinstance(error, DataError) else error
+        return
+    there = _objects(folder, wanted) if remote(folder) else dict.fromkeys(_names(folder, wanted), (0, ""))
+    for name in sorted(there):
+        path, known = folder / name, listed.get(name)
+        try:
+            if remote(folder):
+                line = _fault_of_object(path, name, known, version, there[name])
+            else:
+                line = _fault(path, name, known, version)
+        except UserError as error:
+            yield error
+        else:
+            yield from [line] if line else []
     missing = {name for name in listed if name.partition("/")[0] in wanted} - there.keys()
-    return [line for line in wrong if line] + [f"{name}: missing" for name in sorted(missing)]
+    yield from (f"{name}: missing" for name in sorted(missing))
 
 
 def _fault(path: Path, name: str, known: Any, version: int) -> str:  # noqa: ANN401 (what a file says)
@@ -84,9 +104,10 @@ def _fault(path: Path, name: str, known: Any, version: int) -> str:  # noqa: ANN
         return f"{name}: not of this checkpoint"
     try:
         size, checksum = known
-        if path.stat().st_size != size:
-            return f"{name}: {path.stat().st_size:,} bytes, not {size:,}"
-        return "" if _checksum(path, version) == (size, checksum) else f"{name}: other bytes than were written"
+        with reading(path):
+            if path.stat().st_size != size:
+                return f"{name}: {path.stat().st_size:,} bytes, not {size:,}"
+            return "" if _checksum(path, version) == (size, checksum) else f"{name}: other bytes than were written"
     except OSError as error:
         return f"{name}: cannot be read ({error.strerror})"
 
@@ -116,12 +137,18 @@ def _objects(folder: Path, wanted: Set[str] | None = None) -> dict[str, tuple[in
 
 def _names(folder: Path, wanted: Set[str] | None = None) -> Iterator[str]:
     """Every file that a manifest lists, of the `wanted` parts or of all."""
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_not_listed):
         top = Path(place) == folder
         if top and wanted is not None:
             folders[:] = [name for name in folders if name in wanted]
         files = [name for name in files if not (top and name in NOTES | {NAME})]
         yield from ((Path(place) / name).relative_to(folder).as_posix() for name in files)
+
+
+def _not_listed(error: OSError) -> None:
+    """What is in a folder that cannot be read is not missing."""
+    with suppress(OSError), reading(Path(error.filename)):
+        raise error
 
 
 def _checksum(path: Path, version: int) -> tuple[int, str]:
@@ -138,7 +165,8 @@ def _checksum(path: Path, version: int) -> tuple[int, str]:
 def _read(folder: Path) -> tuple[int, dict[str, Any]]:
     """The version of a manifest, and the files it lists."""
     try:
-        data = (folder / NAME).read_bytes()
+        with reading(folder / NAME):
+            data = (folder / NAME).read_bytes()
     except FileNotFoundError:
         raise DataError(f"{NAME}: missing") from None
     except OSError as error:

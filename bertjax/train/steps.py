@@ -9,6 +9,7 @@ from pathlib import Path
 from bertjax.errors import DataError, GoneError
 from bertjax.parsing import parse
 from bertjax.paths import DONE, remote, sizes, steps_in
+from bertjax.storage import reading
 from bertjax.train import manifest
 from bertjax.train.log import console
 
@@ -63,8 +64,10 @@ class Steps:
         return sorted(self.numbers, key=lambda step: (self._rank(step), step), reverse=True)
 
     def _rank(self, step: int) -> Rank:
+        path = folder_of(self.run, step) / "metrics/metrics"
         try:
-            data = (folder_of(self.run, step) / "metrics/metrics").read_bytes()
+            with reading(path):
+                data = path.read_bytes()
         except OSError as error:
             if remote(self.run) and not isinstance(error, FileNotFoundError):
                 raise  # a bucket that is out of reach

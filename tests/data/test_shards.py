@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -8,15 +9,16 @@ from itertools import chain, pairwise
 
 import numpy as np
 import pytest
+from disks import refuse_to_read
 
-from bertjax.data import blocks, encode, tally
+from bertjax.data import blocks, encode, shards, tally
 from bertjax.data.blocks import Document, pack, unpack
 from bertjax.data.corpus import sentences
 from bertjax.data.held_out import split
 from bertjax.data.shards import Meta, read_shard, write
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.wordpiece import WordPiece
-from bertjax.errors import ConfigError, DataError, LostWorker
+from bertjax.errors import AccessError, ConfigError, DataError, LostWorker, StorageError
 
 
 def prepare(documents, tokenizer, out, **options):
@@ -181,6 +183,21 @@ def test_damaged_meta_and_shards(prepared, tmp_path):
     whole = (prepared / shard.name).read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="cannot be read"):
+        read_shard(shard)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [*((n, StorageError) for n in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)), (errno.EACCES, AccessError)],
+)
+def test_a_shard_that_cannot_be_read_now_is_not_damaged(prepared, monkeypatch, number, kind):
+    def failing(file):
+        raise RuntimeError(f"open() failed: {os.strerror(number)}; opening {file}")  # ArrayRecord's
+
+    shard = prepared / "train-00000.array_record"
+    monkeypatch.setattr(shards, "ArrayRecordReader", failing)
+    refuse_to_read(monkeypatch, shard.name, number)
+    with pytest.raises(kind, match=f"{shard}: {os.strerror(number)}"):
         read_shard(shard)
 
 

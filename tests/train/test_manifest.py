@@ -1,11 +1,15 @@
 """A manifest finds every change of a folder, and names the file."""
 
+import errno
 import json
+import os
 import random
 import shutil
 
 import pytest
+from disks import refuse_to_read
 
+from bertjax.errors import AccessError, StorageError
 from bertjax.train import manifest
 
 FILES = {"extra/metadata": 300, "encoder/d/0a": 4000, "encoder/d/0b": 1, "encoder/_METADATA": 90, "train/d/0c": 2000}
@@ -104,12 +108,38 @@ def test_a_part_that_is_not_there_is_still_a_part(folder):
     assert len(manifest.faults(folder, ALL)) == 3
 
 
-def test_a_file_that_cannot_be_read(folder, monkeypatch):
-    def fail(path, version):
-        raise OSError(5, "Input/output error")
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EIO, StorageError), (errno.ETIMEDOUT, StorageError), (errno.EACCES, AccessError)]
+)
+@pytest.mark.parametrize("name", ["encoder/d/0a", manifest.NAME])
+def test_what_cannot_be_read_is_not_damaged(folder, monkeypatch, name, number, kind):
+    (folder / "extra/metadata").unlink()
+    refuse_to_read(monkeypatch, name, number)
+    with pytest.raises(kind, match=f"{folder / name}: {os.strerror(number)}"):
+        manifest.faults(folder, ALL)
+    verdicts = list(manifest.verdicts(folder, ALL))
+    assert isinstance(verdicts.pop(0), kind)
+    assert verdicts == ([] if name == manifest.NAME else ["extra/metadata: missing"])
 
-    monkeypatch.setattr(manifest, "_checksum", fail)
-    assert manifest.faults(folder, {"extra"}) == ["extra/metadata: cannot be read (Input/output error)"]
+
+def test_what_cannot_be_listed_is_not_missing(folder, monkeypatch):
+    scan = os.scandir
+
+    def failing(path):
+        if str(path).endswith("encoder/d"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(StorageError, match="encoder/d: Stale file handle; mount the share again"):
+        manifest.faults(folder, ALL)
+    assert manifest.faults(folder, {"extra", "train"}) == []
+
+
+def test_a_folder_in_the_place_of_a_file_is_damage(folder):
+    (folder / manifest.NAME).unlink()
+    (folder / manifest.NAME).mkdir()
+    assert manifest.faults(folder, ALL) == ["manifest.json: cannot be read (Is a directory)"]
 
 
 def test_a_later_form_is_not_taken_for_damage(folder):

@@ -1,11 +1,13 @@
 """Which checkpoint is taken: the last or the best that is whole; what is passed over is told, by file."""
 
+import errno
 import json
 import shutil
 
 import pytest
+from disks import refuse_to_read
 
-from bertjax.errors import DataError, GoneError
+from bertjax.errors import DataError, GoneError, StorageError
 from bertjax.paths import finished
 from bertjax.supervise import kept
 from bertjax.train import manifest
@@ -133,3 +135,17 @@ def test_what_was_found_whole_is_not_read_again(run, monkeypatch):
     steps.latest_good()
     steps.require(8, {"extra", "train"})
     assert seen == [{"encoder", "train"}, set()]
+
+
+@pytest.mark.parametrize("part", ["8/manifest.json", "manifest.json", "8/train/metadata", "metrics/metrics"])
+def test_what_cannot_be_read_is_not_passed_over(run, monkeypatch, capsys, part):
+    refuse_to_read(monkeypatch, part, errno.EIO)
+    with pytest.raises(StorageError, match=f"{part}: Input/output error; check the disk"):
+        Steps(run).best_good() if part.startswith("metrics") else Steps(run).latest_good()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_score_that_cannot_be_read_is_not_the_worst(run, monkeypatch):
+    refuse_to_read(monkeypatch, "4/metrics/metrics", errno.EIO)
+    with pytest.raises(StorageError, match="4/metrics/metrics: Input/output error"):
+        Steps(run).by_score()

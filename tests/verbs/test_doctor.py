@@ -1,5 +1,6 @@
 """`bertjax doctor`: every ill it knows is provoked, and told with its cure."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections import namedtuple
 
 import pytest
+from disks import refuse_to_read
 
 from bertjax import doctor
 from bertjax.lock import held
@@ -125,6 +127,14 @@ def test_a_damaged_config(examined, copied):
     (copied / "config.json").write_text("{")
     code, found = examined("--out", copied)
     assert code == 2 and found["run"][0] == "fail"
+
+
+@pytest.mark.parametrize("part", ["array_record", "meta.json", "config.json"])
+def test_what_cannot_be_read(examined, copied, data, monkeypatch, part):
+    refuse_to_read(monkeypatch, part, errno.EIO)
+    code, found = examined("--data", data, "--out", copied)
+    state, told = found["run" if part.startswith("config") else "data"]
+    assert code == 2 and state == "fail" and f"{part}:Input/outputerrorcheckthedisk(dmesg)" in squeezed(told)
 
 
 @pytest.mark.parametrize(

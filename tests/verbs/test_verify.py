@@ -1,8 +1,11 @@
 """Damaged checkpoints and shards are named, and the last or the best that is whole is taken."""
 
+import errno
+import os
 import shutil
 
 import pytest
+from disks import refuse_to_read
 
 from bertjax.data.meta import Meta
 
@@ -108,3 +111,30 @@ def test_damaged_shards_are_named(bertjax, data, tmp_path):
         assert line in outcome.err
     shutil.rmtree(copied / "tokenizer")
     assert "tokenizer: " in bertjax("inspect", copied, "--verify").err
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EIO, 3), (errno.ESTALE, 3), (errno.EACCES, 2)])
+@pytest.mark.parametrize("part", ["manifest.json", "16/train/_METADATA"])
+def test_checkpoints_that_cannot_be_read_now_stay_where_they_are(
+    bertjax, home, data, copied, unchanged, monkeypatch, number, code, part
+):
+    check = unchanged(copied)
+    with monkeypatch.context() as patch:
+        refuse_to_read(patch, part, number)
+        outcome = bertjax("pretrain", home / "pretrain.py", "--data", data, "--out", copied)
+        assert outcome.code == code and f"{part}: {os.strerror(number)}" in outcome.err.splitlines()[-1], outcome.err
+        assert "damaged" not in outcome.err and "delete" not in outcome.err
+        outcome = bertjax("inspect", copied, "--verify")
+        told = verdicts(outcome)
+        assert outcome.code == code and f"{part}: {os.strerror(number)}" in outcome.err
+        assert told["16"] == "cannot be read: 1 files" and (told["15"] == "whole") == part.startswith("16")
+    check()
+
+
+def test_shards_that_cannot_be_read_now_are_listed(bertjax, data, monkeypatch):
+    names = [shard.name for shard in Meta.load(data).splits["train"]]
+    refuse_to_read(monkeypatch, names[1], errno.EIO)
+    outcome = bertjax("inspect", data, "--verify")
+    told = verdicts(outcome)
+    assert outcome.code == 3 and f"{names[1]}: Input/output error; check the disk" in outcome.err
+    assert told.pop(names[1]) == "cannot be read" and set(told.values()) == {"whole"}
