@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 
 from bertjax.errors import ConfigError
 from bertjax.parsing import parse
+from bertjax.storage import writing
 
 NAME = "run.lock"
 SIGN = 10.0  # seconds between two signs of life of a holder
@@ -24,6 +26,15 @@ PASSING = 1.0  # seconds within which who looks at a lock has let it go, and who
 SILENT = 60.0  # seconds without one after which a holder on another machine is gone
 END_IT = "end that, or give another --out. Nothing was changed"
 MOST = 4096  # bytes read of a lock
+
+
+class _Lock(Enum):
+    """What a file system says of a lock."""
+
+    OURS = "ours"
+    THEIRS = "another process has it"
+    UNKNOWN = "it knows no locks: who holds one is known by what it has written, and its signs of life"
+
 
 _held: set[Path] = set()  # by this process, of which the system does not keep itself apart
 
@@ -33,7 +44,8 @@ def held(folder: Path) -> Iterator[None]:
     """Keeps all others from writing in a folder, which is made; raises ConfigError, naming the holder, where one does.
 
     The system frees the lock of a process that dies. A holder on another machine, which a file system may not tell
-    of, counts as gone when it has given no sign of life for SILENT seconds: so long is waited.
+    of, counts as gone when it has given no sign of life for SILENT seconds: so long is waited. Where a file system
+    knows no locks a holder on this machine is one as long as there is a process of its number.
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,12 +54,13 @@ def held(folder: Path) -> Iterator[None]:
         raise ConfigError(f"{folder} is being written by this process already")
     file = _acquire(path, folder)
     _held.add(path)
+    done = threading.Event()
     try:
-        os.pwrite(file, json.dumps(record(machine())).encode(), 0)
-        os.fsync(file)
-        done = threading.Event()
-        threading.Thread(target=_signs, args=(path, done), daemon=True).start()
         try:
+            with writing(path):
+                os.pwrite(file, json.dumps(record(machine())).encode(), 0)
+                os.fsync(file)
+            threading.Thread(target=_signs, args=(path, done), daemon=True).start()
             yield
         finally:
             done.set()
@@ -66,7 +79,10 @@ def _acquire(path: Path, folder: Path) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if _take(file, fcntl.LOCK_EX):
+            lock = _take(file, fcntl.LOCK_EX)
+            if lock is not _Lock.THEIRS:
+                if lock is _Lock.UNKNOWN and _lives_here(found := _read(file)):
+                    raise busy(folder, found)
                 _wait_for_others(file, folder)
                 if _lies_at(file, path):
                     return file
@@ -82,8 +98,20 @@ def _acquire(path: Path, folder: Path) -> int:
 
 def _passes(holder: dict[str, object]) -> bool:
     """Whether a lock that is taken may be free soon: it names nobody, or a process of this machine that is no more."""
+    pid = _pid_here(holder)
+    return not holder or (pid > 0 and not lives(pid))
+
+
+def _lives_here(holder: dict[str, object]) -> bool:
+    """Whether it names another process of this machine, and there is one."""
+    pid = _pid_here(holder)
+    return pid > 0 and pid != os.getpid() and lives(pid)
+
+
+def _pid_here(holder: dict[str, object]) -> int:
+    """The process of this machine that it names; 0 where it names none."""
     pid = holder.get("pid")
-    return not holder or (holder.get("machine") == machine() and type(pid) is int and pid > 0 and not lives(pid))
+    return pid if holder.get("machine") == machine() and isinstance(pid, int) and pid > 0 else 0
 
 
 def _lies_at(file: int, path: Path) -> bool:
@@ -104,24 +132,26 @@ def holder(folder: Path) -> str:
     except FileNotFoundError:
         return ""
     try:
-        free = _take(file, fcntl.LOCK_SH)  # for a moment; others may look as well
+        lock = _take(file, fcntl.LOCK_SH)  # for a moment; others may look as well
         found = _read(file)
+        free = lock is _Lock.OURS or (lock is _Lock.UNKNOWN and not _lives_here(found))
         silent = time.time() - os.fstat(file).st_mtime > SILENT
         return "" if free and (not found or found.get("machine") == machine() or silent) else named(found)
     finally:
         os.close(file)
 
 
-def _take(file: int, kind: int) -> bool:
-    """Locks a file, or says that another process has it."""
+def _take(file: int, kind: int) -> _Lock:
+    """Locks a file, where it can."""
     try:
         fcntl.lockf(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
+            return _Lock.THEIRS
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise  # else this file system knows no locks, and signs of life have to do
-    return True
+            raise
+        return _Lock.UNKNOWN
+    return _Lock.OURS
 
 
 def _wait_for_others(file: int, folder: Path) -> None:

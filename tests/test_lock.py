@@ -1,5 +1,6 @@
 """One writer for a run: races are decided, the dead hold nothing, and who holds it is said."""
 
+import errno
 import json
 import os
 import signal
@@ -9,9 +10,10 @@ import threading
 import time
 
 import pytest
+from disks import fill, small_disk
 
 from bertjax import lock
-from bertjax.errors import ConfigError
+from bertjax.errors import ConfigError, StorageError
 
 HOLD = """
 import sys, time
@@ -207,4 +209,85 @@ def test_a_lock_that_is_damaged_is_taken(tmp_path, monkeypatch, text):
     (tmp_path / lock.NAME).write_text(text)
     assert lock.holder(tmp_path) == ""
     with lock.held(tmp_path):
+        pass
+
+
+@pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def without_locks(request, monkeypatch):
+    """A file system that knows none."""
+
+    def failing(*_):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(lock.fcntl, "lockf", failing)
+
+
+@pytest.fixture
+def left(tmp_path):
+    """left(pid) -> the lock of a run that a process of this machine has signed."""
+
+    def sign(pid):
+        (tmp_path / lock.NAME).write_text(json.dumps({**lock.record(lock.machine()), "pid": pid}))
+        return tmp_path / lock.NAME
+
+    return sign
+
+
+def test_without_locks_a_living_process_of_this_machine_is_a_holder(without_locks, holders, left, tmp_path):
+    (process,) = holders(1)
+    before = left(process.pid).read_bytes()
+    for _ in range(2):
+        assert lock.holder(tmp_path).startswith(f"process {process.pid} on")
+        with pytest.raises(ConfigError, match=f"is being written by process {process.pid} on"), lock.held(tmp_path):
+            pass
+        assert (tmp_path / lock.NAME).read_bytes() == before
+    process.kill()
+    process.wait()
+    assert lock.holder(tmp_path) == ""
+    with lock.held(tmp_path):
+        assert json.loads((tmp_path / lock.NAME).read_bytes())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("pid", ["own", 0, -1, "7", None])
+def test_without_locks_what_names_no_other_process_is_taken(without_locks, left, tmp_path, pid):
+    left(os.getpid() if pid == "own" else pid)
+    with lock.held(tmp_path):
+        pass
+
+
+def test_without_locks_a_silent_holder_elsewhere_is_gone(without_locks, elsewhere, tmp_path):
+    assert lock.holder(tmp_path).startswith("process 7 on other")
+    with lock.held(tmp_path):
+        pass
+
+
+def test_with_locks_a_number_that_another_process_has_now_holds_nothing(holders, left, tmp_path):
+    (process,) = holders(1)
+    left(process.pid)
+    assert lock.holder(tmp_path) == ""
+    with lock.held(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_disk_without_room_for_a_lock_is_told_and_left_as_it_was(tmp_path, made):
+    with small_disk(tmp_path / "disk", 100_000) as disk:
+        fill(disk)
+        run = disk if made else disk / "run"
+        names = sorted(path.name for path in disk.iterdir())
+        with pytest.raises(StorageError, match=f"{run}/run.lock: No space left on device; make room"), lock.held(run):
+            pass
+        assert sorted(path.name for path in disk.iterdir()) == names and not lock.holder(run)
+
+
+def test_a_lock_that_cannot_be_written_is_told_and_taken_away(tmp_path, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lock.os, "pwrite", failing)
+    with pytest.raises(StorageError, match=r"run/run\.lock: No space left on device"), lock.held(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    with lock.held(tmp_path / "run"):
         pass
