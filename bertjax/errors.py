@@ -64,6 +64,7 @@ class StorageError(UserError):
     """A disk that is full, read-only or broken: with room again the same command goes on."""
 
     code = 3
+    where: object = ""  # the file or folder, where that is known
 
 
 class AwayError(StorageError):

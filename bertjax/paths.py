@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 
 from bertjax.errors import StorageError
-from bertjax.storage import writing
+from bertjax.storage import described, fault_of, writing
 
 if TYPE_CHECKING:
     from bertjax.bucket import BucketPath
@@ -143,32 +143,55 @@ def fetched(path: str | Path) -> Iterator[Path]:
 
 
 class Growing:
-    """A text file that lines are added to; one in a bucket is written anew, at most every OFTEN seconds."""
+    """A text file that lines are added to; one in a bucket is written anew, at most every OFTEN seconds.
+
+    Lines that a disk or a bucket does not take are kept, and written with the next one or by `flush`.
+    """
 
     def __init__(self, path: Path, lines: list[str]) -> None:
         """Begins it with some lines, in the place of what is there."""
         self._path = path
-        self._lines = list(lines) if remote(path) else []
+        self._lines = list(lines) if remote(path) else []  # on a disk those that are not in the file yet
         self._written = time.monotonic()
         self._due = False
+        self._whole: int | None = None  # bytes of the file before lines that a disk has refused, perhaps in part
+        self.refused = ""  # why the last lines are not there yet
         write_text(path, "".join(line + "\n" for line in lines))
 
     def add(self, line: str) -> None:
-        """One line more, which in a bucket is there at the next `flush` at the latest."""
-        if remote(self._path):
-            self._lines.append(line)
-            self._due = True
-            if time.monotonic() > self._written + OFTEN:
-                self.flush()
-            return
-        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    def flush(self) -> bool:
-        """All lines are in the file when this returns, or False: a bucket that does not take them is tried again."""
-        if self._due:
+        """One line more, which is there at the next `flush` at the latest."""
+        self._lines.append(line)
+        self._due = True
+        if not remote(self._path) or time.monotonic() > self._written + OFTEN:
             with suppress(StorageError):
-                write_text(self._path, "".join(line + "\n" for line in self._lines))
-                self._due = False
+                self.flush()
+
+    def flush(self) -> None:
+        """All lines are in the file when this returns; raises StorageError where they cannot be, and keeps them."""
+        if not self._due:
+            return
+        text = "".join(line + "\n" for line in self._lines)
+        try:
+            if remote(self._path):
+                write_text(self._path, text)
+            else:
+                self._append(text.encode())
+                self._lines.clear()
+            self._due, self.refused = False, ""
+        except StorageError as error:
+            self.refused = described(self._path, fault_of(error))
+            raise
+        finally:
             self._written = time.monotonic()  # after what it took: a bucket that is away holds the run up long enough
-        return not self._due
+
+    def _append(self, data: bytes) -> None:
+        """Adds to a file of this machine; what a try before this one has left of the same lines is cut off first."""
+        with writing(self._path):
+            with self._path.open("ab") as file:
+                there = os.fstat(file.fileno()).st_size
+                if self._whole is not None and self._whole < there:
+                    file.truncate(self._whole)
+                    there = self._whole
+                self._whole = there
+                file.write(data)
+            self._whole = None

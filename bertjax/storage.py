@@ -100,7 +100,9 @@ def _cure(number: int) -> str:
 
 def storage_error(where: str | Path, number: int) -> StorageError:
     """What ends a command."""
-    return _kind(number)(f"{described(where, number)}, then give the same command again")
+    error = _kind(number)(f"{described(where, number)}, then give the same command again")
+    error.where = where
+    return error
 
 
 def given_up(why: str, where: str | Path, number: int) -> StorageError:

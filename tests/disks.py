@@ -1,5 +1,6 @@
 """Small disks of our own, where this user may mount them; and files that cannot be read."""
 
+import errno
 import io
 import os
 import shutil
@@ -47,3 +48,23 @@ def refuse_to_read(monkeypatch, part, number):
         return real(file, mode, *arguments, **options)
 
     monkeypatch.setattr(io, "open", failing)
+
+
+def fill_up(monkeypatch, part, *, kept=0):
+    """A list: while anything is in it, files with `part` in their path take `kept` bytes of what is added to them."""
+    real, full = io.open, []
+
+    def opened(path, mode="r", *arguments, **options):
+        file = real(path, mode, *arguments, **options)
+        if full and mode == "ab" and part in str(path):
+            write = file.write
+
+            def torn(data):
+                write(data[:kept])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            file.write = torn
+        return file
+
+    monkeypatch.setattr(io, "open", opened)
+    return full

@@ -102,17 +102,22 @@ def test_a_file_that_grows_is_written_now_and_then(cloud, monkeypatch):
     assert cloud.files("bkt")[name] == b"one\n"
     file.add("two")
     assert cloud.files("bkt")[name] == b"one\n"
-    assert file.flush() and cloud.files("bkt")[name] == b"one\ntwo\n"
+    file.flush()
+    assert cloud.files("bkt")[name] == b"one\ntwo\n"
     before = cloud.calls["POST"]
-    assert file.flush() and cloud.calls["POST"] == before
+    file.flush()
+    assert cloud.calls["POST"] == before
     monkeypatch.setattr(paths, "OFTEN", 0.0)
     file.add("three")
     assert cloud.files("bkt")[name] == b"one\ntwo\nthree\n"
     cloud.fault = lambda method, path: 503
     file.add("four")
-    assert not file.flush()
+    with pytest.raises(AwayError):
+        file.flush()
+    assert "the bucket does not answer" in file.refused
     cloud.fault = lambda method, path: None
-    assert file.flush() and cloud.files("bkt")[name] == b"one\ntwo\nthree\nfour\n"
+    file.flush()
+    assert not file.refused and cloud.files("bkt")[name] == b"one\ntwo\nthree\nfour\n"
 
 
 def test_what_a_bucket_knows_of_an_object(few):

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from disks import fill, fill_up, make_read_only, make_writable, small_disk
 
 from bertjax import api, paths, scoring, suite
 from bertjax.data.meta import Meta
 from bertjax.errors import StorageError
-from bertjax.paths import write_bytes, write_text
+from bertjax.paths import Growing, write_bytes, write_text
 from bertjax.use import Embed
 
 
@@ -118,3 +119,49 @@ def test_a_pipe_is_written_to(tmp_path):
     write_text(tmp_path / "pipe", "text")
     thread.join(10)
     assert found == ["text"] and (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("room", [0, 1, 4096, 8192 + 5000])
+def test_lines_that_a_full_disk_refuses_come_with_the_next_in_order(tmp_path, room):
+    lines = [f"{number} {'x' * 1999}" for number in range(20)]
+    with small_disk(tmp_path / "disk", 200_000) as disk:
+        file = Growing(disk / "log", lines[:1])
+        filler = fill(disk, leave=room)
+        for line in lines[1:18]:
+            file.add(line)
+        assert "disk/log: No space left on device; make room there" in file.refused
+        for _ in range(2):
+            with pytest.raises(StorageError, match="disk/log: No space left"):
+                file.flush()
+        filler.unlink()
+        file.add(lines[18])
+        assert (disk / "log").read_text().splitlines() == lines[:19] and not file.refused
+        file.flush()
+        file.add(lines[19])
+        assert (disk / "log").read_text() == "".join(f"{line}\n" for line in lines)
+
+
+def test_lines_that_a_read_only_disk_refuses_are_there_with_a_flush(tmp_path):
+    with small_disk(tmp_path / "disk", 200_000) as disk:
+        file = Growing(disk / "log", [])
+        file.add("one")
+        make_read_only(disk)
+        file.add("two")
+        assert "Read-only file system" in file.refused and (disk / "log").read_text() == "one\n"
+        make_writable(disk)
+        file.flush()
+        assert (disk / "log").read_text() == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("kept", range(12))
+def test_a_line_that_was_written_in_part_is_written_once(tmp_path, monkeypatch, kept):
+    file, full = Growing(tmp_path / "log", ["one"]), fill_up(monkeypatch, "log", kept=kept)
+    file.add("two")
+    full.append(True)
+    file.add("three")
+    file.add("more")
+    with pytest.raises(StorageError, match="log: No space left on device"):
+        file.flush()
+    full.clear()
+    file.add("four")
+    assert (tmp_path / "log").read_text() == "one\ntwo\nthree\nmore\nfour\n"

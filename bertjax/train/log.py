@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bertjax.contracts import Metrics
+from bertjax.errors import StorageError
 from bertjax.parsing import parse
 from bertjax.paths import Growing
 
@@ -128,17 +129,25 @@ class Writer:
 
     def _append(self, line: dict[str, Any]) -> None:
         seconds = time.perf_counter() - self._began
+        before = self._file.refused
         self._file.add(json.dumps({**line, "seconds": round(self._seconds_before + seconds, 3)}))
+        if self._file.refused and not before:
+            console.print(f"{self._file.refused}; its lines are kept, and written when it takes them")
 
     def flush(self) -> None:
-        """All lines are in the file when this returns: before the checkpoint that they belong to."""
+        """All lines are in the file when this returns: before the checkpoint that they belong to. Raises StorageError.
+
+        They are kept where they cannot be written.
+        """
         if self._first:
             self._file.flush()
 
     def close(self) -> None:
         """Leaves the console as it was."""
         self._progress.stop()
-        if self._first and not self._file.flush():
+        try:
+            self.flush()
+        except StorageError:  # a save has failed for the same reason, or something else has ended the run
             console.print("the last lines of metrics.jsonl could not be written; those of whole checkpoints are there")
 
 

@@ -121,8 +121,7 @@ def fit(
                     if not _finite(state.params):
                         raise DataError(f"the parameters after step {number} are not finite; lower --optimizer.peak-lr")
                     log = {"window": window.to_json(), "watch": watch.to_json()}
-                    writer.flush()
-                    saver.save(state, loader=places, log=log, figures=figures)
+                    saver.save(state, loader=places, log=log, figures=figures, before=writer.flush)
                 moved()
             if _stale(run, saver, number):
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")

@@ -88,8 +88,12 @@ class Saver:
         loader: Sequence[Sequence[int]],
         log: Mapping[str, Any],
         figures: Mapping[str, float] | None,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Starts saving; the state may be given up once this returns. `log` is kept as it is."""
+        """Starts saving; the state may be given up once this returns. `log` is kept as it is.
+
+        `before` writes what must be on the disk before the checkpoint is; where it cannot, the save has failed.
+        """
         step = int(state.step)
         score = None
         if figures and math.isfinite(figures[self._best]):  # nothing is better or worse than what is not a number
@@ -110,6 +114,7 @@ class Saver:
         items = {name: ocp.args.StandardSave(tree) for name, tree in {**state.params, "train": train}.items()}
         self._step, heard.error = step, None
         try:
+            before()
             if self._over:
                 self._manager, self._over = self._begin(), False
             self._manager.save(
@@ -173,6 +178,7 @@ class Saver:
         number = fault_of(error)
         if not number:
             raise error
+        where = str(error.where) if isinstance(error, StorageError) and error.where else self._run
         step, self._step = self._step, None
         self._failures += 1
         kept = "what was there is kept"
@@ -183,12 +189,12 @@ class Saver:
         several = jax.process_count() > 1  # what the others have done of it is not known
         if not several:
             self._start_again()
-        self._lost = given_up(why, self._run, number)
+        self._lost = given_up(why, where, number)
         if several:
             self._lost = UnsavedError(str(self._lost))
         if last or several or self._failures == FAILURES:
             raise self._lost
-        console.print(f"{why}: {described(self._run, number)}; the next save tries again")
+        console.print(f"{why}: {described(where, number)}; the next save tries again")
 
     def _start_again(self) -> None:
         """Begins anew with the next save: Orbax forgets that steps it meant to delete are still there."""

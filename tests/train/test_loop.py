@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from disks import fill_up
 from helpers import DROPOUT, abstract_state, logged, make_batch, parts
 
 from bertjax.errors import DataError, StorageError
@@ -220,15 +221,49 @@ def test_a_failed_save_is_told_with_the_next_lines(tmp_path, train, undisturbed,
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), undisturbed[1])
 
 
-def test_a_log_that_cannot_be_written_is_told(tmp_path, train):
+def test_a_log_that_cannot_be_written_is_told(tmp_path, train, capsys):
     def full(number):
         if number == 3:
             (tmp_path / "metrics.jsonl").unlink()
             (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
 
-    with pytest.raises(StorageError, match=r"metrics.jsonl: No space left on device; make room there"):
-        train(tmp_path, before=full)
+    with pytest.raises(StorageError, match=r"checkpoint 9 .*metrics.jsonl: No space left on device; make room there"):
+        train(tmp_path, every=Every(log=1, evaluate=14, save=3), before=full)
     (tmp_path / "metrics.jsonl").unlink()
+    said = capsys.readouterr().err
+    assert said.count("metrics.jsonl: No space left on device; make room there; its lines are kept") == 1
+    assert said.count("metrics.jsonl: No space left on device; make room there; the next save tries again") == 2
+
+
+def test_a_disk_that_is_full_for_a_save_costs_that_save_and_no_line(tmp_path, train, undisturbed, monkeypatch, capsys):
+    full = fill_up(monkeypatch, "metrics.jsonl", kept=100)
+    state = train(
+        tmp_path,
+        every=Every(log=1, evaluate=14, save=4),
+        before=lambda number: full.append(True) if number == 6 else full.clear() if number == 11 else None,
+    )
+    said = capsys.readouterr().err
+    assert "metrics.jsonl: No space left on device; make room there; its lines are kept" in said
+    assert "checkpoint 8 could not be saved (checkpoint 4 is the last)" in said
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 12, 14]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, *range(1, 15), 14]
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), undisturbed[1])
+
+
+def test_no_checkpoint_comes_before_its_lines(tmp_path, train, undisturbed, monkeypatch):
+    with monkeypatch.context() as patch:
+        full = fill_up(patch, "metrics.jsonl")
+
+        def dies(number):
+            full.append(True) if number == 6 else None
+            if number == 10:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, before=dies)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    assert_same_run(tmp_path, train(tmp_path), undisturbed)
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path, train):
