@@ -10,6 +10,7 @@ from types import ModuleType
 
 from bertjax.errors import AGAIN, FAULT, KILLED, ConfigError, UserError, closest, redacted
 from bertjax.heap import collect_seldom, keep_freed
+from bertjax.paths import check_name
 from bertjax.storage import NAMED, known_error
 from bertjax.train import stop
 from bertjax.verbs import VERBS, act
@@ -74,6 +75,8 @@ def run(arguments: Sequence[str]) -> int:
     NAMED.clear()
     NAMED.update(dict.fromkeys(rest, False))
     try:
+        for argument in arguments:
+            check_name(argument)
         if verb not in VERBS:
             raise ConfigError(f"there is no command {verb!r}{ELSEWHERE.get(verb) or closest(verb, VERBS)}")
         return act(verb, rest)

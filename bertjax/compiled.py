@@ -65,10 +65,13 @@ def keep_compiled() -> None:
 
 
 def cache_folder(name: str) -> Path | None:
-    """A folder of ours in the user's cache, made where it is not there; None for a home that cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertjax" / name
+    """A folder of ours in the user's cache, made where it is not there; None for a home that cannot be written.
+
+    So it is for a user who has none, as in a container that is started with a number of its own.
+    """
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertjax" / name
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
     return folder if os.access(folder, os.W_OK) else None

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 
-from bertjax.errors import StorageError
+from bertjax.errors import ConfigError, StorageError
 from bertjax.storage import described, fault_of, writing
 
 if TYPE_CHECKING:
@@ -32,6 +32,14 @@ def as_path(text: str | Path) -> Path:
 
         return cast(Path, BucketPath(f"gs://{text[found.end() :]}"))
     return cast(Path, text) if remote(text) else Path(text)
+
+
+def check_name(path: str) -> None:
+    """Raises for a name that is not UTF-8: its bytes become halves of pairs of surrogates, which no file can hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{path}: not UTF-8, as names must be that are written to files; give another name") from None
 
 
 def remote(path: str | Path) -> TypeGuard[BucketPath]:

@@ -1,6 +1,7 @@
 """What is done with a run: one frozen dataclass a verb, as in `config`."""
 
 import math
+import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from bertjax.config import SPELLED, Pretrain
 from bertjax.contracts import ModelConfig
 from bertjax.errors import ConfigError, UserError, at_least, closest
 from bertjax.nn.heads import LayerChoice, Pooling
-from bertjax.paths import as_path, remote
+from bertjax.paths import as_path, check_name, remote
 from bertjax.storage import AWAY, described, fault_of, storage_error
 from bertjax.train.mesh import MeshConfig
 
@@ -167,6 +168,7 @@ def check_paths(config: object) -> None:
 
 def check_path(option: str, path: str, *, written: bool = False, buckets: bool = True) -> None:
     """Raises for a path with a scheme that is not taken, with the way to get it here, and for a bucket out of reach."""
+    check_name(os.path.abspath(path) if path else "")  # with the folder in which the command was given
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", path)
     if not scheme:
         return

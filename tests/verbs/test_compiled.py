@@ -105,6 +105,16 @@ def test_a_home_that_cannot_be_written_is_no_fault(tmp_path):
     assert folder(XDG_CACHE_HOME=tmp_path / "file")[0] == "None"
 
 
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    def failing(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", failing)
+    assert compiled.cache_folder("compiled") is None
+
+
 def test_programs_with_onednn_are_not_kept(tmp_path):
     flags = re.search(r"XLA_FLAGS='(.*)'", (Path(__file__).parents[2] / "README.md").read_text())
     assert folder(XDG_CACHE_HOME=tmp_path, XLA_FLAGS=flags[1])[0] == "None"

@@ -1,5 +1,7 @@
 """Paths of other machines, where they are not taken, are refused with the way to get them here, before all else."""
 
+from pathlib import Path
+
 import pytest
 
 PRETRAIN = "pretrain {home}/pretrain.py --data {data} --out {tmp}/run"
@@ -34,3 +36,21 @@ def test_a_path_with_a_scheme(bertjax, home, data, tmp_path, command, told):
     outcome = bertjax(*(part.format(home=home, data=data, tmp=tmp_path) for part in command.split()))
     assert outcome.code == 2 and all(text in outcome.err for text in told), outcome.err
     assert outcome.err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["pretrain {home}/pretrain.py --data {data} --out {tmp}/\udcff", "inspect {tmp}/\udcff", "list \udcff"],
+)
+def test_a_name_that_is_not_utf_8(bertjax, home, data, tmp_path, command):
+    outcome = bertjax(*(part.format(home=home, data=data, tmp=tmp_path) for part in command.split()))
+    assert outcome.code == 2 and r"\udcff: not UTF-8, as names must be that are written to files" in outcome.err
+    assert outcome.err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_utf_8(bertjax, home, data, tmp_path, monkeypatch):
+    (tmp_path / "\udcff").mkdir()
+    monkeypatch.chdir(tmp_path / "\udcff")
+    outcome = bertjax("pretrain", home / "pretrain.py", "--data", data, "--out", "run")
+    assert outcome.code == 2 and rf"{tmp_path}/\udcff/run: not UTF-8" in outcome.err
+    assert outcome.err.count("\n") == 1 and not list(Path.cwd().iterdir())
