@@ -98,9 +98,9 @@ def _cure(number: int) -> str:
     return CURES.get(number, SHARE if number in SHARES else "check the disk (dmesg) or the share that it is on")
 
 
-def storage_error(where: str | Path, number: int) -> StorageError:
-    """What ends a command."""
-    error = _kind(number)(f"{described(where, number)}, then give the same command again")
+def storage_error(where: str | Path, number: int, besides: str = "") -> StorageError:
+    """What ends a command; `besides` is a cure that goes with the others."""
+    error = _kind(number)(f"{described(where, number)}{besides}, then give the same command again")
     error.where = where
     return error
 
@@ -182,7 +182,8 @@ def reading(path: Path) -> Iterator[None]:
 def _unread(path: Path, error: OSError, number: int) -> UserError:
     path = Path(error.filename) if isinstance(error.filename, str) else path
     if not isinstance(error, PermissionError):
-        return storage_error(path, number)
+        lasting = ", and move away what stays so" if number == errno.EIO else ""
+        return storage_error(path, number, lasting)
     try:
         owner = path.owner()
     except KeyError:  # a user without a name

@@ -322,7 +322,7 @@ def test_a_process_that_was_killed_is_followed_at_once(cloud, home, data, pretra
     finish(processes)
     assert "run/run.lock" in cloud.files("bkt")
     (said,) = finish(start(command, JAX_NUM_PROCESSES="1"), seconds=50)
-    assert said.code == 0 and "waits" not in said.err and "resumes after step" in said.err, said
+    assert said.code == 0 and "was left locked" not in said.err and "resumes after step" in said.err, said
     equal_runs(pretrained, as_path("gs://bkt/run"))
 
 
