@@ -6,11 +6,11 @@
 HF_DIR is a BERT encoder in Hugging Face's format; TASKS holds the published files in glue/, squad/, conll2003/ and
 semeval2010_task8/; PYTHON is one of an environment of its own with torch and transformers. Both sides are given the
 batches that `bertjax finetune` makes (with length buckets) and the same first values of the head, and so differ in
-their numerics and their dropout. Ours keeps freed memory, as the command line does, which torch does not; torch's
-AdamW is not fused. They run in turn (A B A B ...), each in a process of its own. Scored are `dev` rows after the last
-epoch. Seconds are those of an epoch in which every shape has been seen before (ours: is compiled);
-`padded` is torch on the rows of the first seed all padded to the length of the recipe, as its run_glue.py and run_qa.py
-do. The table goes to OUT/finetune.md, all figures to OUT/finetune.json.
+their numerics and their dropout. Ours keeps freed memory, as the command line does, which torch does not. They run in
+turn (A B A B ...), each in a process of its own. Scored are `dev` rows after the last epoch. Seconds are those of an
+epoch in which every shape has been seen before (ours: is compiled); `padded` is torch on the rows of the first seed all
+padded to the length of the recipe, as its run_glue.py and run_qa.py do. The table goes to OUT/finetune.md, all figures
+to OUT/finetune.json.
 """
 
 import argparse
@@ -138,7 +138,7 @@ def write(arguments: argparse.Namespace) -> None:
     settings = {"batch_size": BATCH, "length": recipe.length, "seed": arguments.seed}
     train = scoring.training_batches(task, rows, tokenizer, Finetune(buckets=recipe.buckets, **settings))
     padded = scoring.training_batches(task, rows, tokenizer, Finetune(**settings))
-    shape = {"batch_size": 32, "length": recipe.length, "pad": tokenizer.pad_id, "buckets": recipe.buckets}
+    shape = {"batch_size": BATCH, "length": recipe.length, "pad": tokenizer.pad_id, "buckets": recipe.buckets}
     scored = ExampleSource(task.encode(dev, tokenizer, recipe.length), **shape, shuffle=False, drop_last=False)
     np.save(f"{arguments.folder}/order.npy", scored.order(0))
     outputs = 2 if task.head == "span" else max(1, len(task.labels))
@@ -245,7 +245,7 @@ def train_theirs(arguments: argparse.Namespace) -> dict[str, float]:
     plain = [p for name, p in model.named_parameters() if "LayerNorm" in name or name.endswith("bias")]
     decayed = [p for name, p in model.named_parameters() if not ("LayerNorm" in name or name.endswith("bias"))]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=arguments.lr, eps=1e-6)
+    optimizer = torch.optim.AdamW(groups, lr=arguments.lr, eps=1e-6, fused=True)
     warmup, total = round(WARMUP * len(batches)), len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: step / max(1, warmup) if step < warmup else 1 - step / total

@@ -121,7 +121,10 @@ def prepared(zygote: Zygote, home: Path) -> dict[str, Run]:
     rng = random.Random(1)
     home.mkdir()
     words = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "re", "so", "ti") for b in ("ban", "den", "fir", "gol", "hus")]
-    sentence = lambda some: " ".join(rng.choices(some, k=rng.randint(3, 9)))  # noqa: E731
+
+    def sentence(some: list[str]) -> str:
+        return " ".join(rng.choices(some, k=rng.randint(3, 9)))
+
     documents = ["\n".join(sentence(words) + "." for _ in range(rng.randint(4, 12))) for _ in range(40)]
     (home / "corpus.txt").write_text("\n\n".join(documents) + "\n")
     for split, count in (("train", 64), ("dev", 16)):
@@ -229,7 +232,7 @@ def differences(alone: Path, out: Path) -> list[str]:
     batches = dict(whole)
     for one in starts(Path(f"{out}.trace")):
         steps = [step for step, _ in one]
-        if steps != list(range(steps[0], steps[0] + len(steps))) if steps else False:
+        if steps and steps != list(range(steps[0], steps[0] + len(steps))):
             wrong.append("order of the batches")
         if any(batches.get(step) != digest for step, digest in one):
             wrong.append("batches")

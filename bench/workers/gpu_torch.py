@@ -120,10 +120,8 @@ def measure(size: Size, toy: bool) -> dict[str, Any]:
     loss = steps(1)
     compiled = time.perf_counter() - began
     seconds, spread = timed(steps, toy=toy)
-    sizes, read = (
-        (layers, width, vocab, size.length, slots(size.length) / size.length),
-        slots(size.length) / size.length,
-    )
+    read = slots(size.length) / size.length
+    sizes = (layers, width, vocab, size.length, read)
     rate = rates(size, seconds, spread, flops_per_token(*sizes), NAME, ours=flops_per_token(*sizes, read))
     how = {"whole": size.whole, "loss": round(loss, 3), "right": math.isfinite(loss)}
     return how | rate | {"compile_seconds": round(compiled, 1)}
