@@ -16,7 +16,7 @@ from jax._src.distributed import global_state  # whose client holds the store; O
 from jax.experimental import multihost_utils
 
 from bertjax.errors import AGAIN, FAULT, AloneError, ConfigError, DevicesError, StorageError, UserError
-from bertjax.lock import END_IT, held, holder
+from bertjax.lock import END_IT, SIGN, SILENT, held, holder
 from bertjax.paths import as_path, remote
 from bertjax.storage import known_error
 from bertjax.train.cluster import LET_GO, HostsConfig, cluster, given, in_indexed_pod, unused_chips
@@ -59,8 +59,8 @@ _own = Own()
 def join(config: HostsConfig, *, writes: str = "") -> None:
     """Makes this process one of several where it is one; to be called before anything touches a device.
 
-    Raises DevicesError where there are none to be had; for one that trains, and `writes`
-    in a folder, also where JAX has gone on with the CPU.
+    Raises DevicesError where there are none to be had; for one that trains, and `writes` in a folder, also where JAX
+    has gone on with the CPU.
     """
     _join(config, writes)
     try:
@@ -87,7 +87,7 @@ def _join(config: HostsConfig, writes: str) -> None:
     if count == 1 or not (count or found):
         return
     if writes:
-        _await_end(as_path(writes), config.start_timeout)
+        _await_end(as_path(writes), max(config.start_timeout, SILENT + SIGN))
     whole = bool(address and count and number >= 0)
     if whole:
         _own.number, _own.count = number, count
@@ -126,15 +126,16 @@ def _join(config: HostsConfig, writes: str) -> None:
     console.quiet = answers.quiet = _own.number != 0
 
 
-def _await_end(run: Path, seconds: int) -> None:
+def _await_end(run: Path, seconds: float) -> None:
     """Returns when nobody writes in a folder: who came to the processes of a run as one of them would end it.
 
-    It may be this run itself, of which one process was started again before the others know that it was lost.
+    It may be this run itself, of which one process was started again before the others know that it was lost; or a
+    machine that is lost has left its lock, which is known to be dead after SILENT seconds.
     """
     end = time.monotonic() + seconds
     with suppress(OSError):  # what is wrong with the folder is told by who writes in it
         if writer := writer_of(run):
-            console.print(f"{run} is being written by {writer}: waits up to {seconds} s for its end")
+            console.print(f"{run} is being written by {writer}: waits up to {seconds:.0f} s for its end")
         while writer := writer_of(run):
             if time.monotonic() > end:
                 raise ConfigError(f"{run} is being written by {writer}; {END_IT}")

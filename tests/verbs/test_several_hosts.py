@@ -289,6 +289,7 @@ def test_a_pod_of_several_that_will_run_alone_is_told(monkeypatch, capsys, optio
 def test_a_run_that_is_being_written_is_not_joined(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("initialised"))
     monkeypatch.setattr(hosts, "_own", hosts.Own())
+    monkeypatch.setattr(hosts, "SILENT", -lock.SIGN)
     again = cluster.HostsConfig(f"localhost:{free_port()}", 2, 0, start_timeout=1)
     with (
         lock.held(tmp_path / "run"),
