@@ -154,8 +154,8 @@ def _read(path: BucketPath) -> tuple[int, dict[str, Any]]:
 
 def _ended(holder: dict[str, Any]) -> bool:
     """Whether a holder is a process of this machine that is no more."""
-    pid = holder.get("pid")
-    if holder.get("machine") != _machine() or type(pid) is not int or pid <= 0:
+    pid = lock.process_on(_machine(), holder)
+    if not pid:
         return False
     if pid == os.getpid():  # a container that was started anew has the numbers of the one before
         return holder.get("id") not in _own

@@ -1,7 +1,5 @@
 """The command line: `bertjax VERB ...` -> run.py. Importing this module does not import jax."""
 
-import os
-import select
 import signal
 import sys
 import traceback
@@ -40,7 +38,8 @@ def main() -> None:
     try:
         code = _run(arguments)
     except Exception as error:
-        code = PIPE if isinstance(error, BrokenPipeError) and _is_unread() else FAULT
+        # Of what nobody reads (`bertjax --help | head -1`) the rest is dropped.
+        code = PIPE if isinstance(error, BrokenPipeError) and stop.drop_unread(sys.stdout.fileno()) else FAULT
         if code != PIPE:
             if hosts := _hosts():
                 hosts.await_cause(error)
@@ -91,16 +90,6 @@ def run(arguments: Sequence[str]) -> int:
         if not known:
             raise
         return _tell(verb, str(known), known.code)
-
-
-def _is_unread() -> bool:
-    """Whether nobody reads what is printed (`bertjax --help | head -1`); what is left of it is dropped then."""
-    output = select.poll()
-    output.register(sys.stdout.fileno(), 0)
-    unread = any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0))
-    if unread:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return unread
 
 
 def _tell(verb: str, message: str, code: int) -> int:

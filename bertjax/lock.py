@@ -98,20 +98,20 @@ def _acquire(path: Path, folder: Path) -> int:
 
 def _passes(holder: dict[str, object]) -> bool:
     """Whether a lock that is taken may be free soon: it names nobody, or a process of this machine that is no more."""
-    pid = _pid_here(holder)
+    pid = process_on(machine(), holder)
     return not holder or (pid > 0 and not lives(pid))
 
 
 def _lives_here(holder: dict[str, object]) -> bool:
     """Whether it names another process of this machine, and there is one."""
-    pid = _pid_here(holder)
+    pid = process_on(machine(), holder)
     return pid > 0 and pid != os.getpid() and lives(pid)
 
 
-def _pid_here(holder: dict[str, object]) -> int:
-    """The process of this machine that it names; 0 where it names none."""
+def process_on(machine: str, holder: dict[str, object]) -> int:
+    """The process of a machine that holds a lock by what this says; 0 where it names none."""
     pid = holder.get("pid")
-    return pid if holder.get("machine") == machine() and isinstance(pid, int) and pid > 0 else 0
+    return pid if holder.get("machine") == machine and type(pid) is int and pid > 0 else 0
 
 
 def _lies_at(file: int, path: Path) -> bool:

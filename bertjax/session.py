@@ -71,6 +71,10 @@ class Session:
         """Of all phases."""
         return sum(steps for steps, _ in self.phases)
 
+    def phase_after(self, done: int) -> int:
+        """The number of the phase that has the step after so many."""
+        return phase_after(done, list(accumulate(steps for steps, _ in self.phases)))
+
 
 def train(session: Session) -> TrainState:
     """Begins or resumes the run in `config.out` and trains to its last step."""
@@ -142,8 +146,6 @@ def _fit(
 ) -> TrainState:
     """From the step of `state`, with the rest of its checkpoint, to the last one, or to a failure."""
     run, number = as_path(session.config.out), int(state.step)
-    phases = [Phase(steps, mixture, local_rows(mixture.batch_size, fixed.mesh)) for steps, mixture in session.phases]
-    ends = list(accumulate(phase.steps for phase in phases))
     saver = Saver(
         run,
         keep_last=session.keep_last,
@@ -152,9 +154,10 @@ def _fit(
         constant=constant,
         leader=extra.get("leader", ()),
         stored=stored,
-        phase_of=lambda step: phase_after(step - 1, ends),
+        phase_of=lambda step: session.phase_after(step - 1),
     )
     writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
+    phases = [Phase(steps, mixture, local_rows(mixture.batch_size, fixed.mesh)) for steps, mixture in session.phases]
     places = tuple(Position(*place) for place in extra.get("loader", ()))
     batches = Phases(phases, done=number, places=places, workers=session.workers)
     try:
@@ -184,11 +187,10 @@ def _before(session: Session, run: Path, bad: Diverged, rollbacks: int) -> tuple
         hosts.stopped_together()
         raise bad
     found = Checkpoints(run).latest_good(bad.first) if any(step < bad.first for step in steps_of(run)) else None
-    ends = list(accumulate(steps for steps, _ in session.phases))
     why = "" if found else "there is no checkpoint before them"
     if rollbacks == ROLLBACKS:
         why = f"the run has gone back {rollbacks} times already"
-    elif found and phase_after(found.number, ends) != phase_after(bad.last, ends):
+    elif found and session.phase_after(found.number) != session.phase_after(bad.last):
         why = "a length phase begins in between"
     if why or not found:
         hosts.stopped_together()

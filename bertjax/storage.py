@@ -21,7 +21,7 @@ CURES = {
     errno.EDQUOT: ROOM,
     errno.EFBIG: "raise the limit for files (ulimit -f)",
     errno.EROFS: "mount it for writing, or give another folder",
-    errno.EIO: "check the disk (dmesg), or give another folder",
+    errno.EIO: "check the disk (dmesg), move away what stays unreadable, or give another folder",
     errno.ESTALE: SHARE,
 }
 # What is wrong with a bucket, by the status that the store answers with or would, as numbers that no system has.
@@ -98,9 +98,9 @@ def _cure(number: int) -> str:
     return CURES.get(number, SHARE if number in SHARES else "check the disk (dmesg) or the share that it is on")
 
 
-def storage_error(where: str | Path, number: int, besides: str = "") -> StorageError:
-    """What ends a command; `besides` is a cure that goes with the others."""
-    error = _kind(number)(f"{described(where, number)}{besides}, then give the same command again")
+def storage_error(where: str | Path, number: int) -> StorageError:
+    """What ends a command."""
+    error = _kind(number)(f"{described(where, number)}, then give the same command again")
     error.where = where
     return error
 
@@ -182,8 +182,7 @@ def reading(path: Path) -> Iterator[None]:
 def _unread(path: Path, error: OSError, number: int) -> UserError:
     path = Path(error.filename) if isinstance(error.filename, str) else path
     if not isinstance(error, PermissionError):
-        lasting = ", and move away what stays so" if number == errno.EIO else ""
-        return storage_error(path, number, lasting)
+        return storage_error(path, number)
     try:
         owner = path.owner()
     except KeyError:  # a user without a name

@@ -121,8 +121,8 @@ class Meta:
         return sum(getattr(shard, what) for shard in self.splits[split])
 
 
-def sentences_a_document(metas: Iterable[Meta], split: str = "train") -> float:
-    """Over all of these corpora; 1 says that no document has two."""
+def sentences_a_document(metas: Iterable[Meta]) -> float:
+    """Over what these corpora have to train on; 1 says that no document has two."""
     metas = list(metas)
-    sentences, documents = (sum(meta.total(split, what) for meta in metas) for what in ("sentences", "documents"))
+    sentences, documents = (sum(meta.total("train", what) for meta in metas) for what in ("sentences", "documents"))
     return sentences / max(1, documents)

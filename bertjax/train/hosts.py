@@ -132,11 +132,12 @@ def _await_end(run: Path, seconds: float) -> None:
     It may be this run itself, of which one process was started again before the others know that it was lost; or a
     machine that is lost has left its lock, which is known to be dead after SILENT seconds.
     """
-    end = time.monotonic() + seconds
+    end, told = time.monotonic() + seconds, False
     with suppress(OSError):  # what is wrong with the folder is told by who writes in it
-        if writer := writer_of(run):
-            console.print(f"{run} is being written by {writer}: waits up to {seconds:.0f} s for its end")
         while writer := writer_of(run):
+            if not told:
+                console.print(f"{run} is being written by {writer}: waits up to {seconds:.0f} s for its end")
+            told = True
             if time.monotonic() > end:
                 raise ConfigError(f"{run} is being written by {writer}; {END_IT}")
             time.sleep(1)

@@ -85,16 +85,14 @@ def verdicts(folder: Path, wanted: Set[str]) -> Iterator[str | UserError]:
         return
     there = _objects(folder, wanted) if remote(folder) else dict.fromkeys(_names(folder, wanted), (0, ""))
     for name in sorted(there):
-        path, known = folder / name, listed.get(name)
+        about = folder / name, name, listed.get(name), version
         try:
-            if remote(folder):
-                line = _fault_of_object(path, name, known, version, there[name])
-            else:
-                line = _fault(path, name, known, version)
+            found = _fault_of_object(*about, there[name]) if remote(folder) else _fault(*about)
         except UserError as error:
             yield error
-        else:
-            yield from [line] if line else []
+            continue
+        if found:
+            yield found
     missing = {name for name in listed if name.partition("/")[0] in wanted} - there.keys()
     yield from (f"{name}: missing" for name in sorted(missing))
 

@@ -19,15 +19,11 @@ from bertjax.train.background import heard, listen
 from bertjax.train.log import console
 from bertjax.train.padding import resized
 from bertjax.train.state import TrainState
-from bertjax.train.steps import UNFINISHED, Rank, folder_of, steps_of, unfinished
+from bertjax.train.steps import UNFINISHED, folder_of, rank, steps_of, unfinished
 
 FAILURES = 3  # saves in a row that the disk may refuse
 NOTICED = 1.0  # seconds of waiting that are worth a word
 QUIET, CLEARED = 1.0, 8.0  # seconds without anything unfinished that show the end of it; seconds at most
-
-
-def _rank(figures: Mapping[str, float]) -> Rank:
-    return figures["phase"], figures["score"]
 
 
 class Saver:
@@ -68,9 +64,9 @@ class Saver:
         self._over = False  # whether it is to be begun anew
 
     def _begin(self) -> ocp.CheckpointManager:
-        kept = [LatestN(self._keep_last), BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]
+        kept = [LatestN(self._keep_last), BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)]
         options = ocp.CheckpointManagerOptions(
-            best_fn=_rank,
+            best_fn=rank,
             preservation_policy=AnyPreservationPolicy(kept),
             # Called by the first process alone, when all have written and before the folder gets its name.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._list),
@@ -98,8 +94,8 @@ class Saver:
         score = None
         if figures and math.isfinite(figures[self._best]):  # nothing is better or worse than what is not a number
             score = {"phase": self._phase_of(step), "score": self._sign * figures[self._best]}
-        if score and not (self.leader and _rank(score) <= self.leader[1:]):
-            self.leader = step, *_rank(score)
+        if score and not (self.leader and rank(score) <= self.leader[1:]):
+            self.leader = step, *rank(score)
         extra = {
             **self._constant,
             "leader": list(self.leader),

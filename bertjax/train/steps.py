@@ -3,8 +3,9 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
+from typing import Any
 
 from bertjax.errors import DataError, GoneError
 from bertjax.parsing import parse
@@ -18,6 +19,11 @@ UNKNOWN: Rank = (float("-inf"), float("-inf"))
 SHOWN = 20  # lines of a list in a message
 DELETING = 2.0  # seconds within which a checkpoint that is being deleted is gone
 UNFINISHED = ".orbax-checkpoint-tmp"  # of the name of a folder that is being written
+
+
+def rank(figures: Mapping[str, Any]) -> Rank:
+    """Of what is kept with a checkpoint that was evaluated."""
+    return float(figures["phase"]), float(figures["score"])
 
 
 def folder_of(run: Path, step: int | str = "") -> Path:
@@ -73,8 +79,7 @@ class Steps:
                 raise  # a bucket that is out of reach
             return UNKNOWN
         try:
-            found = parse(data)
-            return float(found["phase"]), float(found["score"])
+            return rank(parse(data))
         except (ValueError, TypeError, KeyError, OverflowError):
             return UNKNOWN
 

@@ -89,7 +89,8 @@ class Request:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            leave_terminal()
+            for output in (1, 2):
+                drop_unread(output)  # what is printed to a terminal that is gone would be an error
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             raise KeyboardInterrupt
@@ -171,13 +172,14 @@ class StopSignal:
         return REQUEST.name
 
 
-def leave_terminal() -> None:
-    """What is printed from now on goes nowhere, where it went to a terminal that is gone: it would be an error."""
-    for number in (1, 2):
-        look = select.poll()
-        look.register(number, 0)
-        if any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0)):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+def drop_unread(output: int) -> bool:
+    """Whether nobody reads an output of this process (a pipe or a terminal that is gone); it goes nowhere then."""
+    look = select.poll()
+    look.register(output, 0)
+    unread = any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0))
+    if unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return unread
 
 
 def within(seconds: float, look: Callable[[], Found]) -> Found | None:
