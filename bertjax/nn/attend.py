@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from bertjax.contracts import Compute, Window
 from bertjax.errors import ConfigError
 from bertjax.nn.dropout import dropped
-from bertjax.nn.places import of_queries, same_sequence, spread_over, visible_to
+from bertjax.nn.places import of_queries, platform_of, same_sequence, spread_over, visible_to
 
 LONG = 512  # tokens from which the scores f32[N,L,L] of a row move more bytes than all else in a layer
 WIDEST = 1024  # bytes of what a head has of a token, above which the splash kernel's blocks do not fit in VMEM
@@ -287,12 +287,6 @@ def _without_splash(
 
 
 _DROPPED = "cannot drop attention probabilities: set --model.attention-dropout 0 (when the encoder is pretrained)"
-
-
-def platform_of(mesh: Mesh | None) -> str:
-    """cpu, gpu or tpu: of a mesh's devices, which need not be here, or of this program's."""
-    platform: str = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-    return "gpu" if platform == "cuda" else platform
 
 
 @cache

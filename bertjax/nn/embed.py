@@ -13,8 +13,9 @@ from bertjax.contracts import LANES, Batch, Compute
 from bertjax.initial import Initializer
 from bertjax.nn.dense import LayerNorm, kernel_gradient
 from bertjax.nn.dropout import Dropout
+from bertjax.nn.lookup import picked, picked_by_product, picked_on_gpu
 from bertjax.nn.params import Module
-from bertjax.nn.places import spread
+from bertjax.nn.places import platform_of, spread
 
 SMALL = 1024  # rows of a table up to which looking up by a product costs little (BERT-base, 512 rows: 0.2% of the work)
 
@@ -33,8 +34,10 @@ class Table(Module):
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """f[..., width] of ids i32[...], all of them rows of the table."""
+        mesh, table = self.compute.mesh, put_together(self.table, ids.size, self.compute)
+        if self.rows > SMALL and platform_of(mesh) == "gpu":
+            return picked_on_gpu(ids, table, self.dtype, mesh)
         by_row, by_product = (partial(f, dtype=self.dtype) for f in (picked, picked_by_product))
-        table = put_together(self.table, ids.size, self.compute)
         if self.rows > SMALL:
             return by_row(ids, table)
         return jax.lax.platform_dependent(ids, table, cpu=by_row, default=by_product)
@@ -62,21 +65,6 @@ def put_together(table: jax.Array, places: int, compute: Compute) -> jax.Array:
     if not mesh or mesh.shape["fsdp"] == 1 or rows % (mesh.shape["fsdp"] * mesh.shape["tensor"]) or 2 * places < rows:
         return table
     return jax.lax.with_sharding_constraint(table, NamedSharding(mesh, P("tensor", None)))
-
-
-def picked(ids: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Rows f[..., width] of a table f32[rows, width] at i32[...]. No check of ids: it would add loops."""
-    return table.at[ids].get(mode="promise_in_bounds", wrap_negative_indices=False).astype(dtype)
-
-
-def picked_by_product(ids: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The same as a product with ones and zeros, as google-research/bert looks up types.
-
-    Its gradient is a product too. A GPU would add rows to it in another order each time, or, told not to, move a tenth
-    more bytes in a step of BERT-base (256 x 128); on a TPU either way takes as long.
-    """
-    ones = jax.nn.one_hot(ids, len(table), dtype=dtype)
-    return jnp.einsum("...r,rd->...d", ones, table.astype(dtype), precision=jax.lax.Precision.HIGHEST)
 
 
 def flat_scores(hidden: jax.Array, table: jax.Array) -> jax.Array:

@@ -9,16 +9,7 @@ import pytest
 from helpers import BF16, F32, TINY, apply, init, make_batch
 
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.embed import (
-    SMALL,
-    Embeddings,
-    Table,
-    narrow_scores,
-    picked,
-    picked_by_product,
-    scores,
-    tiled_scores,
-)
+from bertjax.nn.embed import Embeddings, Table, narrow_scores, scores, tiled_scores
 
 WIDTH = 16
 
@@ -34,28 +25,6 @@ def test_attend_is_the_product_with_the_table(rows, shape):
     assert got.shape == (*shape, rows)
     expected = np.float64(hidden) @ np.float64(params["params"]["table"]).T
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("dtype", "rounding"), [(F32, 1e-6), (BF16, 2**-8)])
-def test_rows_picked_by_a_product_are_the_rows(dtype, rounding):
-    rng = np.random.default_rng(3)
-    ids, table = jnp.asarray(rng.integers(0, 7, (3, 50))), jnp.asarray(rng.normal(size=(7, WIDTH)), F32)
-    both = [partial(f, ids, dtype=dtype) for f in (picked, picked_by_product)]
-    rows, products = (f(table) for f in both)
-    assert products.dtype == dtype
-    np.testing.assert_array_equal(products, rows)
-    weights = jnp.asarray(rng.normal(size=rows.shape), dtype)
-    right, got = (jax.grad(lambda t, f=f: (f(t) * weights).astype(F32).sum())(table) for f in both)
-    np.testing.assert_allclose(got, right, rtol=rounding, atol=1e-5)
-
-
-@pytest.mark.parametrize(("rows", "scatters"), [(SMALL, {"cpu"}), (SMALL + 1, {"cpu", "tpu", "cuda"})])
-def test_accelerators_scatter_no_gradient_into_a_small_table(rows, scatters):
-    module = Table(rows, WIDTH, TruncatedNormal(1.0), BF16)
-    gradient = jax.grad(lambda t, ids: module.apply({"params": {"table": t}}, ids).astype(F32).sum())
-    program = jax.jit(gradient).trace(jnp.zeros((rows, WIDTH)), jnp.zeros((4, 3), int))
-    texts = {name: program.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu", "cuda")}
-    assert {name for name, text in texts.items() if "stablehlo.scatter" in text} == scatters
 
 
 @pytest.mark.parametrize("rows", [1, 128, 130])
