@@ -15,6 +15,7 @@ ONEDNN = {  # the matrix products of a program on a CPU
     "xla_cpu_experimental_onednn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
 }
 REPEATABLE = "xla_gpu_exclude_nondeterministic_ops"
+AS_WRITTEN = "xla_allow_excess_precision"  # False: what is said to be bfloat16 is so in memory
 WORTH_ONEDNN = 2e12  # FLOP; some 20 CPU-s
 
 
@@ -22,10 +23,14 @@ def step_options(platform: str) -> dict[str, Any] | None:
     """What jax.jit is told for a training step on devices of a platform, where XLA_FLAGS say nothing of it.
 
     On a CPU LLVM's first level makes loops as fast as those of its third (BERT-mini 0.367 for 0.365 CPU-s a step,
-    BERT-base 6.25 for 6.25), and takes 0.4 CPU-s less of BERT-mini's 5.2. On a GPU the gradient of the token table is
-    otherwise added up in another order each time, and so may be those of cuDNN's attention: no run could be repeated.
+    BERT-base 6.25 for 6.25), and takes 0.4 CPU-s less of BERT-mini's 5.2. On a GPU cuDNN's attention may otherwise add
+    its gradients up in another order each time, and what is scattered is: no run could be repeated. And the gradient of
+    the activation, the widest there is, would be written as float32: 9% of the bytes of a step of BERT-base.
     """
-    options: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 1}, "gpu": {REPEATABLE: True}}
+    options: dict[str, dict[str, Any]] = {
+        "cpu": {"xla_backend_optimization_level": 1},
+        "gpu": {REPEATABLE: True, AS_WRITTEN: False},
+    }
     told = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in options.get(platform, {}).items() if name not in told} or None
 

@@ -41,7 +41,7 @@ class Attention(nn.Module):
         self.query = Dense((self.width,), head_axes, self.initializer, self.dtype)
         self.key = Dense((self.width,), head_axes, self.initializer, self.dtype)
         self.value = Dense((self.width,), head_axes, self.initializer, self.dtype)
-        self.out = Dense(head_axes, (self.width,), self.initializer, self.dtype)
+        self.out = Dense(head_axes, (self.width,), self.initializer, self.dtype, cut=True)
         self.drop = Dropout(self.dropout)
 
     def __call__(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from bertjax.contracts import Compute, Remat
 from bertjax.initial import Initializer
 from bertjax.nn.attention import Asking, Attention
-from bertjax.nn.dense import LayerNorm
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.mlp import Activation, Mlp
+from bertjax.nn.norm import LayerNorm
 from bertjax.nn.places import by_length, gather_tokens, spread
 
 

@@ -11,9 +11,10 @@ from jax.sharding import PartitionSpec as P
 
 from bertjax.contracts import LANES, Batch, Compute
 from bertjax.initial import Initializer
-from bertjax.nn.dense import LayerNorm, kernel_gradient
+from bertjax.nn.dense import kernel_gradient
 from bertjax.nn.dropout import Dropout
 from bertjax.nn.lookup import picked, picked_by_product, picked_on_gpu
+from bertjax.nn.norm import LayerNorm
 from bertjax.nn.params import Module
 from bertjax.nn.places import platform_of, spread
 

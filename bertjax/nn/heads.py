@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float
 
 from bertjax.contracts import Batch
 from bertjax.initial import ZEROS, Initializer
-from bertjax.nn.dense import Dense, LayerNorm
+from bertjax.nn.dense import Dense
 from bertjax.nn.mlp import Activation
+from bertjax.nn.norm import LayerNorm
 from bertjax.nn.params import Module
 from bertjax.nn.places import alike, gather_tokens
 

@@ -45,7 +45,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = Dense((self.width,), (self.hidden,), self.initializer, self.dtype, name="in")(x)
-        out = Dense((self.hidden,), (self.width,), self.initializer, self.dtype, name="out")
+        out = Dense((self.hidden,), (self.width,), self.initializer, self.dtype, cut=True, name="out")
 
         def second_half(out: Dense, x: jax.Array) -> jax.Array:
             return out(self.activation(x))

@@ -1,4 +1,4 @@
-"""Initialisation, shapes, and LayerNorm against its formula in float64."""
+"""Dense layers: initialisation, shapes, and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from helpers import BF16, F32, apply, init
 
 from bertjax.initial import TruncatedNormal
-from bertjax.nn.dense import Dense, LayerNorm, kernel_gradient, product, turned_gradient
+from bertjax.nn.dense import Dense, kernel_gradient, product, turned_gradient
 
 
 @pytest.mark.parametrize(
@@ -31,40 +31,6 @@ def test_activations_in_bfloat16_weights_in_float32():
     np.testing.assert_array_equal(variables["params"]["bias"], 0)
 
 
-def layer_norm(x, scale, bias, epsilon):
-    x = np.float64(x)
-    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + epsilon) * np.float64(scale) + np.float64(bias)
-
-
-@pytest.mark.parametrize("offset", [0.0, 100.0])
-@pytest.mark.parametrize("epsilon", [1e-12, 1e-1])
-def test_layer_norm(offset, epsilon):
-    rng = np.random.default_rng(0)
-    x = np.float32(rng.normal(offset, 1, (3, 5, 64)))
-    params = {"scale": np.float32(rng.normal(1, 1, 64)), "bias": np.float32(rng.normal(0, 1, 64))}
-    y = apply(LayerNorm(epsilon, F32), {"params": params}, x)
-    # Near 100 float32 has 7.6e-6 between two numbers: that much of a deviation of 1 is lost before we see it.
-    atol = 2e-6 if offset == 0 else 5e-5
-    np.testing.assert_allclose(y, layer_norm(x, **params, epsilon=epsilon), rtol=1e-6, atol=atol)
-
-
-def test_layer_norm_of_bfloat16_has_its_statistics_in_float32():
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(30, 1, (4, 768)), jnp.bfloat16)
-    params = {"scale": np.ones(768, np.float32), "bias": np.zeros(768, np.float32)}
-    y = apply(LayerNorm(1e-12, BF16), {"params": params}, x)
-    assert y.dtype == jnp.bfloat16
-    expected = layer_norm(np.asarray(x, np.float64), **params, epsilon=1e-12)
-    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8, atol=1e-6)  # one rounding, at the end
-
-
-def test_layer_norm_of_a_constant_is_its_bias():
-    y, variables = LayerNorm(1e-12, F32).init_with_output(jax.random.key(0), jnp.full((2, 8), 7.0))
-    np.testing.assert_array_equal(y, 0)
-    np.testing.assert_array_equal(variables["params"]["scale"], 1)
-
-
 @pytest.mark.parametrize(("inputs", "outputs"), [((3,), (2, 4)), ((2, 4), (3,)), ((5,), (5,))])
 def test_gradients_are_those_of_the_product(inputs, outputs):
     x, kernel, upper = (
@@ -72,7 +38,7 @@ def test_gradients_are_those_of_the_product(inputs, outputs):
         for seed, shape in enumerate([(6, 7, *inputs), (*inputs, *outputs), (6, 7, *outputs)])
     )
     plain, expected = jax.vjp(lambda x, kernel: jnp.tensordot(x, kernel, axes=len(inputs)), x, kernel)
-    ours, gradients = jax.vjp(lambda x, kernel: product(x, kernel, len(inputs)), x, kernel)
+    ours, gradients = jax.vjp(lambda x, kernel: product(x, kernel, len(inputs), F32), x, kernel)
     np.testing.assert_array_equal(ours, plain)
     for gradient, right in zip(gradients(upper), expected(upper), strict=True):
         np.testing.assert_allclose(gradient, right, rtol=1e-5, atol=1e-5)
@@ -80,13 +46,16 @@ def test_gradients_are_those_of_the_product(inputs, outputs):
 
 
 @pytest.mark.parametrize("gradient_of", [kernel_gradient, turned_gradient])
-def test_the_gradient_of_a_kernel_is_never_rounded_to_bfloat16(gradient_of):
+def test_what_comes_of_bfloat16_is_summed_in_float32(gradient_of):
     x, upper = (jax.random.normal(jax.random.key(seed), (64, 5), BF16) for seed in range(2))
     exact = jnp.einsum("ti,to->io", x.astype(F32), upper.astype(F32))
     np.testing.assert_allclose(gradient_of(x, upper, 1), exact, rtol=1e-5, atol=1e-5)
-    y, pull = jax.vjp(lambda kernel: product(x, kernel, 1), jnp.ones((5, 5), F32))
-    assert y.dtype == BF16
-    np.testing.assert_allclose(pull(upper)[0], exact, rtol=1e-5, atol=1e-5)
+    for dtype in (F32, BF16):
+        y, pull = jax.vjp(lambda x, kernel, to=dtype: product(x, kernel, 1, to), x, jnp.ones((5, 5), F32))
+        assert y.dtype == dtype
+        of_x, of_kernel = pull(upper.astype(dtype))
+        assert of_x.dtype == BF16
+        np.testing.assert_allclose(of_kernel, exact, rtol=1e-5, atol=1e-5)
 
 
 def test_nor_is_that_of_a_bias():

@@ -125,11 +125,13 @@ def test_a_step_is_compiled_at_the_first_level_and_repeatable_unless_told(monkey
     assert step_options("cpu") == {"xla_backend_optimization_level": 1}
     assert jax.jit(jnp.sin, compiler_options=step_options("cpu"))(0.0) == 0
     assert step_options("tpu") is None
-    assert step_options("gpu") == {"xla_gpu_exclude_nondeterministic_ops": True}
+    as_written = {"xla_allow_excess_precision": False}
+    assert step_options("gpu") == {"xla_gpu_exclude_nondeterministic_ops": True, **as_written}
+    assert jax.jit(jnp.sin, compiler_options=as_written)(0.0) == 0
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     assert step_options("cpu") is None
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_exclude_nondeterministic_ops=false")
-    assert step_options("gpu") is None
+    assert step_options("gpu") == as_written
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is there for x86")
