@@ -70,7 +70,7 @@ def config() -> Finetune:
     )
 """,
 }
-VARIES = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
+VARIES = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait", "spent")
 
 
 class Run(NamedTuple):
@@ -241,12 +241,13 @@ def differences(alone: Path, out: Path) -> list[str]:
 
 def figures(out: Path) -> list[Any]:
     """Every logged figure to its last bit."""
-    from bertjax.train.log import read_metrics
+    from bertjax.train.log import ENDED, read_metrics
 
     def exact(value: Any) -> Any:  # noqa: ANN401 (a JSON value)
         return value.hex() if isinstance(value, float) else value
 
-    return [[(name, exact(value)) for name, value in line.items() if name not in VARIES] for line in read_metrics(out)]
+    lines = [line for line in read_metrics(out) if line["split"] != ENDED]
+    return [[(name, exact(value)) for name, value in line.items() if name not in VARIES] for line in lines]
 
 
 def places(out: Path) -> Any:  # noqa: ANN401 (a JSON value)

@@ -21,6 +21,7 @@ from bertjax.train.log import answers, describe, read_metrics
 from bertjax.train.mesh import make_mesh, path_of, spec_for, undivided
 from bertjax.train.optim import decayed
 from bertjax.train.padding import held_shape
+from bertjax.train.spent import PARTS, shares
 from bertjax.train.state import param_shapes
 from bertjax.use import with_preset
 
@@ -90,10 +91,13 @@ def _presets(family: str) -> list[str]:
 
 
 def report(runs: Sequence[str], out: str) -> None:
-    """How runs did: pretraining at its start and end, fine-tuned runs by their scores beside their baselines."""
-    pretrained = Table(title="pretraining, held-out text", title_justify="left")
-    for column in ("run", "step", "loss", "masked accuracy", "sentence accuracy (NSP or SOP)"):
-        pretrained.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+    """How runs did: pretraining at its start and end, fine-tuned runs by their scores beside their baselines.
+
+    And where their time went.
+    """
+    figures = ("loss", "masked accuracy", "sentence accuracy (NSP or SOP)")
+    pretrained = _table_of_runs("pretraining, held-out text", "step", *figures)
+    times = _table_of_runs("time", "seconds", *PARTS.values())
     scores: list[tuple[str, dict[str, float]]] = []
     baselines: list[tuple[str, dict[str, float]]] = []
     for run in runs:
@@ -107,11 +111,22 @@ def report(runs: Sequence[str], out: str) -> None:
                 model, *beside = _scores(run)
             scores.append(model)
             baselines += [row for row in beside if row not in baselines]  # runs on the same rows share them
-    tables = ([pretrained] if pretrained.row_count else []) + _score_tables(scores + baselines)
+        if spent := _spent(run):
+            times.add_row(run, f"{sum(spent.values()):,.0f}", *(shares(spent)[part] for part in PARTS))
+    tables = [*_score_tables(scores + baselines), times]
+    tables = [table for table in (pretrained, *tables) if table.row_count]
     answers.print(*tables, sep="\n")
     if out:
         with whole(Path(out)) as new, new.open("w", encoding="utf-8") as file:
             Console(file=file, width=120, markup=False, emoji=False).print(*tables, sep="\n")
+
+
+def _table_of_runs(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("run", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
+    return table
 
 
 def _first_and_last(run: str) -> list[dict[str, Any]]:
@@ -119,6 +134,12 @@ def _first_and_last(run: str) -> list[dict[str, Any]]:
     if not lines:
         raise DataError(f"{run}/metrics.jsonl has no evaluation yet; run pretrain again to go on")
     return [lines[0], lines[-1]]
+
+
+def _spent(run: str) -> dict[str, float]:
+    """Seconds by what they went into, up to the last line of the log; of a run without a log nothing."""
+    lines = [line["spent"] for line in read_metrics(as_path(run)) if set(line.get("spent", {})) == set(PARTS)]
+    return lines[-1] if lines else {}
 
 
 def _held_out(line: dict[str, Any]) -> tuple[str, ...]:

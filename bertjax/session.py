@@ -156,7 +156,9 @@ def _fit(
         stored=stored,
         phase_of=lambda step: session.phase_after(step - 1),
     )
-    writer = Writer(run, total_steps=session.total_steps, start_step=number, title=session.command)
+    writer = Writer(
+        run, total_steps=session.total_steps, start_step=number, title=session.command, since=REQUEST.taken_up
+    )
     phases = [Phase(steps, mixture, local_rows(mixture.batch_size, fixed.mesh)) for steps, mixture in session.phases]
     places = tuple(Position(*place) for place in extra.get("loader", ()))
     batches = Phases(phases, done=number, places=places, workers=session.workers)
@@ -171,6 +173,7 @@ def _fit(
         raise
     finally:
         writer.close()
+        REQUEST.take_up()
         batches.close()
         saver.close()
 

@@ -13,7 +13,7 @@ import optax
 from bertjax.contracts import Compute
 from bertjax.models import bert
 from bertjax.objectives import mlm
-from bertjax.train.log import read_metrics
+from bertjax.train.log import ENDED, read_metrics
 from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
 from bertjax.train.optim import Optimizer
 from bertjax.train.padding import held, padded
@@ -103,12 +103,13 @@ def abstract_state(state):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-BY_THE_CLOCK = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait")
+BY_THE_CLOCK = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait", "spent")
 
 
 def logged(run):
-    """The lines of a run's metrics.jsonl, but for what a clock says."""
-    return [{name: value for name, value in line.items() if name not in BY_THE_CLOCK} for line in read_metrics(run)]
+    """The lines of a run's metrics.jsonl, but for what a clock says, and when it was stopped."""
+    lines = [line for line in read_metrics(run) if line["split"] != ENDED]
+    return [{name: value for name, value in line.items() if name not in BY_THE_CLOCK} for line in lines]
 
 
 def losses(metrics, terms=("mlm_loss", "nsp_loss")):

@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bertjax.contracts import Metrics
 from bertjax.errors import StorageError
 from bertjax.parsing import parse
 from bertjax.paths import Growing
+from bertjax.train.spent import PARTS, Spent, shares
 
 
 def _console(*, stderr: bool) -> Console:
@@ -59,35 +61,49 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     lines = []
     path = run / "metrics.jsonl"
     for text in path.read_bytes().split(b"\n") if path.exists() else []:
-        with suppress(ValueError, KeyError, TypeError, OverflowError):
+        with suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
             line = parse(text)
             if isinstance(line, dict) and type(line.get("step")) is int and isinstance(line.get("split"), str):
-                lines.append({**line, "seconds": float(line["seconds"])})
+                line["seconds"] = float(line["seconds"])
+                if "spent" in line:
+                    line["spent"] = {part: float(seconds) for part, seconds in line["spent"].items() if part in PARTS}
+                lines.append(line)
     return lines
 
 
 ROLLED_BACK = "rolled back"  # in the place of a split: the run went back to this step
+ENDED = "ended"  # in the place of a split: a process that trained the run did so up to this step
+
+
+def _spent(lines: Sequence[dict[str, Any]], kept: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What the processes before this one spent, whose lines these are; the steps of those not `kept` are lost."""
+    all_of_them = max((line["seconds"] for line in lines), default=0.0)
+    seconds, last = max(
+        ((line["seconds"], line.get("spent", {})) for line in kept), default=(0.0, {}), key=itemgetter(0)
+    )
+    apart = {part: taken for part, taken in last.items() if part != "steps"}
+    lost = apart.get("lost", 0.0) + all_of_them - seconds
+    return {**apart, "steps": seconds - sum(apart.values()), "lost": lost}
 
 
 class Writer:
     """Appends to RUN/metrics.jsonl and keeps the console line up to date."""
 
-    def __init__(self, run: Path, *, total_steps: int, start_step: int, title: str) -> None:
+    def __init__(self, run: Path, *, total_steps: int, start_step: int, title: str, since: float | None = None) -> None:
         """Lines written after step `start_step` by a run that was cut off are dropped: they come again.
 
-        So does that of step 0 where a run begins.
+        So does that of step 0 where a run begins. `since` is when this process took the run up; None is now.
         """
         self._first = jax.process_index() == 0
+        lines = read_metrics(run)
         comes_again = [(start_step, ROLLED_BACK), (0, "dev") if start_step == 0 else ()]
         kept = [
-            line
-            for line in read_metrics(run)
-            if line["step"] <= start_step and (line["step"], line["split"]) not in comes_again
+            line for line in lines if line["step"] <= start_step and (line["step"], line["split"]) not in comes_again
         ]
+        self.spent = Spent(_spent(lines, kept), since)
+        self.reached = self._start = start_step  # the last step that was trained
         if self._first:
             self._file = Growing(run / "metrics.jsonl", [json.dumps(line) for line in kept])
-        self._seconds_before = max((line["seconds"] for line in kept), default=0.0)
-        self._began = time.perf_counter()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
@@ -128,9 +144,8 @@ class Writer:
             console.print(f"step {step} {what}: {text}")
 
     def _append(self, line: dict[str, Any]) -> None:
-        seconds = time.perf_counter() - self._began
         before = self._file.refused
-        self._file.add(json.dumps({**line, "seconds": round(self._seconds_before + seconds, 3)}))
+        self._file.add(json.dumps({**line, "seconds": round(self.spent.seconds(), 3), "spent": self.spent.by_part()}))
         if self._file.refused and not before:
             console.print(f"{self._file.refused}; its lines are kept, and written when it takes them")
 
@@ -143,8 +158,12 @@ class Writer:
             self._file.flush()
 
     def close(self) -> None:
-        """Leaves the console as it was."""
+        """Leaves the console as it was; tells, if a step was trained, where the time went."""
         self._progress.stop()
+        if self.reached > self._start:
+            parts = shares(self.spent.by_part()).items()
+            told = ", ".join(f"{share} {PARTS[part]}" for part, share in parts if share != "0%")
+            self.note(self.reached, ENDED, {}, f"{self.spent.seconds():,.0f} s in all: {told}")
         try:
             self.flush()
         except StorageError:  # a save has failed for the same reason, or something else has ended the run

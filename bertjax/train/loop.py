@@ -20,6 +20,7 @@ from bertjax.train.log import Writer, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
 from bertjax.train.saver import Saver
+from bertjax.train.spent import Spent
 from bertjax.train.state import TrainState
 from bertjax.train.step import TOKENS, WATCHED, TrainStep
 from bertjax.train.stop import Interrupted, StopSignal
@@ -81,24 +82,23 @@ def fit(
 
     `begun` is the `extra` of the checkpoint that is gone on from, or empty.
     """
-    done, window = int(state.step), Window.from_json(begun.get("window", {}))
+    spent = writer.spent
+    done, window = int(state.step), Window.from_json(begun.get("window", {}), spent.now())
     if _stale(run, saver, done):
         return state
     if done == 0:
-        _evaluate(run, state, done, writer, window)
+        _evaluate(run, state, done, writer)
     watch = Watch(run.guard, writer, batches.numbers, begun.get("watch", {}))
-    late = LateLog(writer, watch, run.rates, run.loss_terms)
-    with StopSignal() as stop, late:
-        ahead = _on_devices(batches, run.mesh, run.total_steps - done)
-        before = batches.places
+    with StopSignal() as stop, LateLog(writer, watch, run.rates, run.loss_terms) as late:
+        ahead, before = _on_devices(batches, run.mesh, run.total_steps - done), batches.places
         compiled, asked = set[tuple[int, ...]](), None
         for number in range(done + 1, run.total_steps + 1):
-            with late.running(window).waiting(asked):
+            with spent.waiting(asked):
                 batch, places = next(ahead)
             shape = batch["tokens"].shape
-            with run.profiler.step(), _compiling(shape, compiled, state, late, window):
+            with run.profiler.step(), _compiling(shape, compiled, state, spent, late, window):
                 state, metrics = run.step(state, batch)
-            asked = state.step
+            asked, writer.reached = state.step, number
             moved()
             run.profiler.after_step(state)
             late.flush(window)
@@ -112,12 +112,12 @@ def fit(
                 saver.check()
             if last or number % run.every.evaluate == 0:
                 late.flush(window)
-                figures = _evaluate(run, state, number, writer, window)
+                figures = _evaluate(run, state, number, writer)
             stopped_by = stop.after_step()
             if last or figures or stopped_by or number % run.every.save == 0:
                 late.flush(window)
                 watch.settle()
-                with window.apart(state.step):
+                with spent.on("save", state.step):
                     if not _finite(state.params):
                         raise DataError(f"the parameters after step {number} are not finite; lower --optimizer.peak-lr")
                     log = {"window": window.to_json(), "watch": watch.to_json()}
@@ -127,10 +127,12 @@ def fit(
                 console.print(f"stops early: no better score since step {saver.leader[0]:.0f}")
                 break
             if stopped_by:
-                saver.wait()
+                with spent.on("save"):
+                    saver.wait()
                 hosts.stopped_together()
                 raise Interrupted(f"{stopped_by}: stopped after step {number} and saved it; the same command goes on")
-    saver.wait()
+    with spent.on("save"):
+        saver.wait()
     return state
 
 
@@ -140,14 +142,19 @@ def _stale(run: Fit, saver: Saver, number: int) -> bool:
 
 
 def _compiling(
-    shape: tuple[int, ...], compiled: set[tuple[int, ...]], state: TrainState, late: LateLog, window: Window
+    shape: tuple[int, ...],
+    compiled: set[tuple[int, ...]],
+    state: TrainState,
+    spent: Spent,
+    late: LateLog,
+    window: Window,
 ) -> AbstractContextManager[None]:
     """What a step is called in: the first with a batch of its shape compiles, which is no training."""
     if shape in compiled:
         return nullcontext()
     compiled.add(shape)
     late.flush(window)
-    return window.apart(state.step)
+    return spent.on("compile", state.step)
 
 
 def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[Batch, Places]]:
@@ -161,10 +168,10 @@ def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[Batc
     yield from queue
 
 
-def _evaluate(run: Fit, state: TrainState, number: int, writer: Writer, window: Window) -> dict[str, float]:
-    with window.apart(state.step):
+def _evaluate(run: Fit, state: TrainState, number: int, writer: Writer) -> dict[str, float]:
+    with writer.spent.on("evaluate", state.step):
         figures = run.evaluate(state)
-        writer.write(number, figures, split="dev")
+    writer.write(number, figures, split="dev")
     return figures
 
 

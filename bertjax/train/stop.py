@@ -54,6 +54,7 @@ class Request:
         self.grace = float(GRACE)
         self.due: Callable[[], bool] | None = None  # whether to stop after this step, where several processes agree
         self.tells = True  # whether it is this process that speaks
+        self.taken_up = time.perf_counter()  # when this process took up what it is at
         self._begun = False
         self._interrupts = 0  # how often Ctrl-C was pressed
         self._saving = 0  # whether what is under way ends in a checkpoint when asked to
@@ -73,6 +74,12 @@ class Request:
     def works_on(self, out: str, grace: float) -> None:
         """The folder that is worked on, and the seconds that there are to save in."""
         self.out, self.grace = out, float(grace)
+        if not self._begun:  # it is no command, which takes its run up when it starts
+            self.take_up()
+
+    def take_up(self) -> None:
+        """What comes now is another run, or the same one from another step."""
+        self.taken_up = time.perf_counter()
 
     def over(self, code: int) -> None:
         """Nothing is left to be stopped; where the process was asked to stop, it still ends in time."""

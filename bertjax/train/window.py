@@ -1,8 +1,6 @@
 """What is said of the steps since the last line of the log, without making a device wait for it."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +11,9 @@ import numpy as np
 from bertjax.contracts import Metrics
 from bertjax.train.guard import Watch
 from bertjax.train.log import Writer, averages
+from bertjax.train.spent import Moment
 
+NEVER = Moment(0, 0, 0)
 sum_metrics = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
 
 
@@ -23,44 +23,22 @@ class Window:
 
     metrics: Metrics
     work: list[tuple[jax.Array, float]] = field(default_factory=list)  # of each step real tokens, and FLOPs for each
-    seconds: float = 0  # in what is no training
-    waited: float = 0  # of the rest, seconds in which the devices stood still for want of data
-    began: float = 0
+    began: Moment = NEVER
 
     def add(self, metrics: Metrics, tokens: jax.Array, flops_per_token: float) -> None:
         """One more step; nothing is fetched from the device."""
         self.metrics = sum_metrics(self.metrics, metrics) if self.metrics else metrics
         self.work.append((tokens, flops_per_token))
 
-    @contextmanager
-    def apart(self, state: Any) -> Iterator[None]:  # noqa: ANN401 (any pytree)
-        """What is done in here is no training; it begins when the devices have made `state`."""
-        jax.block_until_ready(state)
-        began = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - began
-
-    @contextmanager
-    def waiting(self, asked: Any) -> Iterator[None]:  # noqa: ANN401 (a jax.Array, whose stubs lack `is_ready`)
-        """What is done in here brings data. The devices stand still for it if they have made `asked` when it is over.
-
-        They may have been at work for a part of it: it is the most that can have been lost. `asked` is None before the
-        first step: then nothing is counted.
-        """
-        began = time.perf_counter()
-        yield
-        if asked is not None and asked.is_ready():
-            self.waited += time.perf_counter() - began
-
     def to_json(self) -> dict[str, list[float]]:
         """Exact: float32 survives JSON."""
         return {name: [float(t), float(w)] for name, (t, w) in jax.device_get(self.metrics).items()}
 
     @classmethod
-    def from_json(cls, saved: dict[str, list[float]]) -> "Window":
+    def from_json(cls, saved: dict[str, list[float]], began: Moment) -> "Window":
         """The inverse of `to_json`; time and tokens count anew."""
         metrics: Any = {name: (np.float32(t), np.float32(w)) for name, (t, w) in saved.items()}
-        return cls(metrics, began=time.perf_counter())
+        return cls(metrics, began=began)
 
 
 @dataclass(frozen=True)
@@ -70,18 +48,19 @@ class Rates:
     schedule: Callable[[int], Any]
     peak_flops: float  # of all devices together; 0: not known
 
-    def figures(self, window: Window, updates: int, ended: float) -> dict[str, float]:
+    def figures(self, window: Window, updates: int, ended: Moment) -> dict[str, float]:
         """Of a window whose metrics had come when it `ended`, and after so many updates of the parameters.
 
         Work is what the model needs for real tokens, not for padding: MFU as in Chowdhery et al. 2022, of the bf16
         peak; GFLOP a second where no peak is known.
         """
-        seconds = ended - window.began - window.seconds
+        passed, apart, waited = (after - before for after, before in zip(ended, window.began, strict=True))
+        seconds = passed - apart
         work = [(float(tokens), per_token) for tokens, per_token in jax.device_get(window.work)]
         tokens, flops = sum(n for n, _ in work), sum(n * per_token for n, per_token in work)
         figures = {"lr": float(self.schedule(max(0, updates - 1))), "tokens_per_second": round(tokens / seconds, 1)}
         name, unit = ("mfu", self.peak_flops) if self.peak_flops else ("gflops_per_second", 1e9)
-        return {**figures, name: float(f"{flops / seconds / unit:.4g}"), "data_wait": round(window.waited / seconds, 4)}
+        return {**figures, name: float(f"{flops / seconds / unit:.4g}"), "data_wait": round(waited / seconds, 4)}
 
 
 class LateLog:
@@ -102,10 +81,6 @@ class LateLog:
         self._waiting = number, window
         return Window({})
 
-    def running(self, window: Window) -> Window:
-        """That whose time runs: the one that waits, else the one that is being filled."""
-        return self._waiting[1] if self._waiting else window
-
     def flush(self, following: Window) -> None:
         """Writes what waits, if anything does; the time of `following` begins where its own ends."""
         if self._waiting is None:
@@ -113,6 +88,6 @@ class LateLog:
         (number, window), self._waiting = self._waiting, None
         self._watch.settle()
         figures = averages(window.metrics, self._loss_terms)
-        following.began = time.perf_counter()
+        following.began = self._writer.spent.now()
         rates = self._rates.figures(window, number - self._watch.skipped, following.began)
         self._writer.write(number, {**figures, **rates})

@@ -24,6 +24,7 @@ from bertjax.tasks._columns import Columns, of_columns, with_labels
 from bertjax.tasks._lines import lines as text_lines
 from bertjax.train import manifest, steps
 from bertjax.train.log import Writer
+from bertjax.train.spent import PARTS
 
 TOKENIZER = WordPiece(VOCABULARY, lowercase=True)
 LENGTH = 64
@@ -179,6 +180,7 @@ def _program():
 
 LOG = [
     {"step": step, "split": split, "loss": 2.5, "mlm_accuracy": 0.5, "nsp_accuracy": 0.5, "seconds": 1.0 * step}
+    | {"spent": dict.fromkeys(PARTS, 0.25 * step)}
     for step in range(1, 5)
     for split in ("train", "dev")
 ]

@@ -1,12 +1,13 @@
 """metrics.jsonl: what is kept, what comes again, what a crash may leave."""
 
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 
-from bertjax.train import log
-from bertjax.train.log import Writer, averages, describe, read_metrics
+from bertjax.train import log, spent
+from bertjax.train.log import ENDED, Writer, averages, describe, read_metrics
 
 
 def writer(run, start=0):
@@ -27,6 +28,7 @@ def test_lines(tmp_path):
     writing.close()
     first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert first.pop("seconds") >= 0
+    assert sum(first.pop("spent").values()) >= 0
     assert first == {"step": 5, "split": "train", "loss": 1.5, "lr": 1e-4}
     assert (second["split"], second["loss"]) == ("dev", 1.25)
     assert [line["step"] for line in read_metrics(tmp_path)] == [5, 5]
@@ -57,6 +59,41 @@ def test_seconds_go_on_where_they_were(tmp_path):
     resumed.write(6, {"loss": 1.0})
     resumed.close()
     assert 1000 <= read_metrics(tmp_path)[-1]["seconds"] < 1060
+
+
+def test_time_is_told_by_what_it_went_into(tmp_path, capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(spent, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def train(start, *, steps, since):
+        """A process that reaches its last step, which is logged with what it took; a killed one is not closed."""
+        writing = Writer(tmp_path, total_steps=20, start_step=start, title="test", since=since)
+        for step, seconds in steps:
+            now[0] += seconds
+            writing.reached = step
+            writing.write(step, {"loss": 1.0})
+        return writing
+
+    parts = {"steps": 0, "start": 0, "compile": 0, "data": 0, "evaluate": 0, "save": 0, "lost": 0}
+    train(0, steps=[(5, 8), (10, 8), (15, 8)], since=90)  # killed; the last checkpoint is of step 10
+    resumed = train(10, steps=[(15, 7)], since=97 + 24)
+    with resumed.spent.on("save"):
+        now[0] += 1
+    resumed.close()
+    ended = read_metrics(tmp_path)[-1]
+    assert (ended["step"], ended["split"], ended["seconds"]) == (15, ENDED, 45)
+    assert ended["spent"] == {**parts, "start": 13, "steps": 23, "save": 1, "lost": 8}
+    said = "step 15 ended: 45 s in all: 51% steps, 29% starting, "
+    assert said + "2% saving, 18% lost steps\n" in capsys.readouterr().err
+
+    train(15, steps=[], since=124).close()  # nothing is left to be trained
+    assert [line["split"] for line in read_metrics(tmp_path)] == ["train"] * 3 + [ENDED]
+    assert ENDED not in capsys.readouterr().err
+
+    now[0] += 30  # idle
+    train(15, steps=[(20, 5)], since=now[0]).close()
+    assert [line["seconds"] for line in read_metrics(tmp_path)] == [18, 26, 44, 45, 50, 50]
+    assert read_metrics(tmp_path)[-1]["spent"] == {**parts, "start": 13, "steps": 28, "save": 1, "lost": 8}
 
 
 def test_no_file_is_no_lines(tmp_path):
@@ -95,10 +132,10 @@ def test_console_says_how_long_it_will_take(tmp_path, capsys, monkeypatch):
     """From the second line on: what comes before the first is compiling."""
     seconds = iter(range(0, 1000, 100))
     fill(tmp_path, [10], split="dev")
-    monkeypatch.setattr(log.time, "perf_counter", lambda: float(next(seconds)))
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
     fill(tmp_path, [10, 15])
     said = capsys.readouterr().err
-    assert "step 10/20  loss 1.000\n" in said and "step 15/20  loss 1.500  eta 200 s\n" in said
+    assert "step 10/20  loss 1.000\n" in said and "step 15/20  loss 1.500  eta 100 s\n" in said
     assert "step 10 dev: loss 1.000" in said
 
 

@@ -15,7 +15,7 @@ from disks import fill_up
 from helpers import DROPOUT, abstract_state, logged, make_batch, parts
 
 from bertjax.errors import DataError, StorageError
-from bertjax.train import manifest, window
+from bertjax.train import manifest, spent
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.guard import Diverged, Guard
 from bertjax.train.log import Writer, averages, read_metrics
@@ -247,7 +247,7 @@ def test_a_disk_that_is_full_for_a_save_costs_that_save_and_no_line(tmp_path, tr
     assert "checkpoint 8 could not be saved (checkpoint 4 is the last)" in said
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 12, 14]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [0, *range(1, 15), 14]
+    assert [json.loads(line)["step"] for line in lines] == [0, *range(1, 15), 14, 14]
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), undisturbed[1])
 
 
@@ -340,7 +340,7 @@ def test_compiling_evaluating_and_saving_are_not_in_the_tokens_a_second(tmp_path
         metrics = {"mlm_loss": (one, one), "nsp_loss": (one, one), WATCHED: (one, one), TOKENS: (10 * one, 10 * one)}
         return replace(state, step=state.step + 1), metrics
 
-    monkeypatch.setattr(window, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(spent, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(Saver, "save", lambda *_, **about: passes(1_000))
     short = lambda number, batch: {**batch, "tokens": batch["tokens"][:, : 8 if number >= 7 else 16]}  # noqa: E731
     evaluates = lambda state: passes(10_000, {"loss": 1.0})  # noqa: E731
@@ -351,6 +351,8 @@ def test_compiling_evaluating_and_saving_are_not_in_the_tokens_a_second(tmp_path
     assert met == {(16, 16), (16, 8)} and rates == pytest.approx([50 / 7, 10, 40 / 2], abs=0.1)
     # All that time goes to batches, the first two of which nothing waits for.
     assert [line["data_wait"] for line in written] == pytest.approx([5 / 7, 1, 1], abs=1e-3)
+    parts = {"start": 0, "compile": 200, "data": 12, "evaluate": 40_000, "save": 5_000, "lost": 0, "steps": 2}
+    assert read_metrics(tmp_path)[-1]["spent"] == parts
 
 
 def test_a_line_that_waits_is_written_when_the_data_fail(tmp_path, train):

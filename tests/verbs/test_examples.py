@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers import logged
 
 from bertjax import load
 
@@ -55,7 +56,7 @@ def test_a_schedule_of_span_masking(pretrain, spied):
 
 def test_sentence_order_in_place_of_next_sentences(bertjax, pretrain, spied):
     run = pretrain("--objective.examples sop")
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(run)
     for line in lines:
         assert line["loss"] == pytest.approx(line["mlm_loss"] + line["sop_loss"]) and "nsp_loss" not in line
     assert all(batch["types"].any() and "next_labels" in batch for batch in spied)
@@ -66,7 +67,7 @@ def test_sentence_order_in_place_of_next_sentences(bertjax, pretrain, spied):
 @pytest.mark.parametrize("examples", ["full-sentences", "doc-sentences", "segments"])
 def test_masking_alone_from_text_to_a_score(bertjax, pretrain, spied, home, tmp_path, examples):
     run = pretrain(f"--objective.examples {examples}")
-    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+    for line in logged(run):
         assert line["loss"] == line["mlm_loss"] and not {"nsp_loss", "sop_loss"} & line.keys()
     assert all(not batch["types"].any() and "next_labels" not in batch for batch in spied)
     assert "nsp" not in bertjax("inspect", run).out and " - " in bertjax("report", run).out

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -17,8 +18,9 @@ from bertjax.jsonio import from_json
 from bertjax.recipe import load_recipe
 from bertjax.saved import open_run
 from bertjax.train.checkpoint import Checkpoints
-from bertjax.train.log import read_metrics
+from bertjax.train.log import ENDED, read_metrics
 from bertjax.train.mesh import MeshConfig, make_mesh
+from bertjax.train.spent import shares
 
 STSB_HEADER = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "flew", "saw", "heard"]
@@ -282,6 +284,11 @@ def test_report_puts_runs_side_by_side(bertjax, pretrained, finetuned, tmp_path)
         assert f"{figure:.3f}" in outcome.out
     assert f"{scores['metrics']['f1']:.4f}" in outcome.out and outcome.out.count("tfidf, ") == 1
     assert max(map(len, outcome.out.split("\n"))) <= 120
+    for run in (pretrained, finetuned):
+        ended = read_metrics(run)[-1]
+        assert ended["split"] == ENDED and sum(ended["spent"].values()) == pytest.approx(ended["seconds"], abs=0.01)
+        shown = [f"{sum(ended['spent'].values()):,.0f}", *shares(ended["spent"]).values()]
+        assert any(re.findall(r"[\d,]+%?", row)[-8:] == shown for row in outcome.out.split("\n"))
 
 
 @pytest.mark.parametrize("what", ["pretrain.py", "pretrained", "finetuned"])

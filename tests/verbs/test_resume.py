@@ -157,7 +157,7 @@ def test_more_micro_batches_change_neither_dropout_nor_evaluation(stop_at, pretr
     run.pretrain(replace(config, micro_batches=4))
     told = " ".join(capsys.readouterr().err.split())
     assert "micro_batches: was 2, now 4: results are the same up to rounding" in told
-    alone, cut = read_metrics(pretrained), read_metrics(tmp_path / "run")
+    alone, cut = logged(pretrained), logged(tmp_path / "run")
     assert [(line["step"], line["split"]) for line in cut] == [(line["step"], line["split"]) for line in alone]
     np.testing.assert_allclose([line["loss"] for line in cut], [line["loss"] for line in alone], rtol=1e-5)
 
@@ -169,7 +169,7 @@ def test_another_mesh_keeps_the_order_of_the_data_and_the_losses(stop_at, tiny, 
     run.pretrain(replace(wide, out=str(tmp_path / "alone")))
     stop_at(4, run.pretrain, replace(wide, out=str(tmp_path / "moved")))
     run.pretrain(replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2), out=str(tmp_path / "moved")))
-    alone, moved = read_metrics(tmp_path / "alone"), read_metrics(tmp_path / "moved")
+    alone, moved = logged(tmp_path / "alone"), logged(tmp_path / "moved")
     assert [line["step"] for line in alone] == [line["step"] for line in moved]
     for one, two in zip(alone, moved, strict=True):
         np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-6)

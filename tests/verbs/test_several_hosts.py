@@ -10,6 +10,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from helpers import logged
 from processes import batches, drive, finish, free_port, start
 
 from bertjax import lock, run
@@ -22,7 +23,7 @@ from bertjax.train.mesh import MeshConfig
 
 def losses(folder):
     """Of every line; of evaluations of a task the score."""
-    return [(line["step"], line["split"], line.get("loss", line.get("f1"))) for line in read_metrics(folder)]
+    return [(line["step"], line["split"], line.get("loss", line.get("f1"))) for line in logged(folder)]
 
 
 def same_losses(one, two, rtol=1e-6):
