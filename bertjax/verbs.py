@@ -172,7 +172,7 @@ def preset(default: Any, rest: list[str]) -> tuple[Any, list[str]]:  # noqa: ANN
 
 def _check_source(config: Any, given: Sequence[str]) -> None:  # noqa: ANN401 (a Pretrain)
     """Raises where the model is said twice, by --from and by options; or where what it must fit is not said."""
-    from bertjax.run import OWN
+    from bertjax.pretraining import OWN
 
     names = [argument.partition("=")[0].replace("_", "-") for argument in given]
     own = [f"--model.{name}".replace("_", "-") for name in OWN]

@@ -20,6 +20,7 @@ LEVELS = (
     ("config", "jsonio", "hf", "memory"),
     ("saved", "resume", "use", "automesh", "folders"),
     ("session", "scoring", "card"),
+    ("pretraining",),
     ("run", "preparation", "api", "convert", "doctor"),
     ("report", "suite", "plan", "verify"),
     ("look",),

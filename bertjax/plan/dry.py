@@ -14,7 +14,7 @@ from bertjax.data.mixture import Mixture
 from bertjax.memory import fits, verdict
 from bertjax.plan.program import compiled_step
 from bertjax.plan.topology import LOCAL
-from bertjax.run import pretraining
+from bertjax.pretraining import session_of
 from bertjax.session import training_step
 from bertjax.train.log import TEMPORARIES, answers, memory_table
 from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch
@@ -23,7 +23,7 @@ from bertjax.train.state import TrainState, planned_state
 
 def dry_run(config: Pretrain) -> None:
     """Compiles the step of every phase for its first batch, and tells what it takes; nothing is trained or written."""
-    prepared = pretraining(config)
+    prepared = session_of(config)
     config, objective = replace(config, model=prepared.model), prepared.objective
     optimizer = config.optimizer.build(config.steps)
     chosen = mesh_of(config, config.model, objective, optimizer)

@@ -21,7 +21,7 @@ from bertjax.plan.cures import cures, shape_of
 from bertjax.plan.estimate import estimate, roofline, work
 from bertjax.plan.program import Program, compiled_step
 from bertjax.plan.topology import LOCAL, devices_of
-from bertjax.run import resolve
+from bertjax.pretraining import resolve
 from bertjax.session import training_step
 from bertjax.train.log import answers
 from bertjax.train.mesh import abstract_batch, bytes_on_device, check_batch, undivided_in

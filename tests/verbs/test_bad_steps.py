@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import run, session
+from bertjax import pretraining, run, session
 from bertjax.data.loader import Loader
 from bertjax.train.checkpoint import Checkpoint, Checkpoints
 from bertjax.train.log import read_metrics
@@ -17,7 +17,7 @@ from bertjax.train.stop import Interrupted
 @pytest.fixture(scope="module")
 def places(tiny):
     """Where the batch of each step is: of step 1, 2, ... 40."""
-    loader, found = Loader(run.pretraining(replace(tiny, out="-")).phases[0][1]), []
+    loader, found = Loader(pretraining.session_of(replace(tiny, out="-")).phases[0][1]), []
     for _ in range(40):
         found.append(loader.places)
         next(loader)
@@ -61,7 +61,7 @@ def test_a_bad_step_is_told_with_its_examples(bertjax, command, poison, places, 
     assert bertjax(*command).code == 0
     (told,) = of(tmp_path / "run", "skipped")
     assert told["step"] == 7 and [place[:3] for place in told["places"]] == [list(place) for place in places[6]]
-    source = run.pretraining(replace(tiny, out="-")).phases[0][1].sources[0]
+    source = pretraining.session_of(replace(tiny, out="-")).phases[0][1].sources[0]
     (examples,) = told["examples"]
     epoch, window, batch = places[6][0]
     order = source._load(epoch, window).order

@@ -15,7 +15,7 @@ from processes import finish, start
 from test_resume import equal_runs, logged
 from test_several_hosts import same_losses
 
-from bertjax import api, run, suite
+from bertjax import api, pretraining, suite
 from bertjax.paths import as_path
 from bertjax.supervise import kept
 from bertjax.train import hang
@@ -106,8 +106,8 @@ def test_prepared_data_in_a_bucket(bertjax, cloud, data, tiny):
     upload(cloud, data, "data")
     made = []
     for folder in (str(data), "gs://bkt/data"):
-        tokenizer, config = run.resolve(replace(tiny, data=(folder,)))
-        mixture = run.pretraining_batches(config, tokenizer, "train", config.phases[0])
+        tokenizer, config = pretraining.resolve(replace(tiny, data=(folder,)))
+        mixture = pretraining.mixture_of(config, tokenizer, "train", config.phases[0])
         made.append({name: array.tobytes() for name, array in mixture.batch(mixture.start()).items()})
     assert made[0] == made[1]
     assert bertjax("inspect", "gs://bkt/data", "--verify").code == 0
