@@ -121,7 +121,7 @@ class Pretrain(Limits):
     log_every: int = 100
     eval_every: int = 10_000
     eval_batches: int = 20
-    """batches of held-out text in an evaluation, shaped as in the first phase; the best checkpoint is of the last"""
+    """batches of held-out text in an evaluation, shaped as those of its phase; the best checkpoint is of the last"""
     save_every: int = 10_000
     save_sync: bool = False
     """wait until a checkpoint is on the disk: a kill then costs the steps of one interval at most, not of two"""

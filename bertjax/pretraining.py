@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from itertools import islice
+from functools import lru_cache, partial
+from itertools import accumulate, islice
 
 from jax.sharding import Mesh
 
@@ -13,7 +13,9 @@ from bertjax.contracts import Compute, Params
 from bertjax.data.masking import Vocab
 from bertjax.data.meta import FEW_SENTENCES, Meta, again, sentences_a_document
 from bertjax.data.mixture import Mixture, Places, shares
+from bertjax.data.phases import phase_after
 from bertjax.data.plan import next_sentence, sentence_order
+from bertjax.data.rows import HostBatch
 from bertjax.data.sources import CorpusSource, Position
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import ConfigError, DataError
@@ -22,6 +24,7 @@ from bertjax.saved import Imported, open_run
 from bertjax.train.log import averages, console
 from bertjax.train.loop import Every, Hook, mean_metrics
 from bertjax.train.mesh import local_rows
+from bertjax.train.state import TrainState
 from bertjax.train.step import make_eval_step
 from bertjax.train.steps import listed
 
@@ -31,15 +34,25 @@ def session_of(config: Pretrain) -> session.Session:
     tokenizer, config = resolve(config)
     _check_pairs(config)
     objective = config.objective.build(config.model)
-    held_out = mixture_of(config, tokenizer, "valid", config.phases[0])
+    held_out = [mixture_of(config, tokenizer, "valid", phase) for phase in config.phases]
+    ends = list(accumulate(phase.steps for phase in config.phases))
 
     def evaluation(mesh: Mesh) -> Hook:
         step = make_eval_step(objective.using(Compute(attention=config.attention, mesh=mesh)))
-        rows = local_rows(held_out.batch_size, mesh)
-        parts = [rows[part :: config.micro_batches] for part in range(config.micro_batches)]
-        places = islice(one_epoch(held_out, config.steps), config.eval_batches)
-        batches = [held_out.batch(place, part) for place in places for part in parts]
-        return lambda state: averages(mean_metrics(step, state, iter(batches), mesh), objective.loss_terms)
+
+        @lru_cache(maxsize=1)
+        def batches(phase: int) -> list[HostBatch]:
+            mixture = held_out[phase]
+            rows = local_rows(mixture.batch_size, mesh)
+            parts = [rows[part :: config.micro_batches] for part in range(config.micro_batches)]
+            places = islice(one_epoch(mixture, config.steps), config.eval_batches)
+            return [mixture.batch(place, part) for place in places for part in parts]
+
+        def figures(state: TrainState) -> dict[str, float]:
+            made = batches(phase_after(int(state.step) - 1, ends))  # as those of the last step
+            return averages(mean_metrics(step, state, iter(made), mesh), objective.loss_terms)
+
+        return figures
 
     def trained_parts(mesh: Mesh) -> Params:
         if not config.source:

@@ -15,7 +15,7 @@ import pytest
 from helpers import logged
 from jax.sharding import SingleDeviceSharding
 
-from bertjax import api, cli, run, saved
+from bertjax import api, cli, pretraining, run, saved
 from bertjax.config import Finetune
 from bertjax.contracts import Compute
 from bertjax.data.masking import Masking
@@ -25,6 +25,7 @@ from bertjax.recipe import load_recipe
 from bertjax.saved import open_run
 from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
+from bertjax.train.loop import mean_metrics
 from bertjax.train.mesh import MeshConfig, make_mesh
 from bertjax.train.stop import Interrupted
 
@@ -222,6 +223,21 @@ def test_the_best_and_the_last_checkpoints_are_kept(pretrained, tiny):
     lowest = min((line for line in read_metrics(pretrained) if line["split"] == "dev" and line["step"]), key=lambda line: line["loss"])  # fmt: skip  # noqa: E501
     assert steps == sorted({15, 16, lowest["step"]})
     assert Checkpoints(pretrained).best == lowest["step"]
+
+
+def test_held_out_text_is_shaped_as_what_is_trained_on(tiny, tmp_path, monkeypatch):
+    shapes = []
+
+    def spied(step, state, batches, mesh):
+        batches = list(batches)
+        shapes.append((int(state.step), *batches[0]["tokens"].shape, len(batches)))
+        return mean_metrics(step, state, iter(batches), mesh)
+
+    monkeypatch.setattr(pretraining, "mean_metrics", spied)
+    later = {"steps": 6, "later_phases": ((0.5, 40, 4),), "eval_every": 1, "eval_batches": 1}
+    run.pretrain(replace(tiny, **later, out=str(tmp_path / "run")))
+    # Of 8 rows or 4, in two micro-batches.
+    assert shapes == [(step, 4, 32, 2) for step in range(4)] + [(step, 2, 40, 2) for step in range(4, 7)]
 
 
 def test_a_checkpoint_that_is_not_finite_is_never_written(on_step, tiny, tmp_path):
