@@ -35,6 +35,11 @@ def step_options(platform: str) -> dict[str, Any] | None:
     return {name: value for name, value in options.get(platform, {}).items() if name not in told} or None
 
 
+def repeatable() -> bool:
+    """Whether a step computes the same each time, and so on each device: not where XLA_FLAGS turn that off."""
+    return f"{REPEATABLE}=false" not in os.environ.get("XLA_FLAGS", "").lower()
+
+
 def inference(function: Callable[..., Any], flops: float, **options: Any) -> Any:  # noqa: ANN401 (as jax.jit's)
     """jax.jit of a function without gradients, which is to do `flops` in all its calls.
 

@@ -14,7 +14,7 @@ from bertjax.contracts import Compute
 from bertjax.models import bert
 from bertjax.objectives import mlm
 from bertjax.train.log import ENDED, read_metrics
-from bertjax.train.mesh import MeshConfig, make_mesh, put_batch
+from bertjax.train.mesh import MeshConfig, make_mesh, path_of, put_batch
 from bertjax.train.optim import Optimizer
 from bertjax.train.padding import held, padded
 from bertjax.train.state import init_state, planned_state
@@ -101,6 +101,22 @@ def _first_state(model, objective, seed):
 def abstract_state(state):
     """Shapes, types and shardings of a state: what a checkpoint is restored into."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def flipped(state, name, device, bit):
+    """A state in which one bit of the copy that a device has of an array is another."""
+
+    def changed(path, leaf):
+        if path_of(path) != name:
+            return leaf
+        shards = leaf.addressable_shards
+        copies = [np.array(shard.data) for shard in shards]
+        words = copies[[shard.device for shard in shards].index(device)].reshape(-1).view(np.uint32)
+        words[bit // 32 % len(words)] ^= np.uint32(1 << bit % 32)
+        there = [jax.device_put(copy, shard.device) for copy, shard in zip(copies, shards, strict=True)]
+        return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, there)
+
+    return jax.tree_util.tree_map_with_path(changed, state)
 
 
 BY_THE_CLOCK = ("seconds", "tokens_per_second", "gflops_per_second", "data_wait", "spent")

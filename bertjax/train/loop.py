@@ -19,6 +19,7 @@ from bertjax.train.hang import moved
 from bertjax.train.log import Writer, console
 from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
+from bertjax.train.replicas import check_replicas
 from bertjax.train.saver import Saver
 from bertjax.train.spent import Spent
 from bertjax.train.state import TrainState
@@ -118,8 +119,7 @@ def fit(
                 late.flush(window)
                 watch.settle()
                 with spent.on("save", state.step):
-                    if not _finite(state.params):
-                        raise DataError(f"the parameters after step {number} are not finite; lower --optimizer.peak-lr")
+                    _check(state, run.mesh, number)
                     log = {"window": window.to_json(), "watch": watch.to_json()}
                     saver.save(state, loader=places, log=log, figures=figures, before=writer.flush)
                 moved()
@@ -134,6 +134,13 @@ def fit(
     with spent.on("save"):
         saver.wait()
     return state
+
+
+def _check(state: TrainState, mesh: Mesh, number: int) -> None:
+    """Raises where a state is not to be saved."""
+    check_replicas(state, mesh, number)
+    if not _finite(state.params):
+        raise DataError(f"the parameters after step {number} are not finite; lower --optimizer.peak-lr")
 
 
 def _stale(run: Fit, saver: Saver, number: int) -> bool:

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import logged
 
 from bertjax import compiled, load
-from bertjax.compiled import WORTH_ONEDNN, inference, step_options
-from bertjax.train.log import read_metrics
+from bertjax.compiled import WORTH_ONEDNN, inference, repeatable, step_options
 
 # A command in a process of its own; the last line tells how often a program was looked for and not found.
 PROGRAM = """
@@ -54,7 +54,7 @@ def start(home, data):
 
 
 def losses(folder):
-    return [line["loss"].hex() for line in read_metrics(folder)]
+    return [line["loss"].hex() for line in logged(folder)]
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_a_step_is_compiled_at_the_first_level_and_repeatable_unless_told(monkey
     assert step_options("gpu") == {"xla_gpu_exclude_nondeterministic_ops": True, **as_written}
     assert jax.jit(jnp.sin, compiler_options=as_written)(0.0) == 0
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    assert step_options("cpu") is None
+    assert step_options("cpu") is None and repeatable()
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_exclude_nondeterministic_ops=false")
-    assert step_options("gpu") == as_written
+    assert step_options("gpu") == as_written and not repeatable()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is there for x86")

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import logged
+from helpers import flipped, logged
 from jax.sharding import SingleDeviceSharding
 
 from bertjax import api, cli, pretraining, run, saved
@@ -27,6 +27,7 @@ from bertjax.train.checkpoint import Checkpoints
 from bertjax.train.log import read_metrics
 from bertjax.train.loop import mean_metrics
 from bertjax.train.mesh import MeshConfig, make_mesh
+from bertjax.train.replicas import Corrupted
 from bertjax.train.stop import Interrupted
 
 ONE = MeshConfig(data=1)
@@ -247,6 +248,21 @@ def test_a_checkpoint_that_is_not_finite_is_never_written(on_step, tiny, tmp_pat
         run.pretrain(config)
     assert Checkpoints(tmp_path / "run").latest == 4
     assert np.isfinite(api.load(tmp_path / "run").embed(["the cat"])).all()
+
+
+@pytest.mark.late
+def test_a_bit_that_flips_on_one_device_is_in_no_checkpoint(on_step, monkeypatch, tiny, tmp_path):
+    config = replace(tiny, batch_size=16, mesh=MeshConfig(data=8), steps=6, save_every=2)
+    run.pretrain(replace(config, out=str(tmp_path / "alone")))
+    on_step(5, lambda state: flipped(state, "params/encoder/embed/tokens/table", jax.devices()[3], 1234))
+    with pytest.raises(
+        Corrupted, match=r"after step 6 devices hold different copies of .*; at fault is .*3 of process 0"
+    ):
+        run.pretrain(replace(config, out=str(tmp_path / "flipped")))
+    assert Checkpoints(tmp_path / "flipped").latest == 4
+    monkeypatch.undo()
+    run.pretrain(replace(config, out=str(tmp_path / "flipped")))
+    equal_runs(tmp_path / "alone", tmp_path / "flipped")
 
 
 def test_stopping_from_the_command_line(on_step, terminate, bertjax, tiny, home, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -84,6 +85,40 @@ def test_processes_on_their_own_stop_after_the_same_step_and_one_goes_on(tiny, h
     run.pretrain(replace(slow, out=str(out)))
     run.pretrain(replace(slow, out=str(tmp_path / "alone")))
     same_losses(out, tmp_path / "alone")
+
+
+FLIPS = """
+import jax
+from helpers import flipped
+from bertjax import cli, session
+
+make = session.make_train_step
+
+def wrapped(*arguments, **options):
+    step = make(*arguments, **options)
+
+    def flips(state, batch):
+        state, metrics = step(state, batch)
+        if jax.process_index() == 1 and int(state.step) == 3:
+            state = flipped(state, "params/pooler/bias", jax.local_devices()[1], 77)
+        return state, metrics
+
+    return flips
+
+session.make_train_step = wrapped
+cli.main()
+"""
+
+
+@pytest.mark.late
+def test_a_bit_that_flips_in_one_process_ends_all_and_names_it(tiny, home, tmp_path):
+    out = tmp_path / "run"
+    command = ["-c", FLIPS, *pretraining(home, *tiny.data, out, "--batch-size", 16, "--save-every", 2)]
+    said = finish(start([command] * 2, devices=2, PYTHONPATH=str(Path(__file__).parent.parent)))
+    assert [one.code for one in said] == [42, 42], said
+    told = "after step 4 devices hold different copies of params/pooler/bias; at fault is "
+    assert told in said[0].err and " of process 1, its memory or arithmetic" in said[0].err
+    assert "different copies" not in said[1].err and Checkpoints(out).latest == 2
 
 
 def options(fields):
