@@ -97,7 +97,7 @@ def report(runs: Sequence[str], out: str) -> None:
     """
     figures = ("loss", "masked accuracy", "sentence accuracy (NSP or SOP)")
     pretrained = _table_of_runs("pretraining, held-out text", "step", *figures)
-    times = _table_of_runs("time", "seconds", *PARTS.values())
+    times = _table_of_runs("time", "seconds", *PARTS)
     scores: list[tuple[str, dict[str, float]]] = []
     baselines: list[tuple[str, dict[str, float]]] = []
     for run in runs:

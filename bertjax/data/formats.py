@@ -17,6 +17,7 @@ from typing import Any
 from bertjax.data.lines import BYTES, LONG, PACKED, Lines
 from bertjax.errors import ConfigError, DataError
 from bertjax.parsing import parse
+from bertjax.storage import reading
 
 CUT = "documents cut off at --max-document (the rest is a document of its own)"
 DROPPED = "JSON lines over --max-document (dropped)"
@@ -176,7 +177,10 @@ def _parquet(path: Path, column: str, caps: Caps, counts: Counter[str]) -> Itera
         raise ConfigError(f"{path}: reading Parquet needs pyarrow: pip install 'bertjax[parquet]'") from None
     size, told, row = path.stat().st_size, 0, 0
     try:
-        with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as file:
+        with (
+            reading(path),
+            parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as file,
+        ):
             _check_column(path, file.schema_arrow, column)
             for batch in file.iter_batches(PARQUET_ROWS, columns=[column], use_threads=False):
                 for text in batch.column(0):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from bertjax.errors import DataError
+from bertjax.storage import reading
 
 INVALID_SHARE = 0.05  # of the lines; a file with more of them is not UTF-8 text
 INVALID = "lines with invalid UTF-8 (mended with U+FFFD)"
@@ -118,19 +119,20 @@ class Lines:
     def _read(self, limit: int) -> Iterator[bytes]:
         try:
             first, unpacked = True, 0
-            while piece := self.stream.readline(limit):
-                if first and piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    self.number = 1
-                    raise self.error(f"UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {self.path.name}")
-                position = self.raw.tell()
-                self.counts[BYTES] += position - self._told
-                self._told = position
-                unpacked += len(piece)
-                if unpacked > max(MOST, GROWTH * position):
-                    self.number = max(1, self.number)
-                    raise self.error(f"unpacks to over {GROWTH} times its size, as no text does; leave it out")
-                yield piece.removeprefix(codecs.BOM_UTF8) if first else piece
-                first = False
+            with reading(self.path):
+                while piece := self.stream.readline(limit):
+                    if first and piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                        self.number = 1
+                        raise self.error(f"UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {self.path.name}")
+                    position = self.raw.tell()
+                    self.counts[BYTES] += position - self._told
+                    self._told = position
+                    unpacked += len(piece)
+                    if unpacked > max(MOST, GROWTH * position):
+                        self.number = max(1, self.number)
+                        raise self.error(f"unpacks to over {GROWTH} times its size, as no text does; leave it out")
+                    yield piece.removeprefix(codecs.BOM_UTF8) if first else piece
+                    first = False
         except (EOFError, OSError, zlib.error) as error:
             raise self.error(f"cannot be read further ({error}); is the file complete?") from None
 

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +30,6 @@ from bertjax.train.state import TrainState
 from bertjax.train.step import TrainStep
 
 FORMAT = 7  # of what is kept
-QUICK = -1.0  # the lowest of XLA's efforts
 KERNEL = 'custom_call_target="tpu_custom_call"'  # in HLO text
 
 
@@ -80,7 +79,7 @@ def compiled(lowered: Any, mesh: Mesh, arguments: int, *, topology: str, quick: 
     if known:
         return known
     began = time.perf_counter()
-    with _waiting(f"compiling for {about} on {topology}"), _effort(QUICK if quick else 0.0):
+    with _waiting(f"compiling for {about} on {topology}"), _lowest_effort() if quick else nullcontext():
         try:
             made = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
@@ -137,7 +136,7 @@ def _hash(lowered: Any, mesh: Mesh, topology: str, quick: bool) -> str:  # noqa:
     about = {
         "format": FORMAT,
         "chips": [topology, places, dict(mesh.shape), described_gpu(chip) if chip in GPUS else ""],
-        "efforts": [quick, str(jax.config.jax_optimization_level), jax.config.jax_memory_fitting_effort],  # type: ignore[attr-defined]
+        "efforts": [quick, *(str(getattr(jax.config, name, "")) for name in ("jax_optimization_level", *FITTING))],
         "options": step_options(mesh.devices.flat[0].platform),
         "flags": [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")],
         "versions": [*map(_version, ["jax", "jaxlib", *(name for _, own, _ in COMPILERS.values() for name in own)])],
@@ -161,13 +160,22 @@ def _read(path: Path) -> Program | None:
         return None
 
 
+FITTING = ("jax_memory_fitting_effort", "jax_memory_fitting_level")
+EFFORTS = {  # of a compiler, by what jax calls them, and the lowest: the first up to 0.11, the second since 0.12
+    "jax_exec_time_optimization_effort": -1.0,
+    "jax_optimization_level": "O0",
+}
+
+
 @contextmanager
-def _effort(effort: float) -> Iterator[None]:
-    jax.config.update("jax_exec_time_optimization_effort", effort)
+def _lowest_effort() -> Iterator[None]:
+    name = next(name for name in EFFORTS if hasattr(jax.config, name))
+    before = getattr(jax.config, name)
+    jax.config.update(name, EFFORTS[name])
     try:
         yield
     finally:
-        jax.config.update("jax_exec_time_optimization_effort", 0.0)
+        jax.config.update(name, before)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from bertjax.data.tfds import PREFIX as TFDS
 from bertjax.errors import ConfigError, DataError, MissingData, closest
 from bertjax.parsing import parse
+from bertjax.storage import reading
 
 F = TypeVar("F")
 MOST, GROWTH = 64 << 20, 200  # bytes that a .gz may unpack to, or times its size where that is more: text has 3 to 20
@@ -169,7 +170,8 @@ def _object(line: Line) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        with reading(path):
+            data = path.read_bytes()
         if path.suffix != ".gz":
             return data
         most = max(MOST, GROWTH * len(data))

@@ -1,6 +1,9 @@
 import bz2
+import errno
 import gzip
+import io
 import json
+import os
 import tracemalloc
 from collections import Counter
 
@@ -11,7 +14,7 @@ import zstandard
 
 from bertjax.data import corpus, formats, lines
 from bertjax.data.corpus import Caps, documents, sentences, sources
-from bertjax.errors import ConfigError, DataError
+from bertjax.errors import ConfigError, DataError, StorageError
 
 PACK = {"": lambda data: data, ".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstandard.compress}
 ARTICLES = """<doc id="1" url="u" title="Fish &amp; "chips" (food)">
@@ -144,6 +147,20 @@ NOISE = b"".join(b"%d line\n" % (i * i) for i in range(9999))
 def test_what_is_not_text_is_named_with_its_line(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
         read(put(tmp_path, name, content))
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_a_disk_that_cannot_be_read_is_no_bad_text(tmp_path, kind):
+    class Broken(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / f"a.txt{kind}"
+    with pytest.raises(StorageError, match=rf"a\.txt{kind}: Input/output error; check the disk"):
+        list(lines.Lines(path, io.BufferedReader(Broken()), Counter()).whole(100))
 
 
 def test_damaged_parquet(tmp_path):

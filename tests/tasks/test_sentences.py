@@ -1,15 +1,17 @@
 """Reading, encoding and scoring of tasks that lie in TSV files."""
 
+import errno
 import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
+from disks import refuse_to_read
 from letters import Letters
 
 from bertjax import tasks
 from bertjax.contracts import Row
-from bertjax.errors import ConfigError, DataError
+from bertjax.errors import ConfigError, DataError, StorageError
 from bertjax.registry import names
 
 SAMPLE = Path(__file__).parents[2] / "sample_data"
@@ -82,6 +84,12 @@ def test_gz_beside_the_plain_name(data):
     assert len(tasks.find("rte").read(str(data), "dev")) == 2
     plain.with_name("dev.tsv.gz").write_bytes(gzip.compress(b"x" * 99)[:20])
     with pytest.raises(DataError, match=r"dev.tsv.gz: cannot be read .*download it again"):
+        tasks.find("rte").read(str(data), "dev")
+
+
+def test_a_disk_that_cannot_be_read_is_no_bad_file(data, monkeypatch):
+    refuse_to_read(monkeypatch, "dev.tsv", errno.EIO)
+    with pytest.raises(StorageError, match=r"dev.tsv: Input/output error; check the disk"):
         tasks.find("rte").read(str(data), "dev")
 
 
