@@ -43,8 +43,8 @@ def wrapped(*arguments, **options):
 session.make_train_step = wrapped
 """
 EVALUATION = """
-from bertjax import run
-mean = run.mean_metrics
+from bertjax import pretraining
+mean = pretraining.mean_metrics
 def wrapped(step, state, batches, mesh):
     def slow():
         for number, batch in enumerate(batches):
@@ -53,7 +53,7 @@ def wrapped(step, state, batches, mesh):
                 late()
             yield batch
     return mean(step, state, slow(), mesh)
-run.mean_metrics = wrapped
+pretraining.mean_metrics = wrapped
 """
 SAVE = """
 from bertjax.train.saver import Saver
