@@ -136,7 +136,7 @@ def _hash(lowered: Any, mesh: Mesh, topology: str, quick: bool) -> str:  # noqa:
     about = {
         "format": FORMAT,
         "chips": [topology, places, dict(mesh.shape), described_gpu(chip) if chip in GPUS else ""],
-        "efforts": [quick, *(str(getattr(jax.config, name, "")) for name in ("jax_optimization_level", *FITTING))],
+        "efforts": [quick, *(str(getattr(jax.config, name, "")) for name in EFFORTS)],
         "options": step_options(mesh.devices.flat[0].platform),
         "flags": [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")],
         "versions": [*map(_version, ["jax", "jaxlib", *(name for _, own, _ in COMPILERS.values() for name in own)])],
@@ -160,22 +160,19 @@ def _read(path: Path) -> Program | None:
         return None
 
 
-FITTING = ("jax_memory_fitting_effort", "jax_memory_fitting_level")
-EFFORTS = {  # of a compiler, by what jax calls them, and the lowest: the first up to 0.11, the second since 0.12
-    "jax_exec_time_optimization_effort": -1.0,
-    "jax_optimization_level": "O0",
-}
+LEVEL = "jax_optimization_level"
+EFFORTS = (LEVEL, "jax_memory_fitting_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
+"""What jax calls those of a compiler; the last two up to 0.11."""
 
 
 @contextmanager
 def _lowest_effort() -> Iterator[None]:
-    name = next(name for name in EFFORTS if hasattr(jax.config, name))
-    before = getattr(jax.config, name)
-    jax.config.update(name, EFFORTS[name])
+    before = getattr(jax.config, LEVEL)
+    jax.config.update(LEVEL, "O0")
     try:
         yield
     finally:
-        jax.config.update(name, before)
+        jax.config.update(LEVEL, before)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,6 @@ from bertjax.train.mesh import put_batch
 from bertjax.train.profile import Profiler
 from bertjax.train.replicas import check_replicas
 from bertjax.train.saver import Saver
-from bertjax.train.spent import Spent
 from bertjax.train.state import TrainState
 from bertjax.train.step import TOKENS, WATCHED, TrainStep
 from bertjax.train.stop import Interrupted, StopSignal
@@ -97,7 +96,10 @@ def fit(
             with spent.waiting(asked):
                 batch, places = next(ahead)
             shape = batch["tokens"].shape
-            with run.profiler.step(), _compiling(shape, compiled, state, spent, late, window):
+            if compiles := shape not in compiled:
+                compiled.add(shape)
+                late.flush(window)
+            with run.profiler.step(), spent.on("compile", state.step) if compiles else nullcontext():
                 state, metrics = run.step(state, batch)
             asked, writer.reached = state.step, number
             moved()
@@ -146,22 +148,6 @@ def _check(state: TrainState, mesh: Mesh, number: int) -> None:
 def _stale(run: Fit, saver: Saver, number: int) -> bool:
     """Whether the best score was too many evaluations ago."""
     return bool(run.patience and saver.leader) and number - saver.leader[0] >= run.patience * run.every.evaluate
-
-
-def _compiling(
-    shape: tuple[int, ...],
-    compiled: set[tuple[int, ...]],
-    state: TrainState,
-    spent: Spent,
-    late: LateLog,
-    window: Window,
-) -> AbstractContextManager[None]:
-    """What a step is called in: the first with a batch of its shape compiles, which is no training."""
-    if shape in compiled:
-        return nullcontext()
-    compiled.add(shape)
-    late.flush(window)
-    return spent.on("compile", state.step)
 
 
 def _on_devices(batches: Batches, mesh: Mesh, count: int) -> Iterator[tuple[Batch, Places]]:

@@ -1,6 +1,8 @@
 """Whether devices that should hold the same numbers do: memory or arithmetic that fails in silence is seen here."""
 
-from functools import partial
+from collections import Counter
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,15 +49,21 @@ def differing(state: TrainState, mesh: Mesh) -> dict[str, list[str]]:
     """
     if mesh.size == 1 or not repeatable():
         return {}
-    digests, cut = {}, {}
+    digests, held = {}, {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        spec = leaf.sharding.spec
-        over = {axis for axes in spec if axes for axis in ((axes,) if isinstance(axes, str) else axes)}
-        if any(mesh.shape[axis] > 1 for axis in mesh.axis_names if axis not in over):
-            digests[path_of(path)], cut[path_of(path)] = _digests(leaf, mesh, spec), over
+        parts = _parts(leaf.sharding, leaf.shape)
+        if len(set(parts)) < mesh.size:
+            digests[path_of(path)], held[path_of(path)] = _digests(leaf, mesh, leaf.sharding.spec), parts
     told = np.asarray(_known_to_all(list(digests.values()), NamedSharding(mesh, PartitionSpec())))
-    found = {name: _suspects(numbers, mesh, cut[name]) for name, numbers in zip(digests, told, strict=True)}
+    found = {name: _suspects(numbers, held[name], mesh) for name, numbers in zip(digests, told, strict=True)}
     return {name: suspects for name, suspects in found.items() if suspects}
+
+
+@cache
+def _parts(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Which part of an array each device holds, in the order of the mesh."""
+    held = sharding.devices_indices_map(shape)
+    return tuple(str(held[device]) for device in sharding.mesh.devices.flat)
 
 
 @partial(jax.jit, static_argnames=("mesh", "spec"))
@@ -75,22 +83,17 @@ def _known_to_all(digests: list[jax.Array], everywhere: NamedSharding) -> jax.Ar
     return jax.lax.with_sharding_constraint(jnp.stack(digests), everywhere)
 
 
-def _suspects(digests: np.ndarray, mesh: Mesh, cut: set[str]) -> list[str]:
-    """The devices whose number is not that of most copies; all with a copy where there is no such number.
-
-    Of an array that is cut over some axes, devices at the same place along these hold copies of the same part.
-    """
-    own = [number for number, axis in enumerate(mesh.axis_names) if axis in cut]
-    parts = int(np.prod([mesh.devices.shape[number] for number in own], dtype=int))
-
-    def by_part(each: np.ndarray) -> np.ndarray:
-        return np.moveaxis(each.reshape(mesh.devices.shape), own, range(len(own))).reshape(parts, -1)
-
+def _suspects(digests: np.ndarray, parts: tuple[str, ...], mesh: Mesh) -> list[str]:
+    """The devices whose number is not that of most copies; all with a copy where there is no such number."""
+    if len(set(zip(parts, digests.tolist(), strict=True))) == len(set(parts)):
+        return []
+    copies: dict[str, list[tuple[int, Any]]] = {}
+    for part, number, device in zip(parts, digests.tolist(), mesh.devices.flat, strict=True):
+        copies.setdefault(part, []).append((number, device))
     found = []
-    for numbers, devices in zip(by_part(digests), by_part(mesh.devices), strict=True):
-        values, counts = np.unique(numbers, return_counts=True)
-        if len(values) > 1:
-            usual = values[counts == counts.max()]
-            wrong = devices[numbers != usual[0]] if len(usual) == 1 else devices
-            found += [f"{device} of process {device.process_index}" for device in wrong]
+    for of_one in copies.values():
+        (usual, most), *others = Counter(number for number, _ in of_one).most_common(2)
+        if others:
+            tied = others[0][1] == most
+            found += [f"{device} of process {device.process_index}" for n, device in of_one if tied or n != usual]
     return found

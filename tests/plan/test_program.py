@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -51,16 +52,20 @@ def test_what_is_compiled_once_is_read_the_second_time(own_cache, monkeypatch):
         compiled(lowered(9))
 
 
-LEVEL, FITTING = "jax_optimization_level", "jax_memory_fitting_effort"
-EFFORTS = {name: getattr(jax.config, name) for name in (LEVEL, FITTING)}
+EFFORTS = {name: getattr(jax.config, name) for name in program.EFFORTS if hasattr(jax.config, name)}
+
+
+def other_effort(name, patch):
+    patch.setattr(program.jax, "config", SimpleNamespace(**EFFORTS | {name: "other"}))
+
+
 CHANGES = {
     "topology": lambda patch: {"topology": "h200:1"},
     "effort": lambda patch: {"quick": True},
     "description of a GPU": lambda patch: patch.setitem(GPUS, "h100", GPUS["h100"]._replace(cores=1)),
     "options of a step": lambda patch: patch.setattr(program, "step_options", lambda _: {"new": 1}),
     "flags": lambda patch: patch.setenv("XLA_FLAGS", "--new"),
-    "level": lambda patch: patch.setattr(program.jax, "config", SimpleNamespace(**EFFORTS | {LEVEL: "O0"})),
-    "memory": lambda patch: patch.setattr(program.jax, "config", SimpleNamespace(**EFFORTS | {FITTING: 1.0})),
+    **{name: partial(other_effort, name) for name in EFFORTS},
 }
 
 
@@ -86,10 +91,11 @@ def test_what_was_kept_broken_is_made_again(own_cache):
 def test_efforts_are_those_asked_for_and_only_while_compiling():
     seen = []
     fake = SimpleNamespace(as_text=lambda: "program", compile=lambda: seen.append(effort()) or lowered().compile())
-    effort = lambda: jax.config.jax_exec_time_optimization_effort  # noqa: E731
+    effort = lambda: jax.config.jax_optimization_level  # noqa: E731
+    usual = effort()
     for quick in (True, False):
         compiled(fake, quick=quick)
-    assert seen == [-1.0, 0.0] and effort() == 0.0
+    assert seen == ["O0", usual] and effort() == usual != "O0"
 
 
 MESSAGES = {
