@@ -107,8 +107,7 @@ def fit(
             late.flush(window)
             watch.add(number, metrics.pop(WATCHED), before, places)
             before = places
-            tokens, _ = metrics.pop(TOKENS)
-            window.add(metrics, tokens, run.flops_per_token(shape[-1]))
+            window.add(metrics, metrics.pop(TOKENS)[0], run.flops_per_token(shape[-1]))
             last, figures = number == run.total_steps, None
             if last or number % run.every.log == 0:
                 window = late.put(number, window)

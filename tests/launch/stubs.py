@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 # takes what ran there with it, and what was on the disks. `scp` sends to both, and keeps a copy. fails.json says how
 # many of the next calls of each of these fail, and perhaps with which words.
 GCLOUD = """
-import json, os, shutil, subprocess, sys
+import fcntl, json, os, shutil, subprocess, sys
 from pathlib import Path
 
 here, arguments = Path(os.environ["STUBS"]), sys.argv[1:]
@@ -50,14 +50,16 @@ elif "ssh" in arguments:
     command = next(a for a in arguments if a.startswith("--command=")).removeprefix("--command=")
     if "sudo mount " in command:
         command = command.replace("/mnt/share", str(here / "share"))
-    run = [subprocess.run(["bash", "-c", command], cwd=w, env={**os.environ, "HOME": str(w)}) for w in workers]
+    with (here / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = [subprocess.run(["bash", "-c", command], cwd=w, env={**os.environ, "HOME": str(w)}) for w in workers]
     sys.exit(max(one.returncode for one in run))
 """
 
 # Exits as exits.json says for this start of it, of each worker or of both; "wait": only when it gets SIGTERM; "vanish":
-# with all that runs on its worker.
+# with all that runs on its worker, or on both, between two looks at them.
 BERTJAX = """
-import json, os, signal, sys
+import fcntl, json, os, signal, sys, time
 from pathlib import Path
 
 here = Path(os.environ["STUBS"])
@@ -76,7 +78,20 @@ if end == "wait":
     signal.sigwait([signal.SIGTERM])
     sys.exit(42)
 if end == "vanish":
-    os.killpg(0, signal.SIGKILL)
+    workers = [Path.cwd()] if isinstance(exits[number], list) else [*here.glob(f"worker-*/{Path.cwd().name}")]
+    while not all((worker / "starts").exists() for worker in workers):
+        time.sleep(0.01)
+    lock = (here / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.fork() == 0:  # a child has the lock too, until they are gone
+        os.setsid()
+        groups = [int((worker.parent / "bertjax.pid").read_text()) for worker in workers]
+        for group in groups:
+            os.killpg(group, signal.SIGKILL)
+        while any(Path(f"/proc/{group}").exists() for group in groups):
+            time.sleep(0.01)
+        os._exit(0)
+    signal.pause()
 sys.exit(end)
 """
 
