@@ -179,8 +179,8 @@ class Plan(Pretrain):
     out: str = ""
     """JSON file to write; plan-TOPOLOGY.json without it"""
     topology: str = ""
-    """chips, as v5e:16x16: v4, v5e, v5p or v6e and the shape of a slice; as h100:8: a100, h100 or h200 and how many a
-    host has; or local, the devices of this machine"""
+    """chips, as v5e:16x16: v4, v5e, v5p, v6e or tpu7x and the shape of a slice; as h100:8: a100, h100 or h200 and how
+    many a host has; or local, the devices of this machine"""
     quick: bool = False
     """compile with the lowest effort: sooner, but it may take more memory than the run would"""
 

@@ -34,7 +34,13 @@ class Pod(NamedTuple):
 
 FLAT = Pod(("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"))
 SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
-PODS = {"v4": Pod(SMALL, 4_096), "v5e": FLAT, "v5p": Pod(SMALL, 6_144), "v6e": FLAT}  # as `Chip.source` tells
+PODS = {  # as `Chip.source` tells
+    "v4": Pod(SMALL, 4_096),
+    "v5e": FLAT,
+    "v5p": Pod(SMALL, 6_144),
+    "v6e": FLAT,
+    "tpu7x": Pod(("1x1x1", *SMALL), 9_216),
+}
 CUBE, FULL = 4, 16  # of three dimensions, slices of whole cubes are rings in all; of two, a side of a full pod is one
 
 

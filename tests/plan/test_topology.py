@@ -24,7 +24,19 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shape", ["v5e:1x1", "v5e:2x4", "v6e:16x16", "v4:2x2x1", "v4:4x4x8", "v5p:16x16x24", "v5p:2x2x4", "h100:8"]
+    "shape",
+    [
+        "v5e:1x1",
+        "v5e:2x4",
+        "v6e:16x16",
+        "v4:2x2x1",
+        "v4:4x4x8",
+        "v5p:16x16x24",
+        "v5p:2x2x4",
+        "tpu7x:1x1x1",
+        "tpu7x:12x24x32",
+        "h100:8",
+    ],
 )
 def test_shapes_there_are(shape, asked):
     name, _, rest = shape.partition(":")
@@ -39,6 +51,7 @@ def test_shapes_there_are(shape, asked):
         *((shape, "several slices are --mesh.dcn N") for shape in ("v6e:2x2x2", "v6e:1x256", "v6e:-2x2", "v6e:2×2")),
         *((shape, "longest last, up to 4,096 chips") for shape in ("v4:16x20x28", "v4:4x4", "v4:0x4x4", "v4:3x3x3")),
         *((shape, "the longest last, up to 6,144 chips") for shape in ("v5p:9999x9999x9999", "v5p:2x2x3", "v5p:1x1x1")),
+        *((shape, "longest last, up to 9,216 chips") for shape in ("tpu7x:2x2", "tpu7x:1x1x2", "tpu7x:12x28x32")),
         ("v5p:16x20x28", "up to 6,144 chips"),  # a pod has them, a slice cannot
         *((f"v5p:{shape}", "; did you mean v5p:4x4x8\\?") for shape in ("8x4x4", "4x8x4")),
         *((shape, "; did you mean v4:2x2x1\\?") for shape in ("v4:1x2x2", "v4:2x1x2")),
