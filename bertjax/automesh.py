@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
+from bertjax.chips import check_libtpu
 from bertjax.config import Finetune, PhaseConfig, Pretrain
 from bertjax.contracts import Compute, ModelConfig, Objective, Remat
 from bertjax.memory import Machine, amount, device_memory
@@ -48,6 +49,7 @@ def mesh_of(
     `machines` as in `device_memory`; `sequences` are those of a row of its data, one for each choice where it has some.
     """
     mesh = make_mesh(config.mesh, devices)
+    check_libtpu(mesh.devices.flat[0].device_kind)
     memory = device_memory([*mesh.devices.flat], machines)
     if mesh.size == 1 or not _left_to_us(config.mesh):
         return Chosen(mesh, memory, "")

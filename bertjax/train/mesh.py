@@ -13,7 +13,6 @@ from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bertjax.chips import check_libtpu
 from bertjax.errors import ConfigError
 
 # Path regex -> axes, for all families; the optimizer's moments match by the parameter path inside theirs.
@@ -75,7 +74,6 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] = ()) -> Mesh:
     """The mesh over these devices, or this program's; of more than are asked for the first ones of each slice."""
     devices = devices or jax.devices()
-    check_libtpu(devices[0].device_kind)
     dcn = config.dcn or slices_of(devices)
     rest = dcn * max(1, config.fsdp) * config.seq * config.tensor
     data = len(devices) // rest if config.data == -1 else config.data

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bertjax import api, run, scoring
+from bertjax import api, chips, run, scoring
 from bertjax.config import Prepare
 from bertjax.data import shards
 from bertjax.data.meta import Meta
@@ -246,6 +246,13 @@ def test_shards_are_looked_for_before_anything_is_computed(refused, data, tmp_pa
     cure = f"copy {tmp_path}/copied again from where it is whole, or remove it and run `bertjax prepare` again"
     outcome = refused(PRETRAIN + " --data {tmp}/copied", [told, cure])
     assert "compiling" not in outcome.err and not (tmp_path / "new").exists()
+
+
+def test_chips_for_which_this_compiler_crashes(refused, monkeypatch):
+    monkeypatch.setattr(chips, "CHIPS", {"tpu7x": chips.CHIPS["tpu7x"]._replace(kind="cpu")})
+    monkeypatch.setattr(chips, "version", lambda _: "0.0.42.1")
+    outcome = refused(PRETRAIN, ["libtpu 0.0.42.1 crashes", "pip install --upgrade 'jax[tpu]>=0.11.2'"])
+    assert "compiling" not in outcome.err
 
 
 @pytest.mark.parametrize("verb", ["embed", "predict"])
